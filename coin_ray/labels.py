@@ -1,0 +1,126 @@
+"""Label maps and instance masks: the two forms in which instances travel between the steps.
+
+A label map is (H, W) int32, 0 = background, ids 1..N without gaps. ``InstanceMasks`` holds masks
+that may overlap (a promptable segmenter draws each instance on its own), cropped to their boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BoolArray = NDArray[np.bool_]
+LabelMap = NDArray[np.int32]
+
+
+def relabel(label_map: NDArray[np.integer]) -> LabelMap:
+    """Ids made contiguous, 1..N in their old order; 0 stays background. (H, W) int -> (H, W)
+    int32."""
+    flat = label_map.ravel()
+    largest, smallest = int(flat.max(initial=0)), int(flat.min(initial=0))
+    if smallest >= 0 and largest <= 4 * flat.size + 1024:  # counting beats sorting
+        present = np.bincount(flat.astype(np.int64, copy=False), minlength=largest + 1) > 0
+        present[0] = False
+        return (np.cumsum(present, dtype=np.int32) * present)[label_map]
+    ids, inverse = np.unique(label_map, return_inverse=True)
+    new = np.arange(len(ids), dtype=np.int32)
+    if len(ids) and ids[0] != 0:
+        new += 1
+    return new[inverse.reshape(label_map.shape)]
+
+
+def count(label_map: LabelMap) -> int:
+    """Number of instances N of a contiguous label map."""
+    return int(label_map.max(initial=0))
+
+
+def areas(label_map: LabelMap) -> NDArray[np.int64]:
+    """(N,) pixels of the instances 1..N."""
+    return np.bincount(label_map.ravel(), minlength=count(label_map) + 1)[1:]
+
+
+def centroids(label_map: LabelMap) -> NDArray[np.float64]:
+    """(N, 2) mean (y, x) of the pixels of the instances 1..N; NaN for an id without pixels."""
+    n = count(label_map)
+    y, x = np.nonzero(label_map)
+    ids = label_map[y, x]
+    area = np.bincount(ids, minlength=n + 1)[1:].astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.stack(
+            [np.bincount(ids, weights=c, minlength=n + 1)[1:] / area for c in (y, x)], axis=1
+        )
+
+
+def boxes(label_map: LabelMap) -> NDArray[np.int64]:
+    """(N, 4) bbox_yxyx, half-open; zeros for an id without pixels."""
+    from scipy.ndimage import find_objects
+
+    found = find_objects(label_map)
+    out = np.zeros((len(found), 4), dtype=np.int64)
+    for i, box in enumerate(found):
+        if box is not None:
+            out[i] = box[0].start, box[1].start, box[0].stop, box[1].stop
+    return out
+
+
+def boundaries(label_map: LabelMap) -> BoolArray:
+    """(H, W) True on the pixels of an instance that touch (4-connected) another id or
+    background."""
+    edge = np.zeros(label_map.shape, dtype=bool)
+    for axis in (0, 1):
+        lead = [slice(None), slice(None)]
+        trail = [slice(None), slice(None)]
+        lead[axis], trail[axis] = slice(1, None), slice(None, -1)
+        differs = label_map[tuple(lead)] != label_map[tuple(trail)]
+        edge[tuple(lead)] |= differs
+        edge[tuple(trail)] |= differs
+    return edge & (label_map > 0)
+
+
+@dataclass(frozen=True)
+class InstanceMasks:
+    """N binary masks that may overlap, each cropped to its box.
+
+    ``boxes`` (N, 4) int64 bbox_yxyx half-open (all zero for an empty mask), ``crops`` N bool arrays
+    of the boxes' sizes, ``predicted_iou`` (N,) float32, the segmenter's own estimate in [0, 1].
+    """
+
+    boxes: NDArray[np.int64]
+    crops: list[BoolArray]
+    predicted_iou: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def areas(self) -> NDArray[np.int64]:
+        """(N,) pixels of each mask."""
+        return np.array([int(c.sum()) for c in self.crops], dtype=np.int64)
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Plain arrays for the store: boxes, predicted_iou and all crops bit-packed in a row."""
+        flat = np.concatenate([c.ravel() for c in self.crops]) if self.crops else np.zeros(0, bool)
+        return {"boxes": self.boxes, "predicted_iou": self.predicted_iou, "bits": np.packbits(flat)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[np.generic]]) -> InstanceMasks:
+        """Inverse of :meth:`to_arrays`."""
+        bbox = np.asarray(arrays["boxes"], dtype=np.int64)
+        shapes = bbox[:, 2:] - bbox[:, :2]
+        ends = np.cumsum(shapes.prod(axis=1))
+        total = int(ends[-1]) if len(ends) else 0
+        flat = np.unpackbits(np.asarray(arrays["bits"], dtype=np.uint8), count=total).astype(bool)
+        crops = [c.reshape(s) for c, s in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
+        if not len(bbox):
+            crops = []
+        return cls(bbox, crops, np.asarray(arrays["predicted_iou"], dtype=np.float32))
+
+    @classmethod
+    def from_label_map(cls, label_map: LabelMap) -> InstanceMasks:
+        """The instances of a label map as masks, predicted IoU 1."""
+        bbox = boxes(label_map)
+        crops = [
+            label_map[y0:y1, x0:x1] == i + 1 for i, (y0, x0, y1, x1) in enumerate(bbox.tolist())
+        ]
+        return cls(bbox, crops, np.ones(len(bbox), dtype=np.float32))

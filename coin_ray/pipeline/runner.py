@@ -1,0 +1,132 @@
+"""A cell from beginning to end, whatever runs its steps: this process or a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coin_ray.pipeline.cell import CellRun
+
+Step = Callable[[CellRun, Sequence[Any], int], Any]
+Each = Callable[[str, int], list[Any]]
+"""``each(step, n)``: the results of ``STEPS[step]`` for 0 .. n - 1, in order."""
+
+
+def _centroids(run: CellRun, samples: Sequence[Any], index: int) -> None:
+    run.centroids(run.train[index])
+
+
+def _first_scores(run: CellRun, samples: Sequence[Any], index: int) -> None:
+    run.score(run.train[index], 1)
+
+
+def _first_labels(run: CellRun, samples: Sequence[Any], index: int) -> None:
+    run.select(run.train[index], 1)
+
+
+def _last_scores(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, float]:
+    """Agreement of the finished student with the segmenter: the objective that reads no label."""
+    info = run.score(run.train[index], run.config.rounds.count + 1).info
+    return {"instances": info["instances"], "agreement_sum": info["agreement_sum"]}
+
+
+def _evaluate(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, dict[str, float]]:
+    sample = samples[index]
+    if not sample.has_truth:
+        return {}
+    return {step: run.evaluate(sample, step) for step in run.keys.steps()}
+
+
+STEPS: Mapping[str, Step] = {
+    "centroids": _centroids,
+    "first_scores": _first_scores,
+    "first_labels": _first_labels,
+    "last_scores": _last_scores,
+    "evaluate": _evaluate,
+}
+
+
+def serial(run: CellRun, samples: Sequence[Any]) -> Each:
+    """Run the steps one after another in this process."""
+    return lambda step, n: [STEPS[step](run, samples, i) for i in range(n)]
+
+
+def run_cell(
+    run: CellRun, samples: Sequence[Any], each: Each, rounds: Callable[[], None]
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Everything a cell is asked for: rows (image, step, metric, value) and label-free facts.
+
+    ``rounds()`` trains the missing rounds; it is not called when the store has them all.
+    """
+    n = len(run.train)
+    last = run.config.rounds.count
+    missing = [r for r in range(1, last + 1) if not run.store.has(run.keys.round(r))]
+    scored = [image for image in run.train if not run.store.has(run.keys.score(image, last + 1))]
+    if missing or (scored and not last):
+        if run.config.uss.family != "none":
+            each("centroids", n)
+        each("first_scores", n)
+        each("first_labels", n)
+    if missing:
+        rounds()
+    agreed = each("last_scores", n)
+    instances = sum(a["instances"] for a in agreed)
+    facts = {
+        "agreement": sum(a["agreement_sum"] for a in agreed) / max(instances, 1),
+        "instances_per_image": instances / max(n, 1),
+    }
+    rows = [
+        {"image": sample.image.name, "step": step, "metric": metric, "value": value}
+        for sample, steps in zip(samples, each("evaluate", len(samples)), strict=True)
+        for step, metrics in steps.items()
+        for metric, value in metrics.items()
+    ]
+    return rows, facts
+
+
+def export(
+    run: CellRun,
+    samples: Sequence[Any],
+    folder: Path,
+    rows: list[dict[str, Any]],
+    cell: Mapping[str, Any],
+) -> None:
+    """Write what a user takes away: label maps, overlays, the configuration, the per-image rows.
+
+    ``folder``/predictions/<image>.tif, overlays/<image>.png, config.yaml, metrics.json; each file
+    appears whole or not at all.
+    """
+    import yaml
+
+    from coin_ray.data.overlay import write_panels
+    from coin_ray.data.writers import write_label_tif
+
+    last = run.keys.steps()[-1] if run.config.rounds.count else "step1"
+    for name in ("predictions", "overlays"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for sample in samples:
+        image = sample.image
+        final = run.labels_at(image, last)
+        write_label_tif(folder / "predictions" / f"{image.name}.tif", final)
+        accepted = None
+        if image in run.train:
+            accepted = run.select(image, max(1, run.config.rounds.count)).arrays["label_map"]
+        write_panels(
+            folder / "overlays" / f"{image.name}.png",
+            image.load_image(),
+            coarse=run.instances(image, coarse=True),
+            accepted=accepted,
+            final=final,
+            truth=sample.load_label_map() if sample.has_truth else None,
+        )
+    text = yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True), sort_keys=False)
+    _replace(folder / "config.yaml", text)
+    _replace(folder / "metrics.json", json.dumps({"cell": dict(cell), "rows": rows}))
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_suffix(path.suffix + ".tmp")
+    scratch.write_text(text)
+    scratch.replace(path)

@@ -1,0 +1,53 @@
+"""Prompted masks with the image's embedding computed once: a bounded memory in front of the
+store."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.labels import InstanceMasks
+from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.store import Artifact, Done, Store
+
+
+class Segmenter(Protocol):
+    """Redraws instances of a stored image from points; in process or in an actor."""
+
+    def masks(
+        self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
+    ) -> InstanceMasks:
+        """Masks (N) of ``points`` (N, 2) yx; ``embed`` is the key of the image's embedding."""
+        ...
+
+
+class CachedSegmenter:
+    """A promptable model, its last ``keep`` embeddings in memory and all of them in the store.
+
+    Losing the process loses time, never data: the store is written before an embedding is used.
+    """
+
+    def __init__(
+        self, model: str, store: Store, *, device: str, batch: int, keep: int = 16
+    ) -> None:
+        from coin_ray.confidence.segmenter import load_segmenter
+
+        self.model = load_segmenter(model, device=device, batch=batch)
+        self.store, self.keep = store, keep
+        self._memory: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
+
+    def masks(
+        self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
+    ) -> InstanceMasks:
+        """See :class:`Segmenter`. ``image`` gives its pixels by ``load_image()``."""
+        pixels = image.load_image()
+        if embed.digest not in self._memory:
+            artifact = self.store.get(embed, lambda: Artifact(self.model.encode(pixels)), done)
+            self._memory[embed.digest] = artifact.arrays
+            while len(self._memory) > self.keep:
+                self._memory.popitem(last=False)
+        self._memory.move_to_end(embed.digest)
+        return self.model.decode(self._memory[embed.digest], points, pixels.shape[:2])

@@ -1,0 +1,156 @@
+"""The store: whole or absent, once, and never the wrong data."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coin_ray.pipeline import lease
+from coin_ray.pipeline.keys import canonical, make_key
+from coin_ray.pipeline.store import Artifact, CorruptArtifact, Store
+
+
+def key(value: float = 0.1, name: str = "tile"):
+    return make_key("ucis", 1, name, {"sigma": value}, {"image": "abc"})
+
+
+def test_key_is_the_same_in_every_process_and_version():
+    # Golden: if it changes, every user's store is worthless and nobody said so.
+    assert key().digest == "953a012f30995e8fa4d49f546325caa90e581984054948572de283c5f1c30211"
+    assert canonical({"b": 0.1, "a": [1, None]}) == '{"a":[1,null],"b":0.1}'
+
+
+def test_key_changes_with_settings_inputs_stage_and_version():
+    keys = {
+        key().digest,
+        key(0.2).digest,
+        make_key("ucis", 2, "tile", {"sigma": 0.1}, {"image": "abc"}).digest,
+        make_key("refine", 1, "tile", {"sigma": 0.1}, {"image": "abc"}).digest,
+        make_key("ucis", 1, "tile", {"sigma": 0.1}, {"image": "abd"}).digest,
+    }
+    assert len(keys) == 5
+    assert key(name="a/../b").path.count("/") == 1
+
+
+def test_nan_is_refused_in_a_key():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        key(float("nan"))
+
+
+def test_round_trip_and_single_computation(tmp_path: Path):
+    store, calls = Store(tmp_path), []
+
+    def compute() -> Artifact:
+        calls.append(1)
+        arrays = {"mask": np.eye(3, dtype=bool), "half": np.ones((2, 2), np.float16)}
+        return Artifact(arrays, {"n": 3})
+
+    told: list[str] = []
+    for _ in range(2):
+        found = store.get(key(), compute, lambda k, seconds: told.append(k.stage))
+        assert found.arrays["mask"].dtype == bool
+        assert found.arrays["mask"].sum() == 3
+        assert found.info == {"n": 3}
+    assert len(calls) == 1
+    assert told == ["ucis"]
+    assert not list((tmp_path / "tmp").iterdir())
+    assert not list((tmp_path / "leases").iterdir())
+
+
+def test_a_failing_stage_leaves_nothing(tmp_path: Path):
+    store = Store(tmp_path)
+
+    def fail() -> Artifact:
+        raise RuntimeError("no tissue")
+
+    with pytest.raises(RuntimeError, match="no tissue"):
+        store.get(key(), fail)
+    assert not store.has(key())
+    assert not list(store.entries())
+    assert not list((tmp_path / "leases").iterdir())
+
+
+def test_damaged_data_are_noticed_and_made_again(tmp_path: Path):
+    store = Store(tmp_path)
+    store.save(key(), Artifact({"a": np.arange(4)}), 0.0)
+    data = store.folder(key()) / "data.safetensors"
+    raw = bytearray(data.read_bytes())
+    raw[-1] ^= 1
+    data.write_bytes(bytes(raw))
+    with pytest.raises(CorruptArtifact):
+        store.load(key())
+    again = store.get(key(), lambda: Artifact({"a": np.arange(4) + 1}))
+    assert again.arrays["a"].tolist() == [1, 2, 3, 4]
+    assert store.load(key()).arrays["a"].tolist() == [1, 2, 3, 4]
+
+
+def test_the_first_writer_wins(tmp_path: Path):
+    store = Store(tmp_path)
+    store.save(key(), Artifact({"a": np.zeros(1)}), 0.0)
+    store.save(key(), Artifact({"a": np.ones(1)}), 0.0)
+    assert store.load(key()).arrays["a"] == 0
+
+
+def _compute_slowly(root: str, log: str) -> None:
+    def compute() -> Artifact:
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
+        return Artifact({"a": np.arange(3)})
+
+    assert Store(Path(root)).get(key(), compute).arrays["a"].tolist() == [0, 1, 2]
+
+
+def test_two_processes_compute_once(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    workers = [
+        context.Process(target=_compute_slowly, args=(str(tmp_path / "store"), str(log)))
+        for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert len(log.read_text().split()) == 1
+
+
+def test_the_lease_of_a_dead_process_is_taken_over(tmp_path: Path):
+    path = tmp_path / "claim"
+    child = multiprocessing.get_context("spawn").Process(target=lease.acquire, args=(path,))
+    child.start()
+    child.join()
+    assert path.exists()
+    assert lease.acquire(path) is None  # clears the dead owner's
+    token = lease.acquire(path)
+    assert token is not None
+    assert lease.acquire(path) is None  # now it is ours
+    lease.release(path, "somebody else")
+    assert path.exists()
+    lease.release(path, token)
+    assert not path.exists()
+
+
+def test_the_lease_of_a_silent_machine_is_taken_over(tmp_path: Path):
+    path = tmp_path / "claim"
+    path.write_text("elsewhere:1:token")
+    assert lease.acquire(path) is None
+    assert path.exists()
+    os.utime(path, (0, time.time() - lease.STALE - 1))
+    assert lease.acquire(path) is None
+    assert lease.acquire(path) is not None
+
+
+def test_the_manifest_says_what_the_artifact_is(tmp_path: Path):
+    store = Store(tmp_path)
+    store.save(key(), Artifact({"a": np.zeros(2)}, {"n": 1}), 1.5)
+    manifest = json.loads((store.folder(key()) / "manifest.json").read_text())
+    assert json.loads(manifest["fields"])["settings"] == {"sigma": 0.1}
+    assert manifest["seconds"] == 1.5
