@@ -1,0 +1,141 @@
+"""Student output: probabilities of an image, and instances from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coin_ray.distillation.network import normalise
+from coin_ray.distillation.unet import HALO, STRIDE
+from coin_ray.imaging.instances import clean_mask, distance_map, find_markers, split_instances
+from coin_ray.labels import LabelMap
+
+FloatMap = NDArray[np.float32]
+
+
+@torch.inference_mode()
+def predict_probability(
+    model: nn.Module,
+    image: NDArray[np.uint8],
+    *,
+    scales: Sequence[float] = (1.0,),
+    hflip: bool = True,
+    tile: int | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[FloatMap, FloatMap | None]:
+    """Foreground and edge probability (H, W) float32 in [0, 1]; edge None without an edge head.
+
+    The mean of fp32 softmax maps over ``scales`` (the whole image resized, antialiased bicubic;
+    maps resized back, bilinear), each with its mirror image when ``hflip``. With ``tile`` the
+    resized image is predicted in squares of that side plus a halo of 128 px, so that memory does
+    not grow with the image: equal to the whole image for the U-Net, close for a network with image-
+    level pooling. Puts ``model`` into evaluation mode.
+    """
+    model.eval()
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    original = normalise(pixels.permute(2, 0, 1)[None])
+    total: Tensor | None = None
+    for scale in scales:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        x = original if scale == 1 else _resize(original, size, "bicubic")
+        for flip in (False, True) if hflip else (False,):
+            maps = _tiled(model, x.flip(-1) if flip else x, tile)
+            maps = maps.flip(-1) if flip else maps
+            maps = maps if scale == 1 else _resize(maps, (height, width), "bilinear")
+            total = maps if total is None else total + maps
+    if total is None:
+        raise ValueError("predict_probability needs at least one scale")
+    mean = (total[0] / (len(scales) * (2 if hflip else 1))).clamp(0, 1).cpu().numpy()
+    return mean[0], mean[1] if len(mean) == 2 else None
+
+
+def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=mode == "bicubic")
+
+
+def _tiled(model: nn.Module, x: Tensor, tile: int | None) -> Tensor:
+    """(1, 1 or 2, h, w) probabilities of a normalised image (1, 3, h, w)."""
+    height, width = x.shape[-2:]
+    if tile is None or (height <= tile and width <= tile):
+        return _probabilities(model, x)
+    step = tile + -tile % STRIDE  # cores start on the grid of the deepest level: same poolings
+    out: Tensor | None = None
+    for y in range(0, height, step):
+        for x0 in range(0, width, step):
+            top, left = max(0, y - HALO), max(0, x0 - HALO)
+            part = x[..., top : y + step + HALO, left : x0 + step + HALO]
+            maps = _probabilities(model, part)
+            core = maps[..., y - top : y - top + step, x0 - left : x0 - left + step]
+            if out is None:
+                out = core.new_empty((1, maps.shape[1], height, width))
+            out[..., y : y + step, x0 : x0 + step] = core
+    assert out is not None
+    return out
+
+
+def _probabilities(model: nn.Module, x: Tensor) -> Tensor:
+    outputs = model(x.contiguous(memory_format=torch.channels_last))
+    return torch.cat([o.float().softmax(dim=1)[:, 1:] for o in outputs if o is not None], dim=1)
+
+
+def instances_from_probability(
+    seg: FloatMap,
+    edge: FloatMap | None,
+    *,
+    minmax: bool = False,
+    evidence: FloatMap | None = None,
+    stain_weight: float = 0.0,
+    edge_markers: bool = False,
+    fill_holes: bool = True,
+    opening: int = 0,
+    method: str = "watershed",
+    footprint: int = 12,
+    sigma: float = 1.0,
+    keep_border: bool = True,
+    min_area: int = 0,
+    scale: float = 1.0,
+) -> LabelMap:
+    """Label map of a student's probability ``seg`` (H, W), and ``edge`` (H, W) or None.
+
+    ``minmax`` stretches ``seg`` to [0, 1] first (the public code does; it makes noise out of an
+    image without cells). Foreground is logit(p) + ``stain_weight`` * ``evidence`` > 0, with
+    ``evidence`` (H, W) the signed stain evidence; weight 0 is p > .5. Then holes are filled, the
+    mask opened with a disk of ``opening`` px, and split into instances. ``edge_markers`` takes the
+    watershed's markers from the interiors seg * (1 - edge) > .5 instead of the whole foreground.
+    Pixel lengths are at 0.25 um/px and multiplied by ``scale``. ValueError when a weight or marker
+    rule lacks its map.
+    """
+    if stain_weight > 0 and evidence is None:
+        raise ValueError("stain_weight needs the stain evidence")
+    if edge_markers and edge is None:
+        raise ValueError("edge_markers needs an edge map")
+    p = _stretch(seg) if minmax else seg
+    foreground = p > 0.5
+    if stain_weight > 0 and evidence is not None:
+        clipped = np.clip(p, 1e-6, 1 - 1e-6)
+        foreground = np.log(clipped / (1 - clipped)) + stain_weight * evidence > 0
+    if fill_holes:
+        from scipy.ndimage import binary_fill_holes
+
+        foreground = binary_fill_holes(foreground)
+    foreground = clean_mask(foreground, opening=opening, max_hole=0, min_area=0, scale=scale)
+    split: dict[str, Any] = {"method": method, "footprint": footprint, "sigma": sigma}
+    split |= {"keep_border": keep_border, "min_area": min_area, "scale": scale}
+    if edge_markers and edge is not None:
+        interior = foreground & (p * (1 - edge) > 0.5)
+        depth = distance_map(interior, sigma=sigma * scale)
+        reach = max(1, round(footprint * scale))
+        split["markers"] = find_markers(depth, interior, footprint=reach, keep_border=keep_border)
+    return split_instances(foreground, **split)
+
+
+def _stretch(p: FloatMap) -> FloatMap:
+    low, high = float(p.min()), float(p.max())
+    return (p - low) / (high - low) if high > low else p

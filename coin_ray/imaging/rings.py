@@ -1,0 +1,56 @@
+"""How an instance stands out from its surroundings: a map just inside against just outside."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.labels import BoolArray, LabelMap, boundaries, count
+
+
+def rings(label_map: LabelMap, width: float = 3.0) -> tuple[LabelMap, LabelMap]:
+    """(inner, outer) label maps (H, W) int32 of the two rings of every instance, 0 elsewhere.
+
+    Inner: its pixels less than ``width`` px from its boundary pixels, those included. Outer: the
+    background at most ``width`` px from the nearest instance, given to that one. Pixels of a
+    neighbour belong to no outer ring, so an instance walled in by others may have none.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if not label_map.any():
+        return np.zeros_like(label_map), np.zeros_like(label_map)
+    gap, nearest = distance_transform_edt(label_map == 0, return_indices=True)
+    outer = np.where((gap > 0) & (gap <= width), label_map[tuple(nearest)], 0)
+    depth = distance_transform_edt(~boundaries(label_map))
+    inner = np.where(depth < width, label_map, 0)
+    return inner, outer
+
+
+def ring_contrast(
+    values: NDArray[np.floating], label_map: LabelMap, *, width: float = 3.0
+) -> NDArray[np.float32]:
+    """Mean of ``values`` (..., H, W) in the inner ring less that in the outer, (..., N) float32.
+
+    In the unit of ``values``; +inf for an instance without an outer ring (nothing to compare with).
+    """
+    inner, outer = rings(label_map, width)
+    n = count(label_map)
+    pixels = np.bincount(outer.ravel(), minlength=n + 1)[1:]
+    contrast = [
+        np.where(pixels > 0, _means(v, inner, n) - _means(v, outer, n), np.inf)
+        for v in values.reshape(-1, *label_map.shape)
+    ]
+    return np.array(contrast, dtype=np.float32).reshape(*values.shape[:-2], n)
+
+
+def keep_instances(label_map: LabelMap, keep: BoolArray) -> LabelMap:
+    """The instances i + 1 with ``keep[i]`` (N,), renumbered without gaps. (H, W) int32."""
+    table = np.zeros(len(keep) + 1, dtype=np.int32)
+    table[1:] = np.where(keep, np.cumsum(keep), 0)
+    return table[label_map]
+
+
+def _means(values: NDArray[np.floating], labels: LabelMap, n: int) -> NDArray[np.float64]:
+    ids = labels.ravel()
+    sums = np.bincount(ids, weights=values.ravel(), minlength=n + 1)[1:]
+    return sums / np.maximum(np.bincount(ids, minlength=n + 1)[1:], 1)

@@ -1,0 +1,164 @@
+"""Crops keep image and targets aligned; the batch does not depend on the number of workers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from coin_ray.distillation import sampling
+from coin_ray.distillation.augment import sample_crop
+from coin_ray.distillation.targets import PseudoLabels, edge_target
+
+PLAIN = {"rotate": False, "color_jitter": 0.0, "stain_jitter": 0.0}
+
+
+def coded(height: int = 150, width: int = 130) -> tuple[np.ndarray, PseudoLabels]:
+    """Discs on dark ground: red = foreground, green = ignore, blue = where in the image."""
+    y, x = np.mgrid[:height, :width]
+    label_map = np.zeros((height, width), dtype=np.int32)
+    centres = [(y0, x0) for y0 in range(20, height, 35) for x0 in range(15, width, 30)]
+    for i, (y0, x0) in enumerate(centres, start=1):
+        label_map[(y - y0) ** 2 + (x - x0) ** 2 < 100] = i
+    ignore = (label_map == 0) & (x % 40 < 12)
+    image = np.stack([250 * (label_map > 0), 250 * ignore, (y + x) % 200], axis=-1)
+    return image.astype(np.uint8), PseudoLabels(label_map, ignore)
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 0.5), (1.7, 1.7), (0.6, 1.8)])
+def test_image_and_targets_stay_aligned(scale: tuple[float, float], rotate: bool) -> None:
+    image, pseudo = coded()
+    rng = np.random.default_rng(3)
+    for _ in range(6):
+        crop, foreground, edge, ignore = sample_crop(
+            image, pseudo, rng, crop=64, scale=scale, **(PLAIN | {"rotate": rotate})
+        )
+        assert crop.shape == (64, 64, 3) and crop.dtype == np.uint8
+        wrong = ((crop[..., 0] > 125) != foreground).mean()
+        wrong_ignore = ((crop[..., 1] > 125) != ignore).mean()
+        # Exact without resampling; else pixels on a contour may differ (a shift by 2 px: .1).
+        assert max(wrong, wrong_ignore) <= (0 if scale == (1.0, 1.0) else 0.05)
+        assert not edge[~foreground].any() and edge.any()
+
+
+def test_edges_are_those_of_the_crop() -> None:
+    image, pseudo = coded()
+    rng = np.random.default_rng(0)
+    _, foreground, edge, _ = sample_crop(image, pseudo, rng, crop=64, scale=(1.0, 1.0), **PLAIN)
+    assert np.array_equal(edge, edge_target(foreground.astype(np.int32)))
+
+
+def test_small_image_is_placed_and_the_rest_ignored() -> None:
+    image, pseudo = coded(40, 50)
+    pseudo = PseudoLabels(pseudo.label_map, np.zeros((40, 50), dtype=bool))
+    rng = np.random.default_rng(1)
+    places = set()
+    for _ in range(8):
+        crop, foreground, _, ignore = sample_crop(
+            image, pseudo, rng, crop=96, scale=(1.0, 1.0), **PLAIN
+        )
+        assert (~ignore).sum() == 40 * 50 and foreground.sum() == (pseudo.label_map > 0).sum()
+        assert (crop[ignore] == (124, 116, 104)).all() and not foreground[ignore].any()
+        places.add(int(np.flatnonzero(~ignore)[0]))
+    assert len(places) > 4
+
+
+def test_wide_image_is_padded_in_one_direction_only() -> None:
+    image, pseudo = coded(40, 200)
+    rng = np.random.default_rng(1)
+    _, _, _, ignore = sample_crop(image, pseudo, rng, crop=96, scale=(2.0, 2.0), **PLAIN)
+    inside = ~ignore
+    padded_rows = 96 - inside.any(axis=1).sum()
+    assert padded_rows == 96 - 80
+
+
+def test_crops_prefer_labelled_nuclei() -> None:
+    label_map = np.zeros((512, 512), dtype=np.int32)
+    label_map[100:260, 100:260] = 1
+    pseudo = PseudoLabels(label_map, np.zeros(label_map.shape, dtype=bool))
+    image = np.zeros((512, 512, 3), dtype=np.uint8)
+    hits = [
+        sample_crop(image, pseudo, np.random.default_rng(i), crop=64, scale=(1.0, 1.0), **PLAIN)[
+            1
+        ].any()
+        for i in range(200)
+    ]
+    # One draw hits with (160 + 63)^2 / 449^2 = .25 or less, four with at most .68.
+    assert 0.5 < np.mean(hits) < 0.8
+
+
+def test_colour_jitter_leaves_the_targets_and_changes_the_colours() -> None:
+    image, pseudo = coded()
+    kwargs = {"crop": 64, "scale": (1.0, 1.0), "rotate": True}
+    changed = 0
+    for i in range(20):
+        plain = sample_crop(
+            image, pseudo, np.random.default_rng(i), color_jitter=0, stain_jitter=0, **kwargs
+        )
+        jittered = sample_crop(
+            image,
+            pseudo,
+            np.random.default_rng(i),
+            color_jitter=0.4,
+            stain_jitter=0,
+            hue_jitter=0.1,
+            **kwargs,
+        )
+        assert all(np.array_equal(a, b) for a, b in zip(plain[1:], jittered[1:], strict=True))
+        changed += not np.array_equal(plain[0], jittered[0])
+    assert 4 <= changed <= 16  # probability one half
+
+
+def test_stain_jitter_changes_the_colours() -> None:
+    image, pseudo = coded()
+    rng = np.random.default_rng(5)
+    kwargs = {"crop": 64, "scale": (1.0, 1.0), "rotate": False, "color_jitter": 0.0}
+    crop, foreground, _, _ = sample_crop(image, pseudo, rng, stain_jitter=0.3, **kwargs)
+    assert not np.array_equal(crop[..., 0] == 250, foreground)
+
+
+def test_worker_count_only_shards_the_batch() -> None:
+    def draw(index: int, rng: np.random.Generator) -> sampling.Arrays:
+        return (np.array([index]), rng.random(3))
+
+    def batch(rank: int, world: int, pool: ThreadPoolExecutor | None = None) -> sampling.Arrays:
+        where = {"seed": 7, "round_index": 2, "step": 5, "batch": 6}
+        return sampling.draw_batch(draw, 4, **where, rank=rank, world=world, pool=pool)
+
+    whole = batch(0, 1)
+    parts = [batch(rank, 2) for rank in range(2)]
+    for k in range(2):
+        merged = np.empty_like(whole[k])
+        merged[0::2], merged[1::2] = parts[0][k], parts[1][k]
+        assert np.array_equal(merged, whole[k])
+    with ThreadPoolExecutor(3) as pool:
+        assert all(np.array_equal(a, b) for a, b in zip(whole, batch(0, 1, pool), strict=True))
+    assert len(np.unique(whole[1])) == 18  # every crop has a stream of its own
+
+
+def test_seed_round_and_step_each_change_the_draws() -> None:
+    draws = {
+        sampling.crop_generator(*where).random()
+        for where in [(0, 1, 0, 0), (1, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1)]
+    }
+    assert len(draws) == 5
+
+
+def test_images_come_in_shuffled_passes() -> None:
+    passes = [[sampling.image_index(0, 1, 5 * lap + i, 5) for i in range(5)] for lap in range(6)]
+    assert all(sorted(one) == list(range(5)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+
+
+def test_drawing_ahead_gives_the_same_batches() -> None:
+    def draw_step(step: int, pool: ThreadPoolExecutor | None) -> sampling.Arrays:
+        return (np.full(2, step),)
+
+    plain = [b[0].tolist() for b in sampling.batches(draw_step, 4, 0)]
+    assert (
+        plain
+        == [b[0].tolist() for b in sampling.batches(draw_step, 4, 2)]
+        == [[s, s] for s in range(4)]
+    )

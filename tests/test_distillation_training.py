@@ -1,0 +1,227 @@
+"""A round of training: it learns, repeats bit for bit, continues, and fails loudly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coin_ray.distillation import optimisation
+from coin_ray.distillation.network import build_student, student_from_weights
+from coin_ray.distillation.targets import PseudoLabels
+from coin_ray.distillation.training import train_round
+from coin_ray.errors import UserError
+
+SMALL: dict[str, Any] = {
+    "arch": "unet",
+    "width": 4,
+    "batch": 2,
+    "crop": 64,
+    "optimiser": "adamw",
+    "lr": 3e-3,
+    "head_lr": 1.0,
+    "scale": (0.8, 1.25),
+    "rotate": True,
+    "color_jitter": 0.2,
+    "stain_jitter": 0.1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tile(seed: int) -> tuple[np.ndarray, PseudoLabels]:
+    """Purple discs on pink ground."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :96]
+    labels = np.zeros((96, 96), dtype=np.int32)
+    for i, (y0, x0) in enumerate(rng.uniform(8, 88, (12, 2)), start=1):
+        labels[(y - y0) ** 2 + (x - x0) ** 2 < 40] = i
+    image = np.where((labels > 0)[..., None], (110, 60, 140), (230, 190, 210))
+    image = image + rng.normal(0, 8, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), PseudoLabels(labels, labels == 1)
+
+
+TILES = [tile(i) for i in range(3)]
+IMAGES, PSEUDO = [t[0] for t in TILES], [t[1] for t in TILES]
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
+
+
+def test_short_run_lowers_the_loss_and_learns_the_discs() -> None:
+    seen: list[tuple[int, int, float]] = []
+    weights, log = train_round(
+        IMAGES, PSEUDO, iterations=40, progress=lambda *a: seen.append(a), **SMALL
+    )
+    assert np.mean(log["loss"][-5:]) < 0.7 * np.mean(log["loss"][:5])
+    assert log["loss"] == pytest.approx(np.add(log["segmentation"], log["edge"]), abs=1e-5)
+    assert [s[:2] for s in seen] == [(i, 40) for i in range(1, 41)]
+    assert [s[2] for s in seen] == log["loss"]
+    from coin_ray.distillation.inference import predict_probability
+
+    image, pseudo = tile(9)
+    model = student_from_weights(weights, arch="unet", width=4, encoder="", edge=True)
+    probability, _ = predict_probability(model, image)
+    assert ((probability > 0.5) == (pseudo.label_map > 0)).mean() > 0.9
+
+
+def test_same_arguments_give_the_same_bytes_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = train_round(IMAGES, PSEUDO, iterations=3, seed=4, **SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    np.random.default_rng(1).random()
+    again = train_round(IMAGES, PSEUDO, iterations=3, seed=4, workers=2, **SMALL)
+    assert same(first[0], again[0]) and first[1] == again[1]
+    other = train_round(IMAGES, PSEUDO, iterations=3, seed=5, **SMALL)
+    assert not same(first[0], other[0])
+
+
+def test_initial_continues_with_a_fresh_schedule() -> None:
+    weights, _ = train_round(IMAGES, PSEUDO, iterations=40, **SMALL)
+    _, cold = train_round(IMAGES, PSEUDO, iterations=2, round_index=2, **SMALL)
+    frozen = {k: v.copy() for k, v in weights.items()}
+    for v in frozen.values():
+        v.setflags(write=False)  # as the store hands them out
+    _, warm = train_round(IMAGES, PSEUDO, iterations=2, round_index=2, initial=frozen, **SMALL)
+    assert np.mean(warm["loss"]) < 0.7 * np.mean(cold["loss"])
+    assert same(frozen, weights)
+    # With a vanishing step the round returns what it started from, buffers apart.
+    still = SMALL | {"lr": 1e-30, "weight_decay": 0.0}
+    kept, _ = train_round(IMAGES, PSEUDO, iterations=1, initial=weights, **still)
+    names = [k for k in weights if "running" not in k and "tracked" not in k]
+    assert all(np.allclose(kept[k], weights[k], rtol=0, atol=1e-7) for k in names)
+
+
+def test_weights_hold_the_whole_state_in_fp32() -> None:
+    weights, _ = train_round(IMAGES, PSEUDO, iterations=1, bf16=True, **SMALL)
+    expected = build_student(arch="unet", width=4, encoder="", encoder_weights="none", edge=True)
+    assert weights.keys() == expected.state_dict().keys()
+    assert {v.dtype for v in weights.values()} == {np.dtype("float32"), np.dtype("int64")}
+
+
+def test_without_an_edge_head() -> None:
+    weights, log = train_round(IMAGES, PSEUDO, iterations=1, edge=False, **SMALL)
+    assert "edge" not in log and not any(k.startswith("edge") for k in weights)
+    assert log["loss"] == log["segmentation"]
+
+
+def test_edge_weight_counts() -> None:
+    _, log = train_round(IMAGES, PSEUDO, iterations=1, edge_weight=0.25, **SMALL)
+    assert log["loss"][0] == pytest.approx(log["segmentation"][0] + 0.25 * log["edge"][0])
+
+
+def test_images_without_any_target_do_not_break_the_round() -> None:
+    nothing = [PseudoLabels(p.label_map * 0, np.ones_like(p.ignore)) for p in PSEUDO]
+    weights, log = train_round(IMAGES, nothing, iterations=2, **SMALL)
+    assert log["loss"] == [0.0, 0.0]
+    assert all(np.isfinite(v).all() for v in weights.values())
+
+
+def test_wrap_sees_the_module_and_is_trained_through() -> None:
+    class Outer(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.module = inner
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> Any:
+            self.calls += 1
+            return self.module(x)
+
+    made: list[Outer] = []
+
+    def wrap(inner: nn.Module) -> nn.Module:
+        made.append(Outer(inner))
+        return made[-1]
+
+    weights, _ = train_round(IMAGES, PSEUDO, iterations=2, wrap=wrap, **SMALL)
+    assert made[0].calls == 2 and not any(k.startswith("module") for k in weights)
+
+
+def test_a_loss_that_is_not_finite_names_its_step() -> None:
+    with pytest.raises(UserError, match=r"round 3, step \d+") as caught:
+        train_round(
+            IMAGES,
+            PSEUDO,
+            iterations=30,
+            round_index=3,
+            **(SMALL | {"lr": 1e30, "optimiser": "sgd"}),
+        )
+    assert "student.lr" in str(caught.value)
+
+
+def test_bad_batches_are_refused_before_training() -> None:
+    with pytest.raises(UserError, match="no image"):
+        train_round([], [], iterations=1, **SMALL)
+    with pytest.raises(UserError, match="too small for the number of workers"):
+        train_round(IMAGES, PSEUDO, iterations=1, rank=2, world=3, **SMALL)
+    with pytest.raises(ValueError, match="3 images"):
+        train_round(IMAGES, PSEUDO[:2], iterations=1, **SMALL)
+
+
+def test_two_workers_train_on_the_two_halves_of_one_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from coin_ray.distillation import training
+
+    batches: list[torch.Tensor] = []
+    losses = training._losses
+
+    def spy(model: nn.Module, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        batches.append(tensors[0].clone())
+        return losses(model, *tensors)
+
+    monkeypatch.setattr(training, "_losses", spy)
+    for rank, world in [(0, 1), (0, 2), (1, 2)]:
+        train_round(IMAGES, PSEUDO, iterations=1, rank=rank, world=world, **SMALL)
+    whole, first, second = batches
+    assert torch.equal(whole, torch.cat([first, second]))
+
+
+def test_average_with_warm_up_by_hand() -> None:
+    assert [optimisation.ema_decay(0.5, t) for t in (0, 1, 8, 100)] == [0.1, 2 / 11, 0.5, 0.5]
+    module = nn.BatchNorm1d(1)
+    average = {k: v.clone() for k, v in optimisation.floating_tensors(module).items()}
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+    module.running_mean = torch.tensor([10.0])
+    optimisation.update_ema(average, module, 0.75)
+    assert average["weight"].item() == pytest.approx(0.75 * 1 + 0.25 * 3)
+    assert average["running_mean"].item() == pytest.approx(2.5)
+    assert "num_batches_tracked" not in average
+
+
+def test_poly_schedule_and_groups() -> None:
+    assert optimisation.poly(0, 10) == 1 and optimisation.poly(5, 10) == pytest.approx(0.5**0.9)
+    unet = build_student(arch="unet", width=4, encoder="", encoder_weights="none", edge=True)
+    whole = optimisation.build_optimiser(
+        unet, optimiser="sgd", lr=1e-3, head_lr=10, weight_decay=4e-5
+    )
+    assert [g["lr"] for g in whole.param_groups] == [1e-2]
+    assert whole.param_groups[0]["nesterov"] and whole.param_groups[0]["momentum"] == 0.9
+
+
+def test_deeplab_trains_its_encoder_slower(tmp_path: Path) -> None:
+    model = build_student(
+        arch="deeplabv3plus", width=0, encoder="resnet50", encoder_weights="none", edge=False
+    )
+    groups = optimisation.build_optimiser(
+        model, optimiser="adamw", lr=1e-3, head_lr=10, weight_decay=0
+    ).param_groups
+    assert [g["lr"] for g in groups] == [1e-3, 1e-2]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    with pytest.raises(UserError, match="too small"):
+        train_round(IMAGES, PSEUDO, iterations=1, **(SMALL | {"arch": "deeplabv3plus", "batch": 1}))

@@ -1,0 +1,86 @@
+"""The split into adjacent and lone cells on drawn cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from coin_ray.metrics.adjacency import adjacent_cells, split_metrics
+
+
+def cells(*columns, width=3, size=40):
+    """Squares of ``width`` px in one row, at the given columns."""
+    out = np.zeros((9, size), dtype=np.int32)
+    for i, x in enumerate(columns):
+        out[3 : 3 + width, x : x + width] = i + 1
+    return out
+
+
+@pytest.mark.parametrize(("gap", "smallest"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_radius_that_joins_two_cells(gap, smallest):
+    # dilated by r, two cells touch from a gap of 2 r px on
+    label_map = cells(5, 8 + gap, 30)
+    for radius in range(4):
+        assert list(adjacent_cells(label_map, radius=radius)) == [radius >= smallest] * 2 + [False]
+
+
+def test_touching_by_a_corner_is_adjacent():
+    label_map = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 0]], dtype=np.int32)
+    assert adjacent_cells(label_map, radius=0).all()
+
+
+def test_a_cell_in_two_pieces_is_one_cell():
+    label_map = np.array([[1, 0, 0, 1, 0, 0, 2]], dtype=np.int32)
+    assert not adjacent_cells(label_map, radius=0).any()
+
+
+def test_empty():
+    empty = np.zeros((3, 3), dtype=np.int32)
+    assert adjacent_cells(empty).shape == (0,)
+    assert math.isnan(split_metrics(empty, empty)["adj_aji"])
+
+
+def test_parts_by_hand():
+    true = cells(5, 8, 30)  # two adjacent, one lone, 9 px each
+    predicted = cells(5, 8, 31)  # the pair exact, the lone one shifted: 6 of 12 px
+    v = split_metrics(true, predicted)
+    assert v["n_adjacent"] == 2
+    assert (v["adj_aji"], v["adj_iou"], v["adj_fn"], v["adj_fp"]) == (1, 1, 0, 0)
+    assert v["nonadj_aji"] == v["nonadj_iou"] == pytest.approx(6 / 12)
+    assert v["nonadj_fn"] == v["nonadj_fp"] == pytest.approx(3 / 12)
+
+
+def test_merged_pair_leaves_the_lone_cell_alone():
+    true = cells(5, 8, 30)
+    predicted = np.where((true == 1) | (true == 2), 1, np.where(true == 3, 2, 0))
+    v = split_metrics(true, predicted)
+    assert v["adj_aji"] == pytest.approx((9 + 9) / (18 + 18))
+    assert v["nonadj_aji"] == 1
+
+
+def test_prediction_on_nothing_counts_in_both_parts():
+    true = cells(5, 8, 30)
+    predicted = true.copy()
+    predicted[0, 20:23] = 4
+    v = split_metrics(true, predicted)
+    assert v["adj_aji"] == pytest.approx(18 / 21)
+    assert v["nonadj_aji"] == pytest.approx(9 / 12)
+
+
+def test_pixels_on_the_other_part_are_ignored():
+    # the lone cell's prediction reaches over to cell 2 by 2 px; it belongs to the lone cell
+    true = cells(5, 8, 20, size=30)
+    predicted = np.where(true == 3, 3, 0)
+    predicted[4, 9:20] = 3
+    v = split_metrics(true, predicted)
+    assert v["nonadj_aji"] == pytest.approx(9 / (9 + 9))  # columns 11..19 only
+    assert v["adj_aji"] == 0
+    assert v["adj_fp"] == 0
+
+
+def test_a_part_without_truth_is_skipped():
+    v = split_metrics(cells(5, 30), cells(5, 30))
+    assert math.isnan(v["adj_aji"])
+    assert v["nonadj_aji"] == 1
