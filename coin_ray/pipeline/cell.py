@@ -51,7 +51,7 @@ class CellRun:
                 from coin_ray.ucis.files import find_mask
 
                 path = find_mask(self.config.ucis.path, image.name)
-            return stages.ucis(self.config, image.load_image(), pixel_scale(image.mpp), path)
+            return stages.ucis(self.config, image.load(), pixel_scale(image.mpp), path)
 
         return self._array(self.keys.ucis(image), compute)
 
@@ -59,7 +59,7 @@ class CellRun:
         """Window features, fp16."""
         return self._get(
             self.keys.features(image),
-            lambda: Artifact(stages.features(self.config, image.load_image(), self.device)),
+            lambda: Artifact(stages.features(self.config, image.load(), self.device)),
         ).arrays
 
     def centroids(self, image: Any) -> dict[str, NDArray[Any]]:
@@ -99,7 +99,7 @@ class CellRun:
             return self.ucis(image)
         return self._array(
             self.keys.refine(image),
-            lambda: stages.refine(self.config, image.load_image(), self.transport(image)),
+            lambda: stages.refine(self.config, image.load(), self.transport(image)),
         )
 
     def instances(self, image: Any, *, coarse: bool = False) -> LabelMap:
@@ -124,7 +124,7 @@ class CellRun:
             points = stages.prompts(self.config, label_map)
             masks = self.segmenter.masks(image, self.keys.embed(image), points, self.done)
             scale = pixel_scale(image.mpp)
-            found = stages.score(self.config, image.load_image(), label_map, masks, scale)
+            found = stages.score(self.config, image.load(), label_map, masks, scale)
             agreement = found["agreement"]
             info = {"instances": len(masks), "agreement_sum": float(agreement.sum(dtype=float))}
             return Artifact({**masks.to_arrays(), **found}, info)
@@ -172,7 +172,7 @@ class CellRun:
             lambda: stages.predict(
                 self.config,
                 self.student(round_).arrays,
-                image.load_image(),
+                image.load(),
                 pixel_scale(image.mpp),
                 self.device,
             ),

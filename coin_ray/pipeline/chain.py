@@ -32,9 +32,6 @@ VERSIONS = {
 }
 """Raised by one when a stage's result changes for the same inputs; in the stages' order."""
 
-STEPS = ("ucis", "step1", "pseudo_labels")
-"""What is evaluated before the rounds: the coarse mask, Step 1, the accepted pseudo labels."""
-
 
 class ImageLike(Protocol):
     """What a key needs of an image. It has no ground truth."""
@@ -258,9 +255,14 @@ class CellKeys:
             return self.select(image, 1)
         return self.predict(image, int(step.removeprefix("round_")))
 
-    def steps(self) -> tuple[str, ...]:
-        """``ucis``, ``step1``, ``pseudo_labels``, ``round_1`` .. ``round_R``."""
-        return (*STEPS, *(f"round_{r + 1}" for r in range(self.config.rounds.count)))
+    def steps(self, image: ImageLike) -> tuple[str, ...]:
+        """``ucis``, ``step1``, ``pseudo_labels``, ``round_1`` .. ``round_R``.
+
+        Only an image that is trained on has pseudo labels.
+        """
+        labels = ("pseudo_labels",) if image in self.train else ()
+        rounds = (f"round_{r + 1}" for r in range(self.config.rounds.count))
+        return ("ucis", "step1", *labels, *rounds)
 
     def evaluate(self, image: ImageLike, truth: str, step: str) -> Key:
         """``truth`` is the content digest of the ground truth."""

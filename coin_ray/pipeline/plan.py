@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Plan:
 
     stages: Mapping[str, StageCount]
     weights: Mapping[str, str]
-    masks: Mapping[tuple[str | None, str], Mapping[str, str]]
+    masks: Mapping[tuple[str, str], Mapping[str, str]]
 
     @property
     def unique(self) -> int:
@@ -61,13 +61,9 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
     unique: dict[str, Key] = {}
     for cell in cells:
         resolved = data[cell.data.name]
-        coarse = masks.get((cell.config.ucis.path, cell.data.name), {})
+        coarse = masks.get((cell.config.ucis.path or "", cell.data.name), {})
         keys = CellKeys(
-            cell.config,
-            cell.seed,
-            resolved.train,
-            weights.__getitem__,
-            lambda folder, name, coarse=coarse: coarse[name],
+            cell.config, cell.seed, resolved.train, weights.__getitem__, _lookup(coarse)
         )
         own = {key.digest: key for key in cell_stages(keys, resolved)}
         naive.update(key.stage for key in own.values())
@@ -76,6 +72,10 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
     stored = Counter(key.stage for key in unique.values() if store.has(key))
     stages = {s: StageCount(naive[s], total[s], stored[s]) for s in VERSIONS if total[s]}
     return Plan(stages, weights, masks)
+
+
+def _lookup(digests: Mapping[str, str]) -> Callable[[str, str], str]:
+    return lambda folder, name: digests[name]
 
 
 def cell_stages(keys: CellKeys, data: Any) -> Iterator[Key]:
@@ -107,19 +107,19 @@ def cell_stages(keys: CellKeys, data: Any) -> Iterator[Key]:
         if rounds:
             yield keys.predict(image, rounds)
         if sample.has_truth:
-            for step in keys.steps():
+            for step in keys.steps(image):
                 yield keys.evaluated(image, step)
-                if step == "pseudo_labels":
-                    yield keys.embed(image)
-                    yield keys.score(image, 1)
                 yield keys.evaluate(image, sample.truth_digest(), step)
 
 
-def _masks(folder: str | None, data: Any) -> dict[str, str]:
-    """Content digests of the mask files of all images of a data set."""
+def mask_digest(folder: str, name: str) -> str:
+    """Content digest of the coarse mask file of an image. UserError if there is none."""
     from coin_ray.ucis.files import find_mask
     from coin_ray.weights.registry import file_digest
 
-    assert folder is not None
+    return file_digest(find_mask(folder, name))
+
+
+def _masks(folder: str, data: Any) -> dict[str, str]:
     images = dict.fromkeys([*data.train, *(s.image for s in data.samples)])
-    return {image.name: file_digest(find_mask(folder, image.name)) for image in images}
+    return {image.name: mask_digest(folder, image.name) for image in images}

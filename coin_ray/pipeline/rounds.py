@@ -77,7 +77,7 @@ def train(run: CellRun, world: World, round_: int, progress: Any = None) -> Arti
     selected = [run.select(image, round_).arrays for image in run.train]
     start = time.perf_counter()
     weights, log = train_round(
-        [image.load_image() for image in run.train],
+        [image.load() for image in run.train],
         [PseudoLabels(s["label_map"], s["ignore"]) for s in selected],
         initial=None if round_ == 1 else run.student(round_ - 1).arrays,
         iterations=iterations,

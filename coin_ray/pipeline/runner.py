@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.plan import mask_digest
+from coin_ray.pipeline.rounds import Report, World, run_rounds
+from coin_ray.pipeline.segmenter import CachedSegmenter
+from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.store import Done, Store
 
 Step = Callable[[CellRun, Sequence[Any], int], Any]
 Each = Callable[[str, int], list[Any]]
@@ -36,7 +42,7 @@ def _evaluate(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, dic
     sample = samples[index]
     if not sample.has_truth:
         return {}
-    return {step: run.evaluate(sample, step) for step in run.keys.steps()}
+    return {step: run.evaluate(sample, step) for step in run.keys.steps(sample.image)}
 
 
 STEPS: Mapping[str, Step] = {
@@ -46,6 +52,39 @@ STEPS: Mapping[str, Step] = {
     "last_scores": _last_scores,
     "evaluate": _evaluate,
 }
+
+
+def open_local(
+    config: Cell,
+    seed: int,
+    train: Sequence[Any],
+    workspace: Path,
+    *,
+    device: str = "cpu",
+    done: Done | None = None,
+) -> CellRun:
+    """A cell in this process, with a segmenter of its own and the workspace's store."""
+    from coin_ray.weights import registry
+
+    store = Store(workspace / "store")
+    return CellRun(
+        config,
+        seed,
+        train,
+        store,
+        CellKeys(config, seed, train, registry.identity, mask_digest),
+        CachedSegmenter(config.sam.model, store, device=device, batch=config.sam.batch),
+        device,
+        done,
+    )
+
+
+def run_local(
+    run: CellRun, samples: Sequence[Any], report: Report | None = None
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """``run_cell`` without a cluster."""
+    tell = report or (lambda round_, metrics, seconds: None)
+    return run_cell(run, samples, serial(run, samples), lambda: run_rounds(run, World(), tell))
 
 
 def serial(run: CellRun, samples: Sequence[Any]) -> Each:
@@ -100,10 +139,11 @@ def export(
     """
     import yaml
 
-    from coin_ray.data.overlay import write_panels
-    from coin_ray.data.writers import write_label_tif
+    from coin_ray.data.label_tif import write_label_tif
+    from coin_ray.pipeline.panels import write_panels
 
-    last = run.keys.steps()[-1] if run.config.rounds.count else "step1"
+    rounds = run.config.rounds.count
+    last = f"round_{rounds}" if rounds else "step1"
     for name in ("predictions", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for sample in samples:
@@ -112,10 +152,10 @@ def export(
         write_label_tif(folder / "predictions" / f"{image.name}.tif", final)
         accepted = None
         if image in run.train:
-            accepted = run.select(image, max(1, run.config.rounds.count)).arrays["label_map"]
+            accepted = run.select(image, max(1, rounds)).arrays["label_map"]
         write_panels(
             folder / "overlays" / f"{image.name}.png",
-            image.load_image(),
+            image.load(),
             coarse=run.instances(image, coarse=True),
             accepted=accepted,
             final=final,

@@ -42,8 +42,8 @@ class CachedSegmenter:
     def masks(
         self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
     ) -> InstanceMasks:
-        """See :class:`Segmenter`. ``image`` gives its pixels by ``load_image()``."""
-        pixels = image.load_image()
+        """See :class:`Segmenter`. ``image`` gives its pixels by ``load()``."""
+        pixels = image.load()
         if embed.digest not in self._memory:
             artifact = self.store.get(embed, lambda: Artifact(self.model.encode(pixels)), done)
             self._memory[embed.digest] = artifact.arrays

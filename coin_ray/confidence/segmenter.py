@@ -1,0 +1,68 @@
+"""The one interface behind which every promptable segmenter stands."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.errors import UserError
+from coin_ray.labels import InstanceMasks
+
+MODELS = ("mini", "vit_b", "vit_l", "vit_h")
+
+
+class PromptSegmenter(Protocol):
+    """Draws an instance from one point inside it."""
+
+    def encode(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """What decoding needs of an image (H, W, 3) uint8, computed once; plain arrays, fp16."""
+        ...
+
+    def decode(
+        self,
+        embedding: dict[str, NDArray[Any]],
+        points_yx: NDArray[np.float64],
+        shape: tuple[int, int],
+    ) -> InstanceMasks:
+        """One mask per point (N, 2) of the image of ``shape`` (H, W): the best of the segmenter's
+        candidates by its own predicted IoU."""
+        ...
+
+
+def weights_name(model: str) -> str:
+    """Name in the registry of weights; UserError for an unknown model."""
+    if model not in MODELS:
+        raise UserError(
+            f"unknown promptable segmenter {model!r}", expected="one of " + ", ".join(MODELS)
+        )
+    return f"sam_{model}"
+
+
+@lru_cache(maxsize=2)
+def load_segmenter(model: str, *, device: str = "cpu", batch: int = 64) -> PromptSegmenter:
+    """The segmenter ``mini``, ``vit_b``, ``vit_l`` or ``vit_h`` with its registered weights.
+
+    Loaded once a process. ``batch`` prompts are decoded at a time. UserError if the model is
+    unknown, its weights are missing or not the official ones, or the device does not exist.
+    """
+    import torch
+
+    name = weights_name(model)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            "no GPU is available to the promptable segmenter",
+            expected=f"a CUDA device ({device})",
+            found="PyTorch sees none",
+            do="run on the CPU, or install a CUDA build of PyTorch on a machine with a GPU",
+        )
+    if model == "mini":
+        from coin_ray.confidence.small import SmallSegmenter
+        from coin_ray.weights.registry import locate
+
+        return SmallSegmenter(locate(name), device=device, batch=batch)
+    from coin_ray.confidence.sam import SamSegmenter, load_sam
+
+    return SamSegmenter(load_sam(name), device=device, batch=batch)

@@ -1,0 +1,161 @@
+"""The small promptable segmenter on images of any size: windows, prompts in batches, masks as crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from coin_ray.confidence.small_model import SIDE, WINDOW, SmallSam, build_small_sam
+from coin_ray.errors import UserError
+from coin_ray.imaging.windows import origins
+from coin_ray.labels import InstanceMasks
+from coin_ray.weights.files import read_state
+
+__all__ = ["SmallSegmenter", "build_small_sam"]
+
+STRIDE = 192  # px: a prompt is at most 96 px from the centre of its window
+ENCODE_BATCH = 4  # windows
+
+
+class SmallSegmenter:
+    """``encode(image)`` once, then ``decode`` any number of points; see ``PromptSegmenter``."""
+
+    def __init__(
+        self, weights_path: str | Path | None = None, device: str = "cpu", batch: int = 64,
+        *, model: SmallSam | None = None,
+    ) -> None:  # fmt: skip
+        """The packaged model with the weights of ``weights_path``, or a ``model`` that is ready.
+
+        ``batch`` points are decoded at a time. UserError if the file is not of this model.
+        """
+        self.device, self.batch = torch.device(device), batch
+        if model is None:
+            model = build_small_sam()
+            if weights_path is not None:
+                _load(model, Path(weights_path))
+        self.model = model.to(self.device).float().eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def encode(self, image: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+        """image (H, W, 3) uint8 -> ``embedding`` (n, C, 32, 32) fp16 of n overlapping 256-px windows.
+
+        Their places follow from the image's shape. An image smaller than a window is mirrored.
+        """
+        height, width = image.shape[:2]
+        lack = [max(0, WINDOW - n) for n in (height, width)]
+        before = [n // 2 for n in lack]
+        rows = np.pad(
+            image,
+            ((before[0], lack[0] - before[0]), (before[1], lack[1] - before[1]), (0, 0)),
+            "symmetric",
+        )
+        pixels = torch.from_numpy(rows).permute(2, 0, 1)
+        corners = _corners((height, width)) + np.array(before)
+        parts = []
+        for start in range(0, len(corners), ENCODE_BATCH):
+            chosen = corners[start : start + ENCODE_BATCH]
+            windows = torch.stack([pixels[:, y : y + WINDOW, x : x + WINDOW] for y, x in chosen])
+            found = self.model.embed(windows.to(self.device).float() / 255)
+            parts.append(found.half().cpu().numpy())
+        return {"embedding": np.concatenate(parts)}
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        embedding: dict[str, NDArray[np.generic]],
+        points_yx: NDArray[np.float64],
+        shape: tuple[int, int],
+    ) -> InstanceMasks:
+        """One mask a point: the best of three by predicted IoU, the piece under the prompt, holes filled.
+
+        ``points_yx`` (N, 2) in px of the image whose ``shape`` (H, W) was encoded. A point's mask does
+        not depend on the other points. Empty where the model sees nothing at the prompt.
+        """
+        height, width = (int(n) for n in shape[:2])
+        corners = _corners((height, width))
+        tokens = torch.from_numpy(np.asarray(embedding["embedding"]))
+        if len(tokens) != len(corners):
+            raise ValueError(
+                f"{len(tokens)} windows do not belong to an image of {height} x {width}"
+            )
+        points = np.asarray(points_yx, dtype=np.float64).reshape(-1, 2)
+        offset = points[:, None] - (corners[None] + WINDOW / 2)
+        which = np.abs(offset).max(axis=2).argmin(axis=1) if len(points) else np.zeros(0, int)
+        # Pixel (0, 0) has its middle at (0.5, 0.5) of the model's continuous coordinates.
+        local = torch.from_numpy(points + 0.5 - corners[which]).float()
+        boxes = np.zeros((len(points), 4), dtype=np.int64)
+        crops: list[NDArray[np.bool_]] = [np.zeros((0, 0), dtype=bool)] * len(points)
+        quality = np.zeros(len(points), dtype=np.float32)
+        # Prompts of one window lie together, so that a batch reads few windows.
+        order = np.argsort(which, kind="stable")
+        for start in range(0, len(order), self.batch):
+            ids = order[start : start + self.batch]
+            used, row = np.unique(which[ids], return_inverse=True)
+            masks, starts, iou = self._masks(tokens[used], torch.from_numpy(row), local[ids])
+            for k, i in enumerate(ids):
+                quality[i] = iou[k]
+                corner = starts[k] + corners[which[i]]
+                boxes[i], crops[i] = _place(masks[k], corner, points[i], (height, width))
+        return InstanceMasks(boxes, crops, quality)
+
+    def _masks(
+        self, windows: torch.Tensor, row: torch.Tensor, points_yx: torch.Tensor
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]:
+        """Best mask (N, 80, 80) of each point, where it starts in its window, and its predicted IoU."""
+        around, starts, points_xy = self.model.neighbourhoods(
+            windows.to(self.device).float(), row.to(self.device), points_yx.to(self.device)
+        )
+        logits, predicted = self.model.predict(around, points_xy)
+        iou, best = predicted.max(dim=1)
+        chosen = logits[torch.arange(len(best), device=best.device), best][:, None]
+        full = functional.interpolate(chosen, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return (full[:, 0] > 0).cpu().numpy(), starts.cpu().numpy(), iou.clamp(0, 1).cpu().numpy()
+
+
+def _corners(shape: tuple[int, int]) -> NDArray[np.int64]:
+    """(n, 2) yx of the windows in the image; negative where the image is smaller and was padded."""
+    axes = []
+    for length in shape:
+        lack = max(0, WINDOW - length)
+        axes.append([o - lack // 2 for o in origins(max(length, WINDOW), WINDOW, STRIDE)])
+    return np.array([(y, x) for y in axes[0] for x in axes[1]], dtype=np.int64)
+
+
+def _place(
+    mask: NDArray[np.bool_],
+    corner: NDArray[np.int64],
+    point: NDArray[np.float64],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The piece of a decoded mask at the prompt as (bbox_yxyx, crop) in the image."""
+    from scipy.ndimage import binary_fill_holes, find_objects, label
+
+    y0, x0 = (int(v) for v in corner)
+    inside = np.zeros_like(mask)
+    window = np.s_[max(0, -y0) : max(0, shape[0] - y0), max(0, -x0) : max(0, shape[1] - x0)]
+    inside[window] = mask[window]
+    pieces, n = label(inside)
+    if n == 0:
+        return np.zeros(4, dtype=np.int64), np.zeros((0, 0), dtype=bool)
+    at = np.clip(np.rint(point).astype(int) - (y0, x0), 0, np.array(mask.shape) - 1)
+    own = int(pieces[at[0], at[1]]) or int(np.bincount(pieces[pieces > 0]).argmax())
+    box = find_objects(pieces)[own - 1]
+    crop = binary_fill_holes(pieces[box] == own)
+    top, left = box[0].start + y0, box[1].start + x0
+    return np.array([top, left, top + crop.shape[0], left + crop.shape[1]]), crop
+
+
+def _load(model: SmallSam, path: Path) -> None:
+    state = read_state(path)
+    try:
+        model.load_state_dict({name: value.float() for name, value in state.items()})
+    except RuntimeError as error:
+        raise UserError(
+            "the weights do not fit the small segmenter", where=str(path),
+            expected="the tensors of build_small_sam()", found=str(error).splitlines()[-1].strip()[:200],
+            do="train them again with `coin-ray pretrain segmenter`",
+        ) from error  # fmt: skip

@@ -1,0 +1,120 @@
+"""The small promptable segmenter: segment-anything's own modules at the size of a nucleus.
+
+The image encoder sees a 256-px window at the image's own resolution. The mask decoder sees the 10 x 10
+tokens (80 px) around a point, so that its cost does not grow with the window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from coin_ray.compat import ensure_torchvision
+
+WINDOW = 256  # px
+PATCH = 8  # px a token
+REACH = 5  # tokens on each side of the prompt that the decoder sees
+SIDE = 2 * REACH * PATCH  # px, side of a decoded mask
+MEAN, STD = (0.70, 0.56, 0.68), (0.20, 0.22, 0.18)
+
+
+class Stem(nn.Module):
+    """Convolutions in the place of the linear patch embedding: (B, 3, H, W) -> (B, H/8, W/8, dim)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        widths = (3, 32, 64, dim)
+        layers: list[nn.Module] = []
+        for i in range(3):
+            layers += [nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1)]
+            layers += [nn.GroupNorm(8, widths[i + 1]), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(dim, dim, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x).permute(0, 2, 3, 1)
+
+
+class SmallSam(nn.Module):
+    """Image encoder, prompt encoder and mask decoder of segment-anything, joined window-wise."""
+
+    def __init__(self, dim: int, depth: int, heads: int, decoder_dim: int) -> None:
+        super().__init__()
+        ensure_torchvision()
+        from segment_anything.modeling import (
+            ImageEncoderViT,
+            MaskDecoder,
+            PromptEncoder,
+            TwoWayTransformer,
+        )
+        from segment_anything.modeling.image_encoder import Block
+
+        grid = WINDOW // PATCH
+        self.image_encoder = ImageEncoderViT(
+            img_size=WINDOW, patch_size=PATCH, embed_dim=dim, depth=depth, num_heads=heads,
+            out_chans=decoder_dim, use_abs_pos=False, use_rel_pos=True, window_size=8,
+        )  # fmt: skip
+        self.image_encoder.patch_embed = Stem(dim)
+        for i in range(1, depth, 2):
+            # Windows of 11 tokens have other borders than those of 8, so that news travels across.
+            self.image_encoder.blocks[i] = Block(
+                dim, heads, use_rel_pos=True, window_size=11, input_size=(grid, grid)
+            )
+        side = 2 * REACH
+        self.prompt_encoder = PromptEncoder(
+            decoder_dim, (side, side), (SIDE, SIDE), mask_in_chans=16
+        )
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=decoder_dim,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=decoder_dim, num_heads=4, mlp_dim=2 * decoder_dim
+            ),
+            iou_head_hidden_dim=decoder_dim,
+        )
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 256, 256) RGB in [0, 1] -> (B, C, 32, 32)."""
+        mean = torch.tensor(MEAN, device=images.device)[:, None, None]
+        std = torch.tensor(STD, device=images.device)[:, None, None]
+        return self.image_encoder((images - mean) / std)
+
+    def neighbourhoods(
+        self, embedding: torch.Tensor, which: torch.Tensor, points_yx: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens around each point, where they start, and the point inside them.
+
+        ``embedding`` (B, C, h, w), ``which`` (N,) its row for each point, ``points_yx`` (N, 2) px in
+        the window. Returns (N, C, 10, 10), origin (N, 2) yx px (may be negative), point (N, 2) xy px.
+        """
+        padded = functional.pad(embedding, (REACH, REACH, REACH, REACH)).permute(0, 2, 3, 1)
+        token = (points_yx / PATCH).floor().long()
+        limit = torch.tensor(embedding.shape[-2:], device=token.device) - 1
+        token = torch.minimum(token.clamp(min=0), limit)
+        steps = torch.arange(2 * REACH, device=token.device)
+        rows, columns = token[:, :1] + steps, token[:, 1:] + steps
+        tokens = padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+        origin = (token - REACH) * PATCH
+        return tokens.permute(0, 3, 1, 2), origin, (points_yx - origin).flip(-1)
+
+    def predict(
+        self, tokens: torch.Tensor, points_xy: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Three masks a point: logits (N, 3, 40, 40), 2 px each, and predicted IoU (N, 3)."""
+        with torch.autocast(tokens.device.type, enabled=False):  # sines need more than 8 bits
+            labels = torch.ones(len(points_xy), 1, device=tokens.device)
+            sparse, dense = self.prompt_encoder((points_xy.float()[:, None], labels), None, None)
+            place = self.prompt_encoder.get_dense_pe()
+        # The decoder repeats one image for all prompts; here each prompt has its own tokens, which
+        # the dense prompt carries, and the repeated image is zero.
+        return self.mask_decoder(
+            image_embeddings=torch.zeros_like(tokens[:1]), image_pe=place,
+            sparse_prompt_embeddings=sparse, dense_prompt_embeddings=tokens + dense,
+            multimask_output=True,
+        )  # fmt: skip
+
+
+def build_small_sam(
+    *, dim: int = 128, depth: int = 4, heads: int = 4, decoder_dim: int = 128
+) -> SmallSam:
+    """The segmenter without weights; the defaults are those of ``sam_mini``."""
+    return SmallSam(dim, depth, heads, decoder_dim)

@@ -1,0 +1,165 @@
+"""BRCA: three different things of one name, told apart by ``source``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.data import nucls
+from coin_ray.data.card import Card
+from coin_ray.data.coin_layout import find as find_in_layout
+from coin_ray.data.folder import by_stem, search
+from coin_ray.data.options import chosen
+from coin_ray.data.sample import Image, Sample
+from coin_ray.errors import UserError
+
+SOURCES = ("m2c", "nucls", "coin")
+M2C_CLASSES = {1: "lymphocyte", 2: "tumour or epithelial", 3: "stromal"}
+POINTS = "_gt_class_coords.txt"
+
+CARD = Card(
+    name="brca",
+    title="BRCA: breast cancer, as BRCA-M2C points, NuCLS outlines, or COIN's own masks",
+    url="https://github.com/TopoXLab/Dataset-BRCA-M2C and https://sites.google.com/view/nucls",
+    licence="m2c: BSD-3-Clause; nucls: CC0 1.0; coin: unstated",
+    citation="m2c: Abousamra et al., ICCV 2021; nucls: Amgad et al., GigaScience 11, 2022; "
+    "coin: Jo et al., ICCV 2025",
+    layout="m2c: images/*.png, labels/*" + POINTS + ", brca_ds_{train,val,test}.txt; "
+    "nucls: rgb/*.png, csv/*.csv; coin: BRCA/{train,test}/{image,mask}",
+    mpp=None,
+    counts={"coin test": 30},
+    splits={
+        "m2c": "the owners' three lists",
+        "nucls": "none here; the owners cross-validate by hospital",
+        "coin": "train and test folders",
+    },
+    traps=(
+        "m2c has a point and a class per cell and no outline: its images carry no label map",
+        "m2c is at 0.5 um/px, nucls at 0.2; the resolution of coin's tiles is unstated",
+        "nucls mixes outlines and boxes: only outlines are drawn, images are cut to the field of "
+        "view, and nuclei that have a box alone are missing from the truth",
+        "the mask pictures of nucls do not tell outlines from boxes; the csv tables do",
+    ),
+    steps=(
+        "m2c: git clone https://github.com/TopoXLab/Dataset-BRCA-M2C",
+        "nucls: follow the links at https://sites.google.com/view/nucls (corrected single-rater)",
+        "coin: clone https://github.com/shjo-april/COIN, folder data/BRCA",
+    ),
+)
+
+
+class Points(NamedTuple):
+    """``yx`` (N, 2) int64 pixel positions, ``classes`` (N,) int64, keys of M2C_CLASSES."""
+
+    yx: NDArray[np.int64]
+    classes: NDArray[np.int64]
+
+
+def detect(path: Path) -> bool:
+    """The files of BRCA-M2C or of NuCLS; COIN's folders are found by ``coin_layout``."""
+    return _source(path) is not None
+
+
+def find(path: Path, *, source: str | None = None) -> list[Sample]:
+    """Samples of one ``source``: m2c, nucls or coin; by default the one that is there."""
+    source = chosen("source", source, SOURCES) if source is not None else _source(path)
+    if source == "m2c":
+        return _m2c(path)
+    if source == "nucls":
+        return _nucls(path)
+    samples = [s for s in find_in_layout(path) if s.dataset == "BRCA"]
+    if not samples:
+        raise UserError(
+            "no BRCA data here",
+            where=str(path),
+            expected=CARD.layout,
+            do="`coin-ray data info brca` says how to get it",
+        )
+    return samples
+
+
+def read_points(path: Path) -> Points:
+    """Lines ``y x class`` of BRCA-M2C.
+
+    Raises:
+        UserError: a line of anything but three whole numbers, or an unknown class.
+    """
+    try:
+        rows = [
+            [int(v) for v in line.split()] for line in path.read_text().splitlines() if line.strip()
+        ]
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError("no points", where=str(path), found=str(error)) from error
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 3 or row[2] not in M2C_CLASSES:
+            raise UserError(
+                "no point",
+                where=f"{path}, line {number}",
+                expected="y x class, class one of 1, 2, 3",
+                found=" ".join(map(str, row)),
+            )
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return Points(table[:, :2], table[:, 2])
+
+
+def points_path(image: Image) -> Path:
+    """The points that belong to an image of BRCA-M2C."""
+    return image.path.parents[1] / "labels" / (image.path.stem + POINTS)
+
+
+def _m2c(path: Path) -> list[Sample]:
+    samples = []
+    for root in _m2c_roots(path):
+        split_of = {}
+        for split in ("train", "val", "test"):
+            names = root / f"brca_ds_{split}.txt"
+            if names.exists():
+                split_of.update(dict.fromkeys(names.read_text().split(), split))
+        for name, file in by_stem(root / "images").items():
+            split = split_of.get(file.name, "")
+            image = Image(name, file, dataset="BRCA-M2C", split=split, mpp=0.5, organ="breast")
+            samples.append(Sample(image))
+    return samples
+
+
+def _nucls(path: Path) -> list[Sample]:
+    samples = []
+    for images in _nucls_images(path):
+        tables = by_stem(images.parent / "csv", (".csv",))
+        for name, file in by_stem(images).items():
+            table = tables.get(name)
+            image = Image(
+                name,
+                file,
+                dataset="NuCLS",
+                mpp=0.2,
+                organ="breast",
+                read=partial(nucls.read_field, file, table) if table else None,
+            )
+            read = partial(nucls.read_truth, table, file) if table else None
+            samples.append(Sample(image, table, read))
+    return samples
+
+
+def _source(path: Path) -> str | None:
+    if _m2c_roots(path):
+        return "m2c"
+    return "nucls" if _nucls_images(path) else None
+
+
+def _m2c_roots(path: Path) -> list[Path]:
+    labels = {p.parents[1] for p in search(path, f"labels/*{POINTS}", depth=2)}
+    return sorted(root for root in labels if (root / "images").is_dir())
+
+
+def _nucls_images(path: Path) -> list[Path]:
+    return [
+        folder
+        for name in ("rgb", "rgbs")
+        for folder in search(path, name, depth=2)
+        if folder.is_dir() and (folder.parent / "csv").is_dir()
+    ]

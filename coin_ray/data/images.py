@@ -1,0 +1,68 @@
+"""Read an image: 8-bit RGB, whatever the container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.data.rasters import Raster, read_raster
+from coin_ray.errors import UserError
+
+Image8 = NDArray[np.uint8]
+
+
+def read_image(path: str | Path) -> Image8:
+    """(H, W, 3) uint8 RGB from png, jpg, tif or npy.
+
+    An alpha channel that hides nothing (255 everywhere; TNBC ships such files) is dropped.
+
+    Raises:
+        UserError: grey, palette, four-channel, 16-bit or float pictures, transparent pixels, and
+            files that cannot be decoded; each names the file.
+    """
+    path = Path(path)
+    raster = read_raster(path)
+    array, kind = raster.array, _kind(raster)
+    if kind == "rgba" and array.dtype == np.uint8:
+        hidden = int((array[..., 3] != 255).sum())
+        if hidden:
+            raise _refused(
+                path,
+                raster,
+                f"an alpha channel with {hidden:,} transparent pixels",
+                "flatten it onto the background it should have and save as RGB",
+            )
+        array, kind = array[..., :3], "rgb"
+    if kind != "rgb" or array.dtype != np.uint8:
+        raise _refused(path, raster, kind, _advice(kind))
+    return np.ascontiguousarray(array)
+
+
+def _kind(raster: Raster) -> str:
+    if raster.kind != "array":
+        return raster.kind
+    shape = raster.array.shape
+    if len(shape) == 2:
+        return "grey"
+    names = {1: "grey", 3: "rgb", 4: "rgba"}
+    return names.get(shape[-1], f"{shape[-1]} channels") if len(shape) == 3 else "no picture"
+
+
+def _refused(path: Path, raster: Raster, kind: str, do: str) -> UserError:
+    return UserError(
+        "not an RGB image",
+        where=str(path),
+        expected="(height, width, 3), 8 bits a channel",
+        found=f"{kind}, {raster.array.shape} {raster.array.dtype}",
+        do=do,
+    )
+
+
+def _advice(kind: str) -> str:
+    if kind in ("grey", "palette", "binary", "grey with alpha"):
+        return "give the H&E image itself; a mask or a grey picture has no stain to read"
+    if kind in ("rgb", "rgba") or kind.startswith("16-bit"):
+        return "rescale it to 8 bits (0..255) first, with the limits that suit your scanner"
+    return "save it as 8-bit RGB"

@@ -1,0 +1,93 @@
+"""Write label maps and overlays; a file is complete or absent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.data.images import Image8
+from coin_ray.errors import UserError
+from coin_ray.labels import BoolArray, LabelMap, boundaries
+
+LARGEST = 65_535
+"""Of 16 bits, and of the COIN code."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes ``path`` once the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_image(path: Path, image: Image8) -> None:
+    """(H, W, 3) uint8 as png, or as tif (zlib) by the suffix."""
+    with whole_file(path) as part:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            import tifffile
+
+            tifffile.imwrite(part, image, compression="zlib", photometric="rgb", metadata=None)
+        else:
+            _save_png(part, image)
+
+
+def write_label_map(path: Path, label_map: LabelMap) -> None:
+    """(H, W) ids as a compressed tif, 16 bits where they fit and 32 where they do not."""
+    import tifffile
+
+    wide = label_map.max(initial=0) > LARGEST
+    ids = label_map.astype(np.uint32 if wide else np.uint16)
+    with whole_file(path) as part:
+        tifffile.imwrite(part, ids, compression="zlib", photometric="minisblack", metadata=None)
+
+
+def write_coin_png(path: Path, label_map: LabelMap, ignore: BoolArray | None = None) -> None:
+    """(H, W) ids as RGB png in the code of the COIN repository; ignored pixels become white.
+
+    Raises:
+        UserError: more than 65 535 instances, which the code cannot hold.
+    """
+    if label_map.max(initial=0) > LARGEST:
+        raise UserError(
+            "too many instances for the COIN code",
+            where=str(path),
+            expected=f"ids up to {LARGEST:,}",
+            found=f"{label_map.max():,}",
+            do="write a label tif",
+        )
+    code = np.zeros((*label_map.shape, 3), dtype=np.uint8)
+    code[..., 1], code[..., 2] = label_map % 256, label_map // 256
+    if ignore is not None:
+        code[ignore] = 255
+    with whole_file(path) as part:
+        _save_png(part, code)
+
+
+def overlay(
+    image: Image8, label_map: LabelMap, *, color: tuple[int, int, int] = (255, 255, 0)
+) -> Image8:
+    """(H, W, 3) the image with the inner edge of every instance in ``color`` (RGB)."""
+    out = image.copy()
+    out[boundaries(label_map)] = color
+    return out
+
+
+def write_overlay(path: Path, image: Image8, label_map: LabelMap) -> None:
+    """The :func:`overlay` as png."""
+    write_image(path, overlay(image, label_map))
+
+
+def _save_png(path: Path, array: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    Image.fromarray(array).save(path, format="PNG")

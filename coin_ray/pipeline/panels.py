@@ -1,0 +1,63 @@
+"""One picture an image that shows what each step made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.labels import LabelMap, boundaries
+
+COLOURS = {
+    "coarse mask": (255, 221, 0),
+    "accepted": (0, 200, 255),
+    "prediction": (0, 255, 0),
+    "truth": (255, 255, 255),
+}
+GAP = 6
+BAR = 22
+
+
+def write_panels(
+    path: Path,
+    image: NDArray[np.uint8],
+    *,
+    coarse: LabelMap,
+    accepted: LabelMap | None,
+    final: LabelMap,
+    truth: LabelMap | None,
+) -> None:
+    """PNG of four panels: the image, the coarse mask, the accepted pseudo labels (where the image
+    was trained on), the prediction with the truth's outline in white (where there is one).
+
+    ``image`` (H, W, 3) uint8, label maps (H, W). The file appears whole or not at all.
+    """
+    from PIL import Image, ImageDraw
+
+    panels = [("image", image), ("coarse mask", outlined(image, coarse, "coarse mask"))]
+    if accepted is not None:
+        panels.append(("accepted", outlined(image, accepted, "accepted")))
+    last = image if truth is None else outlined(image, truth, "truth")
+    title = "prediction" if truth is None else "prediction (truth in white)"
+    panels.append((title, outlined(last, final, "prediction")))
+    height, width = image.shape[:2]
+    columns = 2
+    rows = -(-len(panels) // columns)
+    size = (columns * (width + GAP) - GAP, rows * (height + BAR + GAP) - GAP)
+    sheet = Image.new("RGB", size, (24, 24, 24))
+    draw = ImageDraw.Draw(sheet)
+    for i, (text, panel) in enumerate(panels):
+        x, y = (i % columns) * (width + GAP), (i // columns) * (height + BAR + GAP)
+        draw.text((x + 4, y + 4), text, fill=COLOURS.get(text.split(" (")[0], (230, 230, 230)))
+        sheet.paste(Image.fromarray(panel), (x, y + BAR))
+    scratch = path.with_suffix(".tmp.png")
+    sheet.save(scratch)
+    scratch.replace(path)
+
+
+def outlined(image: NDArray[np.uint8], label_map: LabelMap, kind: str) -> NDArray[np.uint8]:
+    """A copy of the image with the instances' boundary pixels in the colour of ``kind``."""
+    out = image.copy()
+    out[boundaries(label_map)] = COLOURS[kind]
+    return out

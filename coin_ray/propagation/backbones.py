@@ -1,0 +1,102 @@
+"""Frozen self-supervised vision transformers: windows in, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from coin_ray.compat import ensure_torchvision
+from coin_ray.errors import UserError
+from coin_ray.weights.files import read_state
+from coin_ray.weights.registry import digest, entry, locate
+
+Tokens = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen transformer with patches of ``patch`` px and tokens of ``dim`` channels.
+
+    ``tokens`` takes (B, 3, h, w) float32 on ``device``, normalised by ``mean`` and ``std`` (RGB in
+    [0, 1]), h and w multiples of ``patch``, and gives (B, dim, h / patch, w / patch) float32: the
+    last block after the final LayerNorm, without class and register tokens.
+    """
+
+    patch: int
+    dim: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: torch.device
+    tokens: Tokens
+
+
+def load_backbone(family: str, size: str, *, device: str = "cpu") -> Backbone:
+    """The backbone registered as ``<family>_<size>``; the last two of a process are kept.
+
+    UserError if the name is unknown, the file is missing, or it does not fit the architecture.
+    """
+    name = f"{family}_{size}"
+    return _load(name, digest(name), str(device))
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, sha256: str, device: str) -> Backbone:
+    build = entry(name).build
+    model, cfg = build_vit(build["model"], build.get("overrides", {}))
+    _fill(model, name)
+    model.eval().requires_grad_(False).to(device)
+    patch = int(model.patch_embed.patch_size[0])
+
+    @torch.inference_mode()
+    def tokens(batch: torch.Tensor) -> torch.Tensor:
+        rows, columns = (side // patch for side in batch.shape[-2:])
+        out = model.forward_features(batch)[:, model.num_prefix_tokens :]
+        return out.transpose(1, 2).unflatten(2, (rows, columns))
+
+    mean, std = (tuple(build.get(key) or cfg[key]) for key in ("mean", "std"))
+    return Backbone(patch, int(model.embed_dim), mean, std, torch.device(device), tokens)
+
+
+def build_vit(model: str, overrides: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """An untrained timm transformer without a head, any input size, and its input configuration.
+
+    The position embedding is resampled to the token grid of each input.
+    """
+    ensure_torchvision()
+    import timm
+
+    built = timm.create_model(
+        model, pretrained=False, num_classes=0, dynamic_img_size=True, **overrides
+    )
+    return built, dict(built.pretrained_cfg)
+
+
+def _fill(model: Any, name: str) -> None:
+    path = locate(name)
+    # The masked-image token of pretraining and a classification head are no part of the features.
+    state = {
+        key: value
+        for key, value in read_state(path).items()
+        if key != "mask_token" and not key.startswith("head.")
+    }
+    own = model.state_dict()
+    wrong = [f"no {key}" for key in own if key not in state]
+    wrong += [f"unknown {key}" for key in state if key not in own]
+    wrong += [
+        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if wrong:
+        raise UserError(
+            f"the file does not hold the weights of {name}",
+            where=str(path),
+            expected=f"the timm state dict of {entry(name).build['model']}, {len(own)} tensors",
+            found=", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""),
+            do=f"`coin-ray models fetch {name}`",
+        )
+    model.load_state_dict(state, strict=True)

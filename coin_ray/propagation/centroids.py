@@ -1,0 +1,81 @@
+"""Class centroids: the mean direction of the features inside and outside the coarse mask.
+
+COIN's class-level average pooling: pixel features are L2-normalised, then averaged. The foreground
+may be averaged over all training images (the published setting), the background is always the
+image's own. Sums and counts are kept, so that any number of images merges without a second pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.propagation.features import WindowFeatures, blocks
+
+BACKGROUND, FOREGROUND = 0, 1
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """``sums`` (2, D) float64 of the unit pixel features of background and foreground, ``counts``
+    (2,) int64 of their pixels."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays for the store."""
+        return {"sums": self.sums, "counts": self.counts}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> ClassSums:
+        """Inverse of :meth:`to_arrays`."""
+        return cls(arrays["sums"], arrays["counts"])
+
+
+def class_sums(features: WindowFeatures, foreground: NDArray[np.bool_]) -> ClassSums:
+    """Sums of one image, streamed over blocks of rows; ``foreground`` (H, W) bool."""
+    if foreground.shape != features.shape:
+        raise ValueError(f"mask {foreground.shape}, features of {features.shape}")
+    sums = np.zeros((2, features.tokens.shape[1]))
+    for rows, block in blocks(features):
+        flat = np.moveaxis(block, 0, -1).reshape(-1, len(block))
+        length = np.sqrt(np.einsum("pd,pd->p", flat, flat, dtype=np.float32))
+        weight = 1 / np.maximum(length, 1e-12).astype(np.float64)
+        inside = foreground[rows].ravel()
+        # float32 inside a few thousand pixels, float64 between them: a sum over 10^8 pixels of a
+        # data set must not lose its last terms.
+        for first in range(0, len(flat), 8192):
+            part = slice(first, first + 8192)
+            member = np.stack([~inside[part], inside[part]]) * weight[part]
+            sums += member.astype(np.float32) @ flat[part]
+    inside_count = int(foreground.sum())
+    return ClassSums(sums, np.array([foreground.size - inside_count, inside_count]))
+
+
+def merge(parts: Iterable[ClassSums]) -> ClassSums:
+    """The sums of several images together, added in the order given."""
+    parts = list(parts)
+    return ClassSums(sum(p.sums for p in parts), sum(p.counts for p in parts))  # type: ignore[arg-type]
+
+
+def centroids(
+    image_sums: ClassSums, dataset_sums: ClassSums | None = None, scope: str = "image"
+) -> NDArray[np.float64]:
+    """(2, D) centroids, row 0 background, row 1 foreground; not re-normalised (the cosine does it).
+
+    ``scope`` "dataset" takes the foreground from ``dataset_sums``, pixel-weighted over all images,
+    "image" from the image. A class without a pixel gives zeros, to which everything has cosine 0.
+    """
+    if scope not in ("image", "dataset"):
+        raise ValueError(f"scope: {scope}")
+    if scope == "dataset" and dataset_sums is None:
+        raise ValueError("scope dataset needs the sums of the data set")
+    own = image_sums.sums / np.maximum(image_sums.counts, 1)[:, None]
+    if scope == "dataset" and dataset_sums is not None:
+        own[FOREGROUND] = dataset_sums.sums[FOREGROUND] / max(dataset_sums.counts[FOREGROUND], 1)
+    return own

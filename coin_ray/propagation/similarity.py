@@ -1,0 +1,50 @@
+"""Cosine similarity of every pixel to the two centroids (COIN Eq. 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.propagation.features import WindowFeatures, blocks
+
+Float32 = NDArray[np.float32]
+
+
+def similarity_map(
+    features: WindowFeatures,
+    centroids: NDArray[np.floating],
+    *,
+    relu: bool = False,
+    minmax: bool = True,
+    complement: bool = True,
+) -> Float32:
+    """(2, H, W) float32, row 0 background, row 1 foreground.
+
+    ``centroids`` (2, D). Values are cosines in [-1, 1]; ``relu`` clips them at 0, ``minmax`` brings
+    each channel to [0, 1] over the image (raw cosines of a masked autoencoder are all near 1, so
+    this is what makes them differ), ``complement`` sets background to max(background, 1 - fg).
+    """
+    norms = np.linalg.norm(centroids, axis=1)
+    unit = (centroids / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
+    out = np.empty((2, *features.shape), dtype=np.float32)
+    for rows, block in blocks(features):
+        flat = np.moveaxis(block, 0, -1)
+        length = np.sqrt(np.einsum("ywd,ywd->yw", flat, flat))
+        out[:, rows] = np.moveaxis(flat @ unit.T, -1, 0) / np.maximum(length, 1e-12)
+    if relu:
+        np.maximum(out, 0, out=out)
+    if minmax:
+        out = _to_unit_range(out)
+    return with_complement(out) if complement else out
+
+
+def with_complement(maps: Float32) -> Float32:
+    """(2, H, W) maps with background = max(background, 1 - foreground)."""
+    return np.stack([np.maximum(maps[0], 1 - maps[1]), maps[1]])
+
+
+def _to_unit_range(maps: Float32) -> Float32:
+    # A range below 1e-5 is rounding noise (a constant image) and must not be blown up.
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    return np.clip((maps - low) / np.maximum(span, np.float32(1e-5)), 0, 1)

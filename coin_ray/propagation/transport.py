@@ -1,0 +1,140 @@
+"""Entropic optimal transport of the pixels to the two classes (COIN Eq. 4), in closed form.
+
+The plan minimises <T, 1 - S> - lambda H(T) with row sums 1/M (M pixels) and column sums
+(1 - v, v), v = foreground mass. With two classes the row scaling can be eliminated: with
+d = (S_fg - S_bg) / lambda and the logistic function s,
+
+    M T_fg = s(d + b),   M T_bg = 1 - s(d + b),   b the root of  mean s(d + b) = v,
+
+one scalar equation instead of Sinkhorn iterations. The public code stops Sinkhorn after two
+iterations (its tolerance is absolute, the scalings are of size 1/M); that has a closed form too:
+b1 = log(v pi_bg / ((1 - v) pi_fg)), pi = mean of softmax(S / lambda), and each column then scaled
+to its mass.
+
+Weak features need the coarse mask M0 as more than the source of two centroids: -H(T) is the
+relative entropy to a uniform plan, and with the plan of M0 instead, whose odds are e^prior for M0's
+class, d gains +prior inside M0 and -prior outside. 0 is the paper; a large prior gives M0 back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.propagation.similarity import with_complement
+
+Float64 = NDArray[np.float64]
+
+
+def two_class_plan(
+    similarity: NDArray[np.floating],
+    *,
+    lambda_: float = 0.1,
+    mode: str = "converged",
+    foreground_mass: float = 0.5,
+    prior: float = 0.0,
+    coarse: NDArray[np.bool_] | None = None,
+) -> Float64:
+    """(2, H, W) float64 plan T, row 0 background, row 1 foreground; its sum is 1.
+
+    ``similarity`` (2, H, W); ``lambda_`` > 0; ``foreground_mass`` in (0, 1); ``mode`` "converged"
+    meets both marginals, "one_step" is the public code's plan (columns exact, rows not). ``prior``
+    >= 0 is the log-odds that the plan starts from in favour of the mask ``coarse`` (H, W) bool.
+    """
+    if not 0 < foreground_mass < 1:
+        raise ValueError(f"foreground mass {foreground_mass} is not inside (0, 1)")
+    background, foreground = np.asarray(similarity, dtype=np.float64)
+    d = (foreground - background) / lambda_
+    if prior:
+        if coarse is None:
+            raise ValueError("a prior needs the coarse mask")
+        d += np.where(coarse, prior, -prior)
+    if mode == "converged":
+        share = _logistic(d + _balance(d.ravel(), foreground_mass))
+        return np.stack([1 - share, share]) / d.size
+    if mode != "one_step":
+        raise ValueError(f"mode: {mode}")
+    pi = _logistic(d).mean()
+    odds = np.log(foreground_mass) - np.log1p(-foreground_mass)
+    b1 = odds + np.log(_logistic(-d).mean()) - np.log(pi)
+    columns = np.stack([_logistic(-d - b1), _logistic(d + b1)])
+    mass = np.array([1 - foreground_mass, foreground_mass])
+    return columns * (mass / columns.sum(axis=(1, 2)))[:, None, None]
+
+
+def transport(
+    similarity: NDArray[np.floating],
+    *,
+    lambda_: float = 0.1,
+    mode: str = "converged",
+    foreground_mass: float = 0.5,
+    prior: float = 0.0,
+    coarse: NDArray[np.bool_] | None = None,
+    output: str = "product",
+    complement: bool = True,
+) -> NDArray[np.float32]:
+    """The refined maps S^OT (2, H, W) float32 in [0, 1]; the mask is their arg-max.
+
+    ``output`` "product" is the paper's: the plan, each column to [0, 1], times the similarity, each
+    channel to [0, 1], and with ``complement`` background = max(background, 1 - foreground); the
+    scale of the plan cancels. "plan" is the plan alone, each pixel's row to sum 1: the product
+    counts the similarity twice. The rest: see :func:`two_class_plan`.
+    """
+    if output not in ("product", "plan"):
+        raise ValueError(f"output: {output}")
+    plan = two_class_plan(
+        similarity,
+        lambda_=lambda_,
+        mode=mode,
+        foreground_mass=foreground_mass,
+        prior=prior,
+        coarse=coarse,
+    )
+    if output == "plan":
+        return (plan / plan.sum(axis=0)).astype(np.float32)
+    refined = np.asarray(similarity, dtype=np.float64) * _unit(plan)
+    maps = _unit(refined).astype(np.float32)
+    return with_complement(maps) if complement else maps
+
+
+def without_transport(
+    similarity: NDArray[np.floating], threshold: float | str = 0.4
+) -> NDArray[np.float32]:
+    """The paper's ablation (2, H, W) float32: background is a constant, foreground as it is.
+
+    ``threshold`` is that constant, or "mean", the mean of the foreground similarity.
+    """
+    foreground = np.asarray(similarity[1], dtype=np.float32)
+    level = float(foreground.mean()) if threshold == "mean" else float(threshold)
+    return np.stack([np.full_like(foreground, level), foreground])
+
+
+def _unit(maps: Float64) -> Float64:
+    # Any range is stretched, however small (the plan's entries are of size 1/M); constants give 0.
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    return (maps - low) / np.where(span > 0, span, 1)
+
+
+def _logistic(x: Float64) -> Float64:
+    # 1 / (1 + exp(-x)) without overflow and exact in both tails.
+    tail = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, tail) / (1 + tail)
+
+
+def _balance(d: Float64, mass: float) -> float:
+    """The b with mean logistic(d + b) = mass: Newton, kept inside a shrinking bracket."""
+    odds = float(np.log(mass) - np.log1p(-mass))
+    low, high = odds - float(d.max()), odds - float(d.min())  # the mean is monotone in b
+    b = odds - float(d.mean())
+    for _ in range(100):
+        share = _logistic(d + b)
+        excess = float(share.mean()) - mass
+        low, high = (low, b) if excess > 0 else (b, high)
+        slope = float((share * (1 - share)).mean())
+        step = b - excess / slope if slope > 0 else np.inf
+        following = step if low < step < high else (low + high) / 2
+        if abs(following - b) <= 1e-12 * max(1.0, abs(b)):
+            break
+        b = following
+    return b

@@ -1,0 +1,67 @@
+"""The real development tiles, where they are at hand."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coin_ray.data.folder import find_samples
+from coin_ray.data.resolution import MissingMpp
+
+TILES = Path(os.environ.get("COIN_RAY_TILES", Path(__file__).parents[2] / "shared" / "data"))
+pytestmark = pytest.mark.skipif(
+    not TILES.is_dir(), reason=f"no real tiles in {TILES}; point COIN_RAY_TILES to them"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "side", "largest"),
+    [("MoNuSeg", 8, 1000, 818), ("TNBC", 5, 512, None), ("CryoNuSeg", 5, 512, None)],
+)
+def test_coin_layout(name, count, side, largest):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MissingMpp)  # the layout says which data set it is
+        samples = find_samples(TILES / "coin_layout" / name / "test")
+    assert len(samples) == count
+    assert {(s.dataset, s.split, s.mpp) for s in samples} == {(name, "test", 0.25)}
+    counts = []
+    for sample in samples:
+        image, label_map = sample.load_image(), sample.load_label_map()
+        assert image.shape == (side, side, 3)
+        assert image.dtype == np.uint8
+        assert label_map.shape == (side, side)
+        ids = np.unique(label_map)
+        np.testing.assert_array_equal(ids, np.arange(len(ids)))
+        counts.append(len(ids) - 1)
+    assert min(counts) > 5
+    if largest:
+        assert max(counts) == largest  # ids above 255 survive
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "labelled"),
+    [("dsb2018_purple", 64, 64), ("monuseg_train", 18, 18), ("brca_unlabelled", 74, 0)],
+)
+def test_folder_tiles(name, count, labelled):
+    samples = find_samples(TILES / "tiles" / name, mpp=0.25)
+    assert len(samples) == count
+    assert sum(s.has_truth for s in samples) == labelled
+    for sample in samples:
+        shape = sample.image.shape()
+        assert sample.load_image().shape == (*shape, 3)
+        if sample.has_truth:
+            assert sample.load_label_map().max() > 0
+
+
+def test_order_is_that_of_the_names():
+    samples = find_samples(TILES / "tiles" / "dsb2018_purple", mpp=0.25)
+    assert [s.name for s in samples] == sorted(s.name for s in samples)
+
+
+def test_monuseg_ids_reach_beyond_a_byte():
+    samples = find_samples(TILES / "tiles" / "monuseg_train", mpp=0.25)
+    assert max(int(s.load_label_map().max()) for s in samples) > 255

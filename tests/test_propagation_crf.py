@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coin_ray.errors import UserError
+from coin_ray.propagation.crf import dense_crf
+
+
+def noisy_disc() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :56]
+    disc = (y - 24) ** 2 + (x - 28) ** 2 < 14**2
+    image = np.where(disc[..., None], [90, 60, 140], [230, 200, 220])
+    image = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+    foreground = np.clip(disc * 0.4 + 0.3 + rng.normal(0, 0.25, disc.shape), 0.01, 0.99)
+    return image, np.stack([1 - foreground, foreground]).astype(np.float32), disc
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return (a & b).sum() / (a | b).sum()
+
+
+def test_it_cleans_a_noisy_map_along_the_image() -> None:
+    pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
+    image, maps, disc = noisy_disc()
+    kept = maps.copy()
+    found = dense_crf(image, maps)
+    assert found.shape == (2, 48, 56) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-4)
+    assert iou(maps[1] > maps[0], disc) < 0.8 < 0.97 < iou(found[1] > found[0], disc)
+    np.testing.assert_array_equal(maps, kept)
+    np.testing.assert_array_equal(found, dense_crf(image, maps))
+
+
+def test_gamma_above_one_lowers_the_foreground() -> None:
+    pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
+    image, maps, _ = noisy_disc()
+    plain, powered = dense_crf(image, maps), dense_crf(image, maps, gamma=3.0)
+    assert powered[1].sum() < plain[1].sum()
+
+
+def test_views_and_tiny_images_are_taken() -> None:
+    pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
+    image, maps, _ = noisy_disc()
+    turned = dense_crf(image.transpose(1, 0, 2), maps.transpose(0, 2, 1).astype(np.float64))
+    assert turned.shape == (2, 56, 48)
+    assert np.isfinite(dense_crf(image[:1, :1], maps[:, :1, :1])).all()
+    assert np.isfinite(dense_crf(image, np.zeros_like(maps))).all()
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    image, maps, _ = noisy_disc()
+    with pytest.raises(UserError, match=r"pip install coin-ray\[crf\]"):
+        dense_crf(image, maps)
