@@ -25,9 +25,8 @@ def relabel(label_map: NDArray[np.integer]) -> LabelMap:
         present[0] = False
         return (np.cumsum(present, dtype=np.int32) * present)[label_map]
     ids, inverse = np.unique(label_map, return_inverse=True)
-    new = np.arange(len(ids), dtype=np.int32)
-    if len(ids) and ids[0] != 0:
-        new += 1
+    new = np.zeros(len(ids), dtype=np.int32)
+    new[ids != 0] = np.arange(1, np.count_nonzero(ids) + 1)
     return new[inverse.reshape(label_map.shape)]
 
 
@@ -111,9 +110,9 @@ class InstanceMasks:
         ends = np.cumsum(shapes.prod(axis=1))
         total = int(ends[-1]) if len(ends) else 0
         flat = np.unpackbits(np.asarray(arrays["bits"], dtype=np.uint8), count=total).astype(bool)
-        crops = [c.reshape(s) for c, s in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
-        if not len(bbox):
-            crops = []
+        # np.split makes one piece even of nothing.
+        pieces = np.split(flat, ends[:-1]) if len(bbox) else []
+        crops = [c.reshape(s) for c, s in zip(pieces, shapes, strict=True)]
         return cls(bbox, crops, np.asarray(arrays["predicted_iou"], dtype=np.float32))
 
     @classmethod

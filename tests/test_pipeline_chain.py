@@ -77,7 +77,7 @@ def another(key: str, field: Any, now: Any) -> Any:
         return not now
     if isinstance(now, str):
         return next(v for v in get_args(field.annotation) if v != now)
-    return now + 1 if isinstance(now, int) else now * 0.5 + 0.1
+    return now + 1 if isinstance(now, int) else now * 0.5 + 0.15
 
 
 @pytest.mark.parametrize(("key", "field"), list(dotted_fields()), ids=lambda v: str(v)[:30])

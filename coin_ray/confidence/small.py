@@ -1,4 +1,6 @@
-"""The small promptable segmenter on images of any size: windows, prompts in batches, masks as crops."""
+"""The small promptable segmenter on images of any size: windows, prompts in batches, masks as
+crops.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class SmallSegmenter:
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-        """image (H, W, 3) uint8 -> ``embedding`` (n, C, 32, 32) fp16 of n overlapping 256-px windows.
+        """image (H, W, 3) uint8 -> ``embedding`` (n, C, 32, 32) fp16 of n overlapping 256-px
+        windows.
 
         Their places follow from the image's shape. An image smaller than a window is mirrored.
         """
@@ -70,10 +73,11 @@ class SmallSegmenter:
         points_yx: NDArray[np.float64],
         shape: tuple[int, int],
     ) -> InstanceMasks:
-        """One mask a point: the best of three by predicted IoU, the piece under the prompt, holes filled.
+        """One mask a point: the best of three by predicted IoU, the piece under the prompt, holes
+        filled.
 
-        ``points_yx`` (N, 2) in px of the image whose ``shape`` (H, W) was encoded. A point's mask does
-        not depend on the other points. Empty where the model sees nothing at the prompt.
+        ``points_yx`` (N, 2) in px of the image whose ``shape`` (H, W) was encoded. A point's mask
+        does not depend on the other points. Empty where the model sees nothing at the prompt.
         """
         height, width = (int(n) for n in shape[:2])
         corners = _corners((height, width))
@@ -105,7 +109,9 @@ class SmallSegmenter:
     def _masks(
         self, windows: torch.Tensor, row: torch.Tensor, points_yx: torch.Tensor
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]:
-        """Best mask (N, 80, 80) of each point, where it starts in its window, and its predicted IoU."""
+        """Best mask (N, 80, 80) of each point, where it starts in its window, and its predicted
+        IoU.
+        """
         around, starts, points_xy = self.model.neighbourhoods(
             windows.to(self.device).float(), row.to(self.device), points_yx.to(self.device)
         )
@@ -156,6 +162,7 @@ def _load(model: SmallSam, path: Path) -> None:
     except RuntimeError as error:
         raise UserError(
             "the weights do not fit the small segmenter", where=str(path),
-            expected="the tensors of build_small_sam()", found=str(error).splitlines()[-1].strip()[:200],
+            expected="the tensors of build_small_sam()", 
+            found=str(error).splitlines()[-1].strip()[:200],
             do="train them again with `coin-ray pretrain segmenter`",
         ) from error  # fmt: skip

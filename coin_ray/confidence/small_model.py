@@ -1,7 +1,7 @@
 """The small promptable segmenter: segment-anything's own modules at the size of a nucleus.
 
-The image encoder sees a 256-px window at the image's own resolution. The mask decoder sees the 10 x 10
-tokens (80 px) around a point, so that its cost does not grow with the window.
+The image encoder sees a 256-px window at the image's own resolution. The mask decoder sees the 10 x
+10 tokens (80 px) around a point, so that its cost does not grow with the window.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEAN, STD = (0.70, 0.56, 0.68), (0.20, 0.22, 0.18)
 
 
 class Stem(nn.Module):
-    """Convolutions in the place of the linear patch embedding: (B, 3, H, W) -> (B, H/8, W/8, dim)."""
+    """Convolutions instead of a linear patch embedding: (B, 3, H, W) -> (B, H/8, W/8, dim)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -83,8 +83,9 @@ class SmallSam(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens around each point, where they start, and the point inside them.
 
-        ``embedding`` (B, C, h, w), ``which`` (N,) its row for each point, ``points_yx`` (N, 2) px in
-        the window. Returns (N, C, 10, 10), origin (N, 2) yx px (may be negative), point (N, 2) xy px.
+        ``embedding`` (B, C, h, w), ``which`` (N,) its row for each point, ``points_yx`` (N, 2) px
+        in the window. Returns (N, C, 10, 10), origin (N, 2) yx px (may be negative), point (N, 2)
+        xy px.
         """
         padded = functional.pad(embedding, (REACH, REACH, REACH, REACH)).permute(0, 2, 3, 1)
         token = (points_yx / PATCH).floor().long()

@@ -33,6 +33,10 @@ class Ucis(Section):
     opening: int = Field(2, ge=0, description="radius of the binary opening, px; 0 = off")
     max_hole: int = Field(300, ge=0, description="holes up to this area are filled, px")
     min_area: int = Field(60, ge=0, description="smaller components are dropped, px")
+    min_contrast: Annotated[float, Field(ge=0)] = Field(
+        0.4, description="instances that stand out less from their surroundings are dropped, in sd"
+    )
+    min_share: Fraction = Field(0.2, description="and those below this share of the median area")
 
     @model_validator(mode="after")
     def _files_need_a_path(self) -> Ucis:
@@ -124,7 +128,10 @@ class Score(Section):
 
     kind: Literal["segmenter", "stain_jitter", "combined"] = Field(
         "segmenter",
-        description=("IoU with the segmenter's mask, agreement under stain jitter, or mean rank"),
+        description=(
+            "IoU with the segmenter's mask; agreement with the coarse mask of stain-jittered and "
+            "zoomed images; or the mean rank of these, regrowth, ring contrast and ellipse fit"
+        ),
     )
 
 

@@ -157,7 +157,18 @@ def score(
         seed=0,
     )
     if kind == "combined":
-        jitter = consistency.mean_rank([found["agreement"], jitter])
+        from coin_ray.imaging.stain import nuclear_evidence
+
+        evidence = nuclear_evidence(image, scale=scale)
+        jitter = consistency.mean_rank(
+            [
+                found["agreement"],
+                jitter,
+                consistency.regrowth_agreement(evidence, label_map),
+                consistency.ring_contrast(evidence, label_map),
+                consistency.ellipse_fit(label_map),
+            ]
+        )
     return {**found, "scores": jitter.astype(np.float32)}
 
 
