@@ -1,0 +1,115 @@
+"""``coin-ray``: one thin file a verb, imported only when that verb is called.
+
+Help and completion list the verbs without importing any of them, so they answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+import typer
+import typer.core
+
+from coin_ray.errors import UserError
+
+VERBS = {
+    "sweep": "Run a study: every cell that is not finished yet, then the table.",
+    "plan": "Say what a study would run, before anything runs.",
+    "report": "Print the table of a study that ran.",
+    "ui": "Open MLflow over the runs of a workspace.",
+    "predict": "Segment images with the student of a finished cell.",
+    "evaluate": "Compare predicted label maps with true ones.",
+    "pretrain": "Train the built-in small models.",
+    "track": "The tracker: replay the journals into MLflow.",
+    "models": "Weights: list, fetch, add, verify.",
+    "data": "Data sets: fetch, check, generate.",
+    "doctor": "Check this installation.",
+}
+"""Verb -> its line in the help; each is a module of the same name."""
+
+
+class Verbs(typer.core.TyperGroup):
+    """A group that imports a verb when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        return typer.core.TyperCommand(name=cmd_name, help=VERBS[cmd_name])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        verb = args[0] if args else ""
+        if verb in VERBS and verb not in self.commands:
+            self.commands[verb] = _load(verb)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Bad input is one message and code 2, an interruption one line and code 130."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            # Finished stages are in the store, so there is nothing to say but this.
+            typer.echo("\ninterrupted; the same command continues where it stopped", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _load(verb: str) -> Any:
+    """The command of a verb: ``app`` of its module, or its function of the same name."""
+    module = importlib.import_module(f"coin_ray.cli.{verb}")
+    verbs = getattr(module, "app", None)
+    if verbs is None:
+        verbs = typer.Typer(add_completion=False)
+        verbs.command()(getattr(module, verb))
+    command = typer.main.get_command(verbs)
+    command.name = verb
+    # Completion is installed once, for the program.
+    command.params = [p for p in command.params if not str(p.name).endswith("_completion")]
+    return command
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    """Annotation-free cell segmentation in H&E images: ablation studies of COIN on Ray."""
+    if version:
+        from coin_ray import __version__
+
+        typer.echo(f"coin-ray {__version__}")
+        raise typer.Exit
+
+
+def _plain_warnings() -> None:
+    """Our own warnings as one line each; those of libraries as Python shows them."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any) -> None:
+        if category.__module__.startswith("coin_ray"):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            usual(message, category, *rest)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
+def main() -> None:
+    """Entry point of the console script; exits with the command's code."""
+    _plain_warnings()
+    app(prog_name="coin-ray")

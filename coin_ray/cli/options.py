@@ -1,0 +1,68 @@
+"""Options that several verbs share, spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from coin_ray.study.command_line import Request
+
+Study = Annotated[
+    str, typer.Argument(metavar="STUDY", help="a study file, or the name of one that is shipped")
+]
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="search_spaces/NAME.yaml as the study's base"),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="[NAME=]PATH",
+        help="images to segment and evaluate instead of the study's own; repeatable",
+    ),
+]
+Train = Annotated[
+    list[str] | None,
+    typer.Option("--train", metavar="PATH", help="train on these images instead; repeatable"),
+]
+Mpp = Annotated[
+    float | None,
+    typer.Option("--mpp", metavar="UM", help="microns per pixel of --data; wins over the files"),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="a setting for every cell; repeatable"),
+]
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", metavar="N|LIST", help="how many random seeds, or which")
+]
+Workspace = Annotated[
+    Path,
+    typer.Option("--workspace", envvar="COIN_RAY_WORKSPACE", help="results, store and tracker"),
+]
+WORKSPACE = Path(".coin-ray")
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="what computes; auto finds a GPU")
+]
+
+
+def request(
+    profile: str | None,
+    data: list[str] | None,
+    train: list[str] | None,
+    mpp: float | None,
+    settings: list[str] | None,
+    seeds: str | None,
+) -> Request:
+    """The options as a ``Request``."""
+    return Request(
+        profile=profile,
+        data=tuple(data or ()),
+        train=tuple(train or ()),
+        settings=tuple(settings or ()),
+        seeds=seeds,
+        mpp=mpp,
+    )

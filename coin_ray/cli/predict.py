@@ -1,0 +1,107 @@
+"""``coin-ray predict``: segment images with the student of a finished cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coin_ray.cli import options
+from coin_ray.cli.options import WORKSPACE
+from coin_ray.errors import UserError
+from coin_ray.study.errors import nearest
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+if TYPE_CHECKING:
+    from coin_ray.pipeline.cell import CellRun
+
+Images = Annotated[
+    list[Path], typer.Option("--images", metavar="PATH", help="images to segment; repeatable")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="where the label maps go")]
+Level = Annotated[
+    str | None, typer.Option("--level", help="which level's student; default: the baseline")
+]
+
+
+def predict(
+    study: options.Study,
+    images: Images,
+    out: Out,
+    level: Level = None,
+    profile: options.Profile = None,
+    data: options.Data = None,
+    train: options.Train = None,
+    mpp: options.Mpp = None,
+    settings: options.Set = None,
+    seeds: options.Seeds = None,
+    workspace: options.Workspace = WORKSPACE,
+    device: options.Device = "auto",
+) -> None:
+    """Write a label map (tif) for every image, with the student of a cell that has finished.
+
+    Give the options the study ran with; of several data sets or seeds the first counts. ``--mpp``
+    is the resolution of --images.
+    """
+    from coin_ray.cli.sweep import find_device
+    from coin_ray.data.folder import find_samples
+    from coin_ray.data.label_tif import write_label_tif
+    from coin_ray.pipeline.runner import open_local
+    from coin_ray.study.datasets import resolve_data
+    from coin_ray.study.study import resolve
+
+    resolved = resolve(study, options.request(profile, data, train, None, settings, seeds))
+    cell = choose(resolved, level)
+    samples = [sample for path in images for sample in find_samples(path, mpp=mpp)]
+    _distinct([sample.name for sample in samples])
+    workspace = workspace.expanduser().resolve()
+    found = resolve_data(cell.data, workspace)
+    run = open_local(
+        cell.config, cell.seed, found.train, workspace, device=find_device(device, None)
+    )
+    step = _last_step(run, cell)
+    out.mkdir(parents=True, exist_ok=True)
+    for sample in samples:
+        label_map = run.labels_at(sample.image, step)
+        write_label_tif(out / f"{sample.name}.tif", label_map)
+        typer.echo(f"{sample.name}: {label_map.max(initial=0)} nuclei")
+    typer.echo(f"{len(samples)} label maps in {out}, from {cell.level}, seed {cell.seed}")
+
+
+def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
+    """The first cell of a level. Raises UserError naming the levels there are."""
+    wanted = study.baseline_level if level is None else level
+    for cell in study.cells:
+        if cell.level == wanted:
+            return cell
+    guess = nearest(wanted, study.levels)
+    raise UserError(
+        f"no level '{wanted}' in this study",
+        where=study.name,
+        expected=", ".join(study.levels),
+        do=f"did you mean '{guess}'?" if guess else "take one of these",
+    )
+
+
+def _last_step(run: CellRun, cell: StudyCell) -> str:
+    rounds = cell.config.rounds.count
+    if not rounds:
+        return "step1"
+    if not run.store.has(run.keys.round(rounds)):
+        raise UserError(
+            "this cell has not finished, so it has no student yet",
+            where=cell.key_label,
+            do="run `coin-ray sweep` with the same options first",
+        )
+    return f"round_{rounds}"
+
+
+def _distinct(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            "two images of one name would overwrite each other",
+            found=", ".join(twice[:5]),
+            do="give their folders one at a time",
+        )

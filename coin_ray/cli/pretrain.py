@@ -1,0 +1,114 @@
+"""``coin-ray pretrain``: make the built-in small models again, or on images of one's own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from coin_ray.pretraining.loop import History, Progress
+
+app = typer.Typer(no_args_is_help=True, help="Train the small built-in models, without labels.")
+
+Out = Annotated[Path, typer.Option("--out", help="the .safetensors file to write")]
+Minutes = Annotated[float | None, typer.Option(help="stop after this much training", min=0.0)]
+Steps = Annotated[int | None, typer.Option(help="stop after this many steps", min=1)]
+Seed = Annotated[int, typer.Option(help="of the tiles, the weights and every random draw")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0)]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+
+
+@app.command("backbone")
+def backbone(
+    family: Annotated[str, typer.Option(help="mae, dinov1, dinov2 or dinov2_reg")],
+    out: Out,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="folder of real images, unlabelled; repeatable")
+    ] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    threads: Threads = 0,
+    device: Device = "cpu",
+) -> None:
+    """Pretrain a small ViT on generated tiles and, unlabelled, on folders of real images."""
+    _prepare(threads, device)
+    from coin_ray.pretraining.backbone import pretrain_backbone
+
+    minutes = 12.0 if minutes is None and steps is None else minutes
+    history = pretrain_backbone(
+        family, out, data=data or [], minutes=minutes, steps=steps, seed=seed, resume=resume,
+        device=device, progress=_reporter(),
+    )  # fmt: skip
+    _finish(history, out)
+
+
+@app.command("segmenter")
+def segmenter(
+    out: Out,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    threads: Threads = 0,
+    device: Device = "cpu",
+) -> None:
+    """Train the small promptable segmenter on generated tiles."""
+    _prepare(threads, device)
+    from coin_ray.pretraining.segmenter import pretrain_segmenter
+
+    minutes = 40.0 if minutes is None and steps is None else minutes
+    history = pretrain_segmenter(
+        out,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        resume=resume,
+        device=device,
+        progress=_reporter(),
+    )
+    _finish(history, out)
+
+
+def _prepare(threads: int, device: str) -> None:
+    import torch
+
+    from coin_ray.errors import UserError
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            "no GPU here", expected="a CUDA device", found="none", do="use --device cpu"
+        )
+
+
+def _reporter(every: float = 10.0) -> Progress:
+    """A line every ``every`` seconds with the mean loss since the last one."""
+    began = time.monotonic()
+    last, losses = began, list[float]()
+
+    def report(step: int, fraction: float, loss: float) -> None:
+        nonlocal last
+        losses.append(loss)
+        now = time.monotonic()
+        if now - last >= every or fraction >= 1:
+            mean = sum(losses) / len(losses)
+            typer.echo(f"step {step}  {fraction:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
+            losses.clear()
+            last = now
+
+    return report
+
+
+def _finish(history: History, out: Path) -> None:
+    first, final = history.ends()
+    typer.echo(
+        f"{out}: {history.steps} steps in {history.elapsed / 60:.1f} min, "
+        f"loss {first:.4f} -> {final:.4f}"
+    )

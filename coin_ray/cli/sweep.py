@@ -1,0 +1,140 @@
+"""``coin-ray sweep``: run a study and print its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coin_ray.cli import options
+from coin_ray.cli.options import WORKSPACE
+
+if TYPE_CHECKING:
+    from coin_ray.cluster.sweep import Outcome
+    from coin_ray.pipeline.events import Event
+    from coin_ray.study.datasets import Resolved
+    from coin_ray.study.resolved import ResolvedStudy
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="RAY", help="an existing Ray cluster; default: our own"),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="processes that train one round together")
+]
+NoTracking = Annotated[bool, typer.Option("--no-tracking", help="keep nothing in MLflow")]
+
+
+def sweep(
+    study: options.Study,
+    profile: options.Profile = None,
+    data: options.Data = None,
+    train: options.Train = None,
+    mpp: options.Mpp = None,
+    settings: options.Set = None,
+    seeds: options.Seeds = None,
+    workspace: options.Workspace = WORKSPACE,
+    address: Address = None,
+    workers: Workers = None,
+    device: options.Device = "auto",
+    no_tracking: NoTracking = False,
+) -> None:
+    """Run a study: compute what is missing, then print the table.
+
+    There is no resume: the same command, or the same study after an edit, continues.
+    """
+    from coin_ray.cli import preamble
+    from coin_ray.study.datasets import resolve_data
+    from coin_ray.study.study import resolve
+
+    resolved = resolve(study, options.request(profile, data, train, mpp, settings, seeds))
+    for text in (*preamble.opening(resolved), preamble.cells(resolved)):
+        typer.echo(text)
+    workspace = workspace.expanduser().resolve()
+    found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
+    outcome = _run(
+        resolved,
+        found,
+        workspace,
+        address=address,
+        workers=workers or int(resolved.resources.get("round", {}).get("workers", 1)),
+        device=find_device(device, address),
+        tracked=not no_tracking,
+    )
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _run(
+    study: ResolvedStudy,
+    data: Mapping[str, Resolved],
+    workspace: Path,
+    *,
+    address: str | None,
+    workers: int,
+    device: str,
+    tracked: bool,
+) -> Outcome:
+    from coin_ray.cli.live import watch
+    from coin_ray.cli.recording import recorder
+    from coin_ray.cli.results import console, frame_of, runs_folder, show_tables
+    from coin_ray.cluster.sweep import Resources, run_study
+    from coin_ray.report.layout import markdown, result_tables
+    from coin_ray.report.tables import summary
+
+    screen, runs, goal = console(), runs_folder(workspace, study), study.objective
+    with recorder(study, data, workspace, runs, device=device, tracked=tracked) as record:
+        with watch(screen, goal.metric, larger_is_better=goal.mode == "max") as show:
+
+            def listen(event: Event) -> None:
+                show(event)
+                record(event)
+
+            outcome = run_study(
+                study,
+                data,
+                workspace=workspace,
+                listen=listen,
+                address=address,
+                device=device,
+                resources=Resources(workers=workers),
+            )
+        frame = frame_of(study, runs)
+        tables = result_tables(study, frame)
+        record.summary(markdown(tables), summary(frame, study.levels, study.report).to_dicts())
+    show_tables(screen, tables)
+    _close(outcome, runs, workspace, tracked)
+    return outcome
+
+
+def _close(outcome: Outcome, runs: Path, workspace: Path, tracked: bool) -> None:
+    """Last lines: what was computed, what failed and why, where everything lies."""
+    from coin_ray.cli.progress import clock
+
+    typer.echo(
+        f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}"
+    )
+    causes: dict[str, list[str]] = {}
+    for cell, cause in outcome.failed.items():
+        causes.setdefault(cause, []).append(cell)
+    for cause, cells in causes.items():
+        typer.echo(f"failed: {', '.join(cells)}: {cause}", err=True)
+    if causes:
+        typer.echo("the same command tries the failed cells again", err=True)
+    typer.echo(f"label maps, overlays and per-image values: {runs}")
+    if tracked:
+        option = "" if workspace == WORKSPACE.resolve() else f" --workspace {workspace}"
+        typer.echo(f"compare the runs: coin-ray ui{option}")
+
+
+def find_device(asked: str, address: str | None) -> str:
+    """``auto`` is the GPU where this machine has one; a cluster's GPUs have to be asked for."""
+    if asked != "auto":
+        return asked
+    if address is not None:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

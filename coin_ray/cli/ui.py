@@ -1,0 +1,29 @@
+"""``coin-ray ui``: MLflow's own server over the workspace's runs."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from coin_ray.cli.options import WORKSPACE, Workspace
+
+Port = Annotated[int | None, typer.Option("--port", help="default: 5000, or a free one")]
+
+
+def ui(workspace: Workspace = WORKSPACE, port: Port = None) -> None:
+    """Open the MLflow UI of the workspace on this machine (127.0.0.1); Ctrl-C stops it."""
+    from coin_ray.tracking.server import experiment_address, running_server
+
+    # A polite kill must stop the server as well, not only us. Both signals, because a shell starts
+    # background jobs with the interrupt ignored.
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, signal.default_int_handler)
+    typer.echo("starting MLflow's server, about ten seconds …")
+    try:
+        with running_server(workspace, port) as address:
+            typer.echo(f"MLflow: {experiment_address(address)}  (Ctrl-C stops it)")
+            signal.pause()
+    except KeyboardInterrupt:
+        typer.echo("stopped")

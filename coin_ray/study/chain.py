@@ -1,0 +1,81 @@
+"""A study file and all that it extends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coin_ray.study import files
+from coin_ray.study.blocks import Reader
+from coin_ray.study.errors import Problems, suggestion
+from coin_ray.study.grammar import Node, label, load
+
+STUDY_KEYS = (
+    "study", "title", "question", "extends", "baseline", "design", "data", "seeds", "factors",
+    "exclude", "objective", "report", "published", "resources",
+)  # fmt: skip
+PROFILE_KEYS = ("profile", "title", "extends", "baseline", "data", "seeds", "resources")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML file of a chain."""
+
+    path: Path
+    root: Node
+    is_profile: bool
+
+    def name(self) -> str:
+        node = self.root.value.get("profile" if self.is_profile else "study")
+        return node.text if node is not None else self.path.stem
+
+
+def read_chain(path: Path, problems: Problems) -> list[Document]:
+    """The file and all that it extends, nearest first."""
+    found: list[Document] = []
+    seen: list[Path] = []
+    while True:
+        seen.append(path.resolve())
+        root = load(path, problems)
+        if root is None:
+            return found
+        is_profile = "profile" in root.value
+        known = PROFILE_KEYS if is_profile else STUDY_KEYS
+        what = "a search space" if is_profile else "a study"
+        Reader(root, problems, what, known)
+        found.append(Document(path, root, is_profile))
+        if not is_profile and len(found) > 1 and found[-2].is_profile:
+            node = found[-2].root.value["extends"]
+            problems.add(node.place, "a search space cannot extend a study")
+        parent = root.value.get("extends")
+        if parent is None:
+            return found
+        following = _parent(parent, path.parent, problems)
+        if following is None:
+            return found
+        if following.resolve() in seen:
+            problems.add(parent.place, f"{parent.text} extends itself in the end")
+            return found
+        path = following
+
+
+def _parent(node: Node, folder: Path, problems: Problems) -> Path | None:
+    """``extends`` is a path from the file's own folder, or the name of a search space or study."""
+    text = label(node, problems)
+    if (folder / text).is_file():
+        return folder / text
+    for shelf in ("search_spaces", "ablations"):
+        path = files.find(text, shelf)
+        if path is not None:
+            return path
+    names = [*files.available("search_spaces"), *files.available("ablations")]
+    problems.add(node.place, f"no such file or name '{text}'", suggestion(text, names, "names"))
+    return None
+
+
+def first(chain: Sequence[Document], key: str) -> tuple[Node, Document] | None:
+    for doc in chain:
+        if key in doc.root.value:
+            return doc.root.value[key], doc
+    return None

@@ -1,0 +1,82 @@
+"""What the command line changes in a study, as plain values: profile, data, seeds, settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coin_ray.errors import UserError
+from coin_ray.study.errors import Place, Problems
+from coin_ray.study.resolved import DataSpec
+
+_SPLITS = ("train", "test", "val", "valid", "validation", "image", "images")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of ``sweep``, ``plan`` and ``report`` that change which cells there are.
+
+    ``data`` holds ``[NAME=]PATH`` texts, ``train`` folders, ``settings`` ``a.b=value`` texts,
+    ``seeds`` a count or a comma-separated list, ``mpp`` microns per pixel of the ``data`` folders.
+    """
+
+    profile: str | None = None
+    data: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    seeds: str | None = None
+    mpp: float | None = None
+
+
+def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
+    """The data sets of ``--data``; none when the study's own count."""
+    if not request.data:
+        if request.train or request.mpp is not None:
+            option = "--train" if request.train else "--mpp"
+            raise UserError(f"{option} needs --data", do="add --data PATH, the images to evaluate")
+        return ()
+    if request.mpp is not None and request.mpp <= 0:
+        problems.add(Place(f"--mpp {request.mpp}"), "expected microns per pixel, such as 0.25")
+    train = tuple(_folder(text, f"--train {text}", problems) for text in request.train)
+    specs: list[DataSpec] = []
+    for text in request.data:
+        name, equals, path = text.partition("=")
+        name, path = (name, path) if equals else (data_name(Path(text)), text)
+        if name in [spec.name for spec in specs]:
+            problems.add(
+                Place(f"--data {text}"), f"two data sets are called '{name}'", "write NAME=PATH"
+            )
+        folder = _folder(path, f"--data {text}", problems)
+        specs.append(DataSpec(name, "folder", folder, None, train, request.mpp))
+    return tuple(specs)
+
+
+def _folder(text: str, option: str, problems: Problems) -> str:
+    # Absolute: a Ray worker has another working folder.
+    path = Path(text).expanduser().absolute()
+    if not path.exists():
+        problems.add(Place(option), "there is no such folder or image", f"looked at {path}")
+    return str(path)
+
+
+def data_name(path: Path) -> str:
+    """A short name for a folder: ``MoNuSeg/test`` is MoNuSeg-test, ``my_tiles`` is my_tiles."""
+    path = path.expanduser().absolute()
+    parts = [part for part in path.parts if part not in ("/", "..", ".")]
+    if len(parts) > 1 and parts[-1].lower() in _SPLITS:
+        return f"{parts[-2]}-{parts[-1]}"
+    return parts[-1] if parts else "data"
+
+
+def given_seeds(request: Request, problems: Problems) -> tuple[int, ...]:
+    """``3`` is 0, 1, 2 and ``0,5`` is itself; none when the study's own count."""
+    if request.seeds is None:
+        return ()
+    texts = [part.strip() for part in request.seeds.split(",")]
+    if not all(text.isdigit() for text in texts) or texts == ["0"]:
+        problems.add(
+            Place(f"--seeds {request.seeds}"), "expected a number of seeds (3) or a list (0,1,5)"
+        )
+        return ()
+    values = [int(text) for text in texts]
+    return tuple(range(values[0])) if len(values) == 1 else tuple(dict.fromkeys(values))

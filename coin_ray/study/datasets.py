@@ -1,0 +1,79 @@
+"""A study's data sets as images to train on and samples to evaluate.
+
+Only here do the two meet. What training receives are ``Image``s: they have no ground truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coin_ray.errors import UserError
+from coin_ray.pipeline.keys import digest
+from coin_ray.study.resolved import DataSpec
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """``train``: images without ground truth; ``samples``: what is predicted and, where labels
+    exist, evaluated."""
+
+    train: tuple[Any, ...]
+    samples: tuple[Any, ...]
+
+    def digest(self) -> str:
+        """Content digest of the data set, its labels included."""
+        truths = [s.truth_digest() if s.has_truth else None for s in self.samples]
+        return digest(
+            {
+                "train": [image.digest() for image in self.train],
+                "samples": [s.image.digest() for s in self.samples],
+                "truths": truths,
+            }
+        )
+
+
+def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:
+    """Find the images of a data set; generated tiles are written into the workspace once.
+
+    Raises UserError for a folder that is missing or empty, or two images of one name.
+    """
+    if spec.kind == "generated":
+        samples, train = _generated(spec, workspace)
+    else:
+        from coin_ray.data.folder import find_samples
+
+        assert spec.path is not None
+        path = Path(spec.path) / spec.split if spec.split else Path(spec.path)
+        samples = tuple(find_samples(path, mpp=spec.mpp))
+        train = tuple(
+            s.image for folder in spec.train_paths for s in find_samples(folder, mpp=spec.mpp)
+        )
+    train = train or tuple(s.image for s in samples)
+    for images in (train, [s.image for s in samples]):
+        _distinct([image.name for image in images], spec.name)
+    return Resolved(train, samples)
+
+
+def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    from coin_ray.data.synthetic import generated_samples
+
+    options = {"train": 0, "test": 4, "size": 256, "seed": 0} | dict(spec.options)
+    folder = workspace / "data" / f"generated-{digest(options)[:12]}"
+    size, seed = options["size"], options["seed"]
+    test = generated_samples(folder / "test", options["test"], size=size, seed=2 * seed)
+    if not options["train"]:
+        return tuple(test), ()
+    train = generated_samples(folder / "train", options["train"], size=size, seed=2 * seed + 1)
+    return tuple(test), tuple(s.image for s in train)
+
+
+def _distinct(names: list[str], data: str) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise UserError(
+            f"data set {data!r} has images of the same name: {', '.join(twice[:5])}",
+            expected="file stems that differ",
+            do="rename them, or give the folders as data sets of their own",
+        )

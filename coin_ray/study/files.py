@@ -1,0 +1,76 @@
+"""Where studies and search spaces lie: the working folder first, then what came with coin-ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from coin_ray.errors import UserError
+from coin_ray.study.errors import nearest
+
+Shelf = Literal["ablations", "search_spaces"]
+_WORDS = {"ablations": "study", "search_spaces": "profile"}
+
+
+def shelves(shelf: Shelf) -> list[Path]:
+    """The folders that are searched, in order; those that do not exist are left out.
+
+    An installed package carries both folders inside; in a source checkout they lie at its top.
+    """
+    package = Path(__file__).resolve().parent.parent
+    folders = [Path.cwd() / shelf, package / shelf]
+    if (package.parent / "pyproject.toml").is_file():  # Else a stranger's folder in site-packages.
+        folders.append(package.parent / shelf)
+    seen: list[Path] = []
+    for folder in folders:
+        if folder.is_dir() and folder.resolve() not in [s.resolve() for s in seen]:
+            seen.append(folder)
+    return seen
+
+
+def available(shelf: Shelf) -> list[str]:
+    """Names (file stems) on a shelf, sorted."""
+    return sorted({f.stem for folder in shelves(shelf) for f in folder.glob("*.yaml")})
+
+
+def find(name: str, shelf: Shelf) -> Path | None:
+    """The file of a name, or of a path as it would be in a checkout (``ablations/x.yaml``)."""
+    asked = Path(name)
+    if asked.is_file():
+        return asked
+    if asked.is_absolute() or ".." in asked.parts:
+        return None
+    tail = asked.relative_to(shelf) if asked.parts[:1] == (shelf,) else asked
+    if len(tail.parts) != 1:
+        return None
+    stem = tail.stem if tail.suffix in (".yaml", ".yml") else tail.name
+    for folder in shelves(shelf):
+        for suffix in (".yaml", ".yml"):
+            if (folder / (stem + suffix)).is_file():
+                return folder / (stem + suffix)
+    return None
+
+
+def find_study(name: str) -> Path:
+    """Path of a study given as a path or a name. Raises UserError naming what there is."""
+    return _found(name, "ablations")
+
+
+def find_profile(name: str) -> Path:
+    """Path of ``search_spaces/NAME.yaml``. Raises UserError naming what there is."""
+    return _found(name, "search_spaces")
+
+
+def _found(name: str, shelf: Shelf) -> Path:
+    path = find(name, shelf)
+    if path is not None:
+        return path
+    names = available(shelf)
+    guess = nearest(Path(name).stem, names)
+    raise UserError(
+        f"no such {_WORDS[shelf]}",
+        where=name,
+        expected=f"a file, or one of: {', '.join(names)}" if names else "a YAML file",
+        found="a folder" if Path(name).is_dir() else f"nothing at {Path.cwd() / name}",
+        do=f"did you mean {guess}?" if guess else f"give the path of a {_WORDS[shelf]} file",
+    )

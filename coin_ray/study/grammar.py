@@ -1,0 +1,209 @@
+"""YAML with places: every key and value remembers its file, line and column.
+
+The text is composed, never constructed, so no tag can make an object. Scalars follow the YAML 1.2
+core rules; what YAML 1.1 readers (most tools) would take for something else is refused by name
+instead of being guessed: ``off`` as a label, ``1e-3``, tabs, duplicate keys, anchors.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from coin_ray.errors import UserError
+from coin_ray.study.errors import Place, Problems, shown_path
+
+Kind = Literal["map", "list", "scalar"]
+_INT = re.compile(r"[-+]?[0-9]+$")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$")
+_BARE_EXPONENT = re.compile(r"[-+]?(([0-9]+)[eE][-+]?[0-9]+|([0-9]+\.[0-9]*|\.[0-9]+)[eE][0-9]+)$")
+_SWITCH = {"on": True, "yes": True, "off": False, "no": False}
+_PLAIN_TAGS = {
+    f"tag:yaml.org,2002:{t}"
+    for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp")
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value with its place.
+
+    ``value`` is a dict of Nodes, a list of Nodes or a plain scalar; ``text`` a scalar as it was
+    written, ``keys`` the places of a map's keys. ``switch`` marks an unquoted on, off, yes or no,
+    ``keyword`` an unquoted word that YAML reads as a boolean or as nothing.
+    """
+
+    kind: Kind
+    value: Any
+    place: Place
+    text: str = ""
+    keys: dict[str, Place] = field(default_factory=dict)
+    switch: bool = False
+    keyword: bool = False
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if self.kind == "map":
+            return {key: node.plain() for key, node in self.value.items()}
+        if self.kind == "list":
+            return [node.plain() for node in self.value]
+        return self.value
+
+
+class _Loader(yaml.SafeLoader):
+    """A composer that notes anchors and aliases: with them an edit reaches more than its line."""
+
+    anchors_at: list[yaml.Mark]
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "anchor", None) is not None:
+            self.anchors_at.append(event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def load(path: Path, problems: Problems) -> Node | None:
+    """The map in a YAML file, or None when it holds none; what is wrong goes to ``problems``.
+
+    Raises UserError for a file that is missing or is not text.
+    """
+    name = shown_path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError("cannot read this file", where=name, found=str(reason)) from error
+    return loads(text, name, problems)
+
+
+def loads(text: str, name: str, problems: Problems) -> Node | None:
+    """As :func:`load`, from text; ``name`` stands for the file in messages."""
+    problems.sources[name] = text.splitlines()
+    loader = _Loader(text)
+    loader.anchors_at = []
+    try:
+        root = loader.get_single_node()
+    except yaml.YAMLError as error:
+        _syntax(error, name, problems)
+        return None
+    finally:
+        loader.dispose()
+    for mark in loader.anchors_at:
+        problems.add(
+            _at(mark, name), "anchors and aliases (& and *) hide edits", "write the value out"
+        )
+    if root is None or not isinstance(root, yaml.MappingNode):
+        problems.add(Place(name, 1, 1), "expected `key: value` lines", "the file holds none")
+        return None
+    if loader.anchors_at:
+        return None  # An alias may contain itself; there is nothing safe to walk.
+    return _node(root, name, problems)
+
+
+def _syntax(error: yaml.YAMLError, name: str, problems: Problems) -> None:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place = _at(mark, name) if mark else Place(name)
+    message = getattr(error, "problem", None) or str(error).splitlines()[0]
+    lines = problems.sources[name]
+    tabbed = [i for i, line in enumerate(lines) if re.match(r"[ ]*\t", line)]
+    if tabbed and (place.line == 0 or tabbed[0] < place.line):
+        column = lines[tabbed[0]].index("\t") + 1
+        problems.add(Place(name, tabbed[0] + 1, column), "a tab in the indentation", "use spaces")
+    else:
+        problems.add(place, f"not valid YAML: {message}")
+
+
+def _at(mark: yaml.Mark, name: str, end: yaml.Mark | None = None) -> Place:
+    same_line = end is not None and end.line == mark.line
+    width = end.column - mark.column if end is not None and same_line else 1
+    return Place(name, mark.line + 1, mark.column + 1, max(1, width))
+
+
+def _node(node: yaml.Node, name: str, problems: Problems) -> Node:
+    place = _at(node.start_mark, name, node.end_mark)
+    if node.tag not in _PLAIN_TAGS:
+        problems.add(place, f"the YAML tag {node.tag} is not allowed", "plain values only")
+    if isinstance(node, yaml.MappingNode):
+        return _map(node, place, name, problems)
+    if isinstance(node, yaml.SequenceNode):
+        return Node("list", [_node(item, name, problems) for item in node.value], place)
+    assert isinstance(node, yaml.ScalarNode)
+    value, switch, keyword = _scalar(node.value, quoted=node.style is not None)
+    return Node("scalar", value, place, node.value, switch=switch, keyword=keyword)
+
+
+def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) -> Node:
+    values: dict[str, Node] = {}
+    keys: dict[str, Place] = {}
+    for key_node, value_node in node.value:
+        at = _at(key_node.start_mark, name, key_node.end_mark)
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.add(at, "a key has to be one word or quoted text")
+            continue
+        key = key_node.value
+        if key == "<<":
+            problems.add(at, "merge keys (<<) hide edits", "write the keys out")
+            continue
+        _, _, keyword = _scalar(key, quoted=key_node.style is not None)
+        if keyword:
+            problems.add(
+                at,
+                f"'{key}' without quotes is a YAML keyword, not a name",
+                f'write it in quotes: "{key}"',
+            )
+        if key in keys:
+            problems.add(
+                at, f"duplicate key '{key}'", f"it is already set in line {keys[key].line}"
+            )
+            continue
+        keys[key] = at
+        values[key] = _node(value_node, name, problems)
+    return Node("map", values, place, keys=keys)
+
+
+def _scalar(text: str, *, quoted: bool) -> tuple[Any, bool, bool]:
+    """(value, is it a switch word, is it a keyword) of a scalar."""
+    if quoted:
+        return text, False, False
+    lower = text.lower()
+    if lower in ("", "~", "null"):
+        return None, False, bool(text)
+    if lower in ("true", "false"):
+        return lower == "true", False, True
+    if lower in _SWITCH:
+        return _SWITCH[lower], True, True
+    if _INT.match(text):
+        return int(text), False, False
+    if _FLOAT.match(text):
+        return float(text), False, False
+    return text, False, False
+
+
+def looks_like_number(text: str) -> bool:
+    """True for ``1e-3`` and its like: a number to people, text to YAML 1.1 readers."""
+    return bool(_BARE_EXPONENT.match(text))
+
+
+def with_point(text: str) -> str:
+    """``1e-3`` as every YAML reader takes it for a number: ``1.0e-3``."""
+    mantissa, _, exponent = text.lower().partition("e")
+    mantissa += "" if "." in mantissa else ".0"
+    return f"{mantissa}e{exponent if exponent[:1] in '+-' else '+' + exponent}"
+
+
+def label(node: Node, problems: Problems) -> str:
+    """A scalar as a label: the text as written, so ``0.1`` and ``"0.1"`` are the same label."""
+    if node.kind != "scalar":
+        problems.add(node.place, "expected a label (one piece of text)")
+        return ""
+    if node.keyword:
+        problems.add(
+            node.place,
+            f"'{node.text}' without quotes is a YAML keyword, not a name",
+            f'write it in quotes: "{node.text}"',
+        )
+    return node.text

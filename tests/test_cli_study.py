@@ -1,0 +1,239 @@
+"""plan, sweep, report, predict and evaluate as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from coin_ray import cli
+from coin_ray.data.label_tif import write_label_tif
+from coin_ray.errors import UserError
+from coin_ray.pipeline import events
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+STUDY = """
+study: small
+title: Small study
+extends: mini
+data: {generated: {train: 1, test: 2, size: 128}}
+factors:
+  backbone:
+    baseline: none
+    levels:
+      none: {uss.family: none}
+      mae: {uss.family: mae}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
+    (tmp_path / "s.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(cli.app, list(args))
+
+
+def finish(cell: StudyCell, runs: Path, value: float) -> None:
+    """Leave what a finished cell leaves."""
+    place = runs / cell.key_label
+    place.mkdir(parents=True)
+    config = cell.config.model_dump(mode="json", by_alias=True)
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    rows = [
+        {"image": image, "step": step, "metric": metric, "value": value + shift}
+        for step in ("ucis", "step1", "round_1")
+        for metric in ("aji", "pq", "dice", "miou")
+        for image, shift in (("a", 0.0), ("b", 0.1))
+    ]
+    (place / "metrics.json").write_text(json.dumps({"cell": {}, "rows": rows}))
+
+
+class Runs:
+    """Stands for the cluster: finishes cells at once, or fails as told."""
+
+    def __init__(self, failing: tuple[str, ...] = (), error: BaseException | None = None) -> None:
+        self.failing, self.error = failing, error
+        self.options: dict[str, Any] = {}
+        self.study: ResolvedStudy | None = None
+
+    def __call__(self, study: ResolvedStudy, data: Any, **options: Any) -> Any:
+        from coin_ray.cluster.sweep import Outcome
+
+        self.study, self.options = study, options
+        listen, failed = options["listen"], {}
+        listen(events.StudyStarted(study.name, len(study.cells), {"features": 2}))
+        if self.error is not None:
+            raise self.error
+        for cell in study.cells:
+            who = (cell.key_label, cell.level, cell.data.name, cell.seed)
+            if cell.level in self.failing:
+                failed[cell.key_label] = "ValueError: no"
+                listen(events.CellFailed(*who, cause="ValueError: no"))
+                continue
+            finish(cell, options["workspace"] / "runs" / study.name, 0.5)
+            listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
+        return Outcome(computed=7, reused=3, failed=failed, seconds=65.0)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    fake = Runs()
+    monkeypatch.setattr("coin_ray.cluster.sweep.run_study", lambda *a, **k: fake(*a, **k))
+    return fake
+
+
+def test_plan(folder: Path) -> None:
+    done = call("plan", "s.yaml", "--seeds", "2")
+    assert done.exit_code == 0, done.output
+    for part in (
+        "small: Small study",
+        "profile mini (the study's extends); the paper's models: --profile coin",
+        "data generated: 2 generated tiles of 128 px, 1 more to train on (inductive)",
+        "one_at_a_time: 2 levels × 1 data set × 2 random seeds = 4 cells",
+        "* none  uss.family=none",
+        "generated has 2 labelled images: intervals will be approximate",
+        "2 random seeds: a paired test over seeds cannot go below p = 0.5",
+    ):
+        assert part in done.output
+    rows = {line.split()[0]: line.split()[1:] for line in done.output.splitlines() if line.strip()}
+    assert rows["features"] == ["6", "3", "0", "3"]  # 2 seeds of one level, on 3 images, shared
+    assert rows["round"][1:] == ["8", "0", "8"]
+    assert not (folder / ".coin-ray" / "runs").exists()
+
+
+def test_sweep_prints_the_table_and_where_things_are(runs: Runs, folder: Path) -> None:
+    done = call("sweep", "s.yaml", "--no-tracking", "--workers", "2", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert any("1 cell" in li or "2 cells; to compute: features 2" in li for li in lines)
+    assert any(li.split()[:3] == ["none", "*", "2"] for li in lines)
+    assert "7 stages computed, 3 reused, in 1:05" in lines
+    assert f"label maps, overlays and per-image values: {folder}/.coin-ray/runs/small" in lines
+    assert runs.options["resources"].workers == 2 and runs.options["device"] == "cpu"
+    assert runs.options["workspace"] == folder / ".coin-ray"
+    assert (folder / ".coin-ray" / "runs" / "small" / "per_image.parquet").is_file()
+    assert "coin-ray ui" not in done.output
+
+
+def test_sweep_takes_its_workspace_from_the_environment(
+    runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COIN_RAY_WORKSPACE", str(folder / "elsewhere"))
+    assert call("sweep", "s.yaml", "--no-tracking").exit_code == 0
+    assert runs.options["workspace"] == folder / "elsewhere"
+
+
+def test_failed_cells_are_reported_once_a_cause(runs: Runs) -> None:
+    runs.failing = ("none", "mae")
+    done = call("sweep", "s.yaml", "--no-tracking")
+    assert done.exit_code == 1
+    assert done.stderr.count("ValueError: no") == 1
+    assert "failed: none--generated--s0, mae--generated--s0: ValueError: no" in done.stderr
+    assert "nothing to measure" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "the same command continues"),
+        (UserError("no weights", do="fetch them"), 2, "do: fetch them"),
+    ],
+)
+def test_how_a_sweep_ends(runs: Runs, error: BaseException, code: int, text: str) -> None:
+    runs.error = error
+    done = call("sweep", "s.yaml", "--no-tracking")
+    assert done.exit_code == code and text in done.stderr
+
+
+def test_tracking_gets_the_events_the_tables_and_the_summary(
+    runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    closed: list[bool] = []
+
+    class Tracker:
+        def __init__(self, workspace: Path, info: dict[str, Any]) -> None:
+            told.append({"event": "info", "study": info["study"], "cells": len(info["cells"])})
+
+        def record(self, event: dict[str, Any]) -> None:
+            told.append(event)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr("coin_ray.tracking.tracker.Tracker", Tracker)
+    done = call("sweep", "s.yaml")
+    assert done.exit_code == 0, done.output
+    kinds = [event["event"] for event in told]
+    assert kinds == [
+        "info", "StudyStarted", "CellFinished", "Table", "CellFinished", "Table", "Text", "Table",
+    ]  # fmt: skip
+    assert told[3]["cell"] == "none--generated--s0" and len(told[3]["rows"]) == 24
+    assert "## Small study" in told[6]["text"]
+    assert "compare the runs: coin-ray ui" in done.output
+    runs.error = KeyboardInterrupt()
+    call("sweep", "s.yaml")
+    assert closed == [True, True]  # also after an interruption
+
+
+def test_report(runs: Runs, folder: Path) -> None:
+    missing = call("report", "s.yaml")
+    assert missing.exit_code == 2 and "has not run with these options" in missing.stderr
+    call("sweep", "s.yaml", "--no-tracking")
+    done = call("report", "s.yaml")
+    assert done.exit_code == 0 and "Small study" in done.output and ".550" in done.output
+    written = call("report", "s.yaml", "--out", "deep/table.md")
+    assert written.exit_code == 0
+    assert "| none (baseline) | 2 |" in (folder / "deep" / "table.md").read_text()
+    # The study changes: its old numbers are not shown under the new settings.
+    edited = call("report", "s.yaml", "--set", "ot.lambda=0.7")
+    assert ".550" not in edited.output and "nothing to measure" in edited.output
+
+
+def squares(path: Path, name: str, *boxes: tuple[int, int]) -> None:
+    label_map = np.zeros((20, 20), np.int32)
+    for i, (y, x) in enumerate(boxes):
+        label_map[y : y + 4, x : x + 4] = i + 1
+    path.mkdir(exist_ok=True)
+    write_label_tif(path / f"{name}.tif", label_map)
+
+
+def test_evaluate_by_hand(folder: Path) -> None:
+    for name in ("a", "b"):
+        squares(folder / "truth", name, (0, 0), (10, 10))
+    squares(folder / "found", "a", (0, 0), (10, 10))
+    squares(folder / "found", "b", (0, 0))  # one of two nuclei: AJI 1/2
+    done = call("evaluate", "found", "truth", "--out", "values.csv")
+    assert done.exit_code == 0, done.output
+    rows = {li.split()[0]: li.split() for li in done.output.splitlines() if li.strip()}
+    assert rows["a"][1] == "1.000" and rows["b"][1] == "0.500"
+    assert rows["mean"][3] == "0.750"
+    assert (folder / "values.csv").read_text().splitlines()[0].startswith("image,aji,aji_plus")
+
+
+def test_evaluate_refuses_a_truth_without_a_prediction(folder: Path) -> None:
+    squares(folder / "truth", "a", (0, 0))
+    squares(folder / "truth", "b", (0, 0))
+    squares(folder / "found", "a", (0, 0))
+    done = call("evaluate", "found", "truth")
+    assert done.exit_code == 2 and "1 of 2 images have no prediction" in done.stderr
+    assert call("evaluate", "nowhere", "truth").exit_code == 2
+
+
+def test_predict_needs_a_finished_cell(folder: Path) -> None:
+    squares(folder / "images", "a", (0, 0))
+    wrong = call("predict", "s.yaml", "--images", "images", "--out", "o", "--level", "mea")
+    assert wrong.exit_code == 2 and "did you mean 'mae'?" in wrong.stderr
+    done = call("predict", "s.yaml", "--images", "images", "--out", "o", "--mpp", "0.25")
+    assert done.exit_code == 2 and "this cell has not finished" in done.stderr
+    assert not (folder / "o").exists()

@@ -1,0 +1,233 @@
+"""From files and options to cells: precedence, chains, profiles, data, seeds, order."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+
+from coin_ray.pipeline.settings import Cell
+from coin_ray.study.command_line import Request, data_name
+from coin_ray.study.files import available, find_profile, find_study
+from coin_ray.study.names import unique_slugs
+from coin_ray.study.study import resolve
+
+SPACE = """
+profile: tiny
+data: {generated: {train: 0, test: 2, size: 128}}
+seeds: 2
+baseline:
+  uss: {size: mini, zoom: 2.0, window: 128}
+  ot.lambda: 0.2
+  student: {iterations: 5}
+"""
+STUDY = """
+study: small
+extends: tiny.yaml
+baseline: {student.iterations: 7, uss.zoom: 3.0}
+factors:
+  backbone:
+    baseline: mae
+    levels:
+      none: {uss.family: none}
+      mae: {uss.family: mae, uss.zoom: 4.0}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    (tmp_path / "small.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def test_precedence(folder: Path) -> None:
+    study = resolve("small.yaml")
+    none, mae = study.configuration("none"), study.configuration("mae")
+    assert none.ot.lambda_ == 0.2  # search space over the default of 0.1
+    assert none.student.iterations == 7  # study over search space
+    assert (none.uss.zoom, mae.uss.zoom) == (3.0, 4.0)  # level over study
+    forced = resolve("small.yaml", Request(settings=("uss.zoom=5",)))
+    assert {c.config.uss.zoom for c in forced.cells} == {5.0}  # --set over level
+    assert forced.overrides == {"uss.zoom": 5}
+    assert forced.warnings == ("--set uss.zoom overrides what the study's levels set",)
+
+
+def test_cells_go_round_by_seed(folder: Path) -> None:
+    study = resolve("small.yaml")
+    assert [(c.level, c.seed) for c in study.cells] == [
+        ("none", 0), ("mae", 0), ("none", 1), ("mae", 1),
+    ]  # fmt: skip
+    assert [c.key_label for c in study.cells[:2]] == ["none--generated--s0", "mae--generated--s0"]
+    assert study.cells[0].labels == {"backbone": "none"}
+    assert (study.baseline_level, study.profile) == ("mae", "tiny")
+    assert study.patches["mae"] == {"uss.family": "mae", "uss.zoom": 4.0}
+    assert study.data[0].options == {"train": 0, "test": 2, "size": 128, "seed": 0}
+    assert study.data[0].setting == "transductive"
+    assert pickle.loads(pickle.dumps(study)) == study  # noqa: S301
+
+
+def test_profile_replaces_the_base_only(folder: Path) -> None:
+    (folder / "search_spaces").mkdir()
+    (folder / "search_spaces" / "other.yaml").write_text(
+        "profile: other\ndata: generated\nbaseline: {ot.lambda: 0.3, uss.zoom: 9.0}\n"
+    )
+    study = resolve("small.yaml", Request(profile="other"))
+    none = study.configuration("none")
+    assert (study.profile, study.profile_reason, study.seeds) == ("other", "--profile", (0,))
+    assert none.ot.lambda_ == 0.3 and none.uss.zoom == 3.0  # the study still beats the profile
+    assert none.uss.size == "base"  # nothing of the old profile is left
+
+
+def test_a_study_extends_a_study(folder: Path) -> None:
+    (folder / "child.yaml").write_text(
+        "study: child\nextends: small.yaml\nbaseline: {ot.lambda: 0.4}\nseeds: [7]\n"
+    )
+    study = resolve("child.yaml")
+    assert study.levels == ("none", "mae") and study.seeds == (7,)
+    none = study.configuration("none")
+    assert (none.ot.lambda_, none.student.iterations, none.uss.zoom) == (0.4, 7, 3.0)
+    assert [Path(f).name for f in study.source_files] == ["child.yaml", "small.yaml", "tiny.yaml"]
+
+
+def test_levels_of_one_key_as_a_list(folder: Path) -> None:
+    (folder / "l.yaml").write_text(
+        "study: l\nextends: tiny.yaml\ndesign: grid\nfactors:\n"
+        "  ot.lambda: {baseline: 0.1, levels: [0.01, 0.1]}\n"
+        "  keep: {key: select.value, baseline: '0.5', levels: [0.5, 0.7]}\n"
+    )
+    study = resolve("l.yaml")
+    assert study.levels == ("0.01, 0.5", "0.01, 0.7", "0.1, 0.5", "0.1, 0.7")
+    config = study.configuration("0.01, 0.7")
+    assert (config.ot.lambda_, config.select.value) == (0.01, 0.7)
+
+
+def test_a_study_without_factors_is_one_cell(folder: Path) -> None:
+    (folder / "one.yaml").write_text("study: one\nextends: tiny.yaml\nseeds: 1\n")
+    (cell,) = resolve("one.yaml").cells
+    assert (cell.level, cell.labels, cell.key_label) == (
+        "baseline", {}, "baseline--generated--s0",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("ot.lambda=1e-3", ("ot", "lambda_"), 1e-3),
+        ("ot.lambda=2", ("ot", "lambda_"), 2.0),
+        ("uss.window=null", ("uss", "window"), None),
+        ("uss.family=none", ("uss", "family"), "none"),
+        ("infer.scales=[1, 0.5]", ("infer", "scales"), (1.0, 0.5)),
+        ("crf.enabled=true", ("crf", "enabled"), True),
+        ("ot.foreground_mass=coarse", ("ot", "foreground_mass"), "coarse"),
+        ("ot.foreground_mass=0.3", ("ot", "foreground_mass"), 0.3),
+        ("ucis.path=123", ("ucis", "path"), "123"),
+    ],
+)
+def test_overrides_take_the_type_of_their_setting(
+    folder: Path, text: str, path: tuple[str, str], value: object
+) -> None:
+    config = resolve("small.yaml", Request(settings=(text,))).cells[0].config
+    found = getattr(getattr(config, path[0]), path[1])
+    assert found == value and type(found) is type(value)
+
+
+def test_data_and_seeds_of_the_command_line(folder: Path) -> None:
+    for name in ("MoNuSeg/test", "mine", "train_here"):
+        (folder / name).mkdir(parents=True)
+    request = Request(data=("MoNuSeg/test", "B=mine"), train=("train_here",), seeds="1,4", mpp=0.5)
+    study = resolve("small.yaml", request)
+    assert [spec.name for spec in study.data] == ["MoNuSeg-test", "B"]
+    assert study.data[0].path == str(folder / "MoNuSeg" / "test")
+    assert {spec.setting for spec in study.data} == {"inductive"}
+    assert study.data[1].train_paths == (str(folder / "train_here"),)
+    assert (study.seeds, study.data[0].mpp) == ((1, 4), 0.5)
+    assert len(study.cells) == 8
+    assert resolve("small.yaml", Request(data=("mine",))).data[0].setting == "transductive"
+    assert resolve("small.yaml", Request(seeds="3")).seeds == (0, 1, 2)
+
+
+def test_data_paths_of_a_file_start_at_the_file(folder: Path) -> None:
+    (folder / "deep" / "tiles").mkdir(parents=True)
+    (folder / "deep" / "s.yaml").write_text(
+        "study: s\nextends: ../tiny.yaml\ndata: {mine: {path: tiles, mpp: 0.5, split: test}}\n"
+    )
+    (spec,) = resolve("deep/s.yaml").data
+    assert (spec.kind, spec.path, spec.mpp, spec.split) == (
+        "dataset", str(folder / "deep" / "tiles"), 0.5, "test",
+    )  # fmt: skip
+
+
+def test_data_names() -> None:
+    assert data_name(Path("/a/MoNuSeg/test")) == "MoNuSeg-test"
+    assert data_name(Path("/a/my_tiles")) == "my_tiles"
+
+
+def test_slugs_are_unique_and_do_not_depend_on_each_other() -> None:
+    labels = ["mean + std", "mean - std", "0.1", "fixed 0.5", "a/b", "ä"]
+    slugs = unique_slugs(labels)
+    assert len(set(slugs)) == len(slugs)
+    assert slugs[2:4] == ["0.1", "fixed-0.5"]
+    assert all(c.isascii() and (c.isalnum() or c in "._-") for slug in slugs for c in slug)
+    assert unique_slugs(labels[1:]) == slugs[1:]
+
+
+def test_twin_levels_and_unused_levels_are_said(folder: Path) -> None:
+    (folder / "w.yaml").write_text(
+        STUDY.replace("study: small", "study: w\ndesign: grid").replace(
+            "{uss.family: none}", "{uss.family: mae, uss.zoom: 4.0}"
+        )
+    )
+    assert resolve("w.yaml").warnings == ("levels 'none' and 'mae' are the same configuration",)
+    (folder / "x.yaml").write_text(STUDY + "exclude: [{backbone: none}]\n")
+    study = resolve("x.yaml")
+    assert study.levels == ("mae",)
+    assert study.warnings == ("level 'none' of backbone is never used",)
+
+
+@pytest.mark.parametrize("name", ["uss_backbones", "ot_lambda", "thresholds"])
+@pytest.mark.parametrize("profile", [None, "mini", "coin", "official"])
+def test_shipped_studies_resolve_on_every_profile(name: str, profile: str | None) -> None:
+    study = resolve(name, Request(profile=profile))
+    assert study.name == name and study.profile == (profile or "mini")
+    assert not study.warnings
+    assert study.baseline_level in study.levels
+    size = {"mini": "mini"}.get(study.profile, "base")
+    assert all(cell.config.uss.size == size for cell in study.cells)
+
+
+def test_shipped_profiles_say_what_they_are_for() -> None:
+    def base(profile: str) -> Cell:
+        return resolve("ot_lambda", Request(profile=profile)).configuration("0.1")
+
+    official, coin, mini = base("official"), base("coin"), base("mini")
+    assert (official.ot.mode, official.ot.foreground_mass) == ("one_step", 0.5)
+    assert (coin.ot.mode, coin.ot.foreground_mass) == ("converged", "coarse")
+    assert (official.sam.model, coin.sam.model, mini.sam.model) == ("vit_h", "vit_h", "mini")
+    assert official.rounds.count == 1 and official.student.iterations == 23100
+    assert "SAM 2.1" in find_profile("official").read_text()
+    assert {"none", "mae", "dinov1", "dinov2", "dinov2_reg"} == set(resolve("uss_backbones").levels)
+
+
+def test_names_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_study("uss_backbones") == find_study("ablations/uss_backbones.yaml")
+    assert {"mini", "coin", "official"} <= set(available("search_spaces"))
+    (tmp_path / "ablations").mkdir()
+    own = tmp_path / "ablations" / "uss_backbones.yaml"
+    own.write_text("study: own\nextends: mini\n")
+    assert find_study("uss_backbones") == own  # the working folder comes first
+
+
+def test_a_thousand_cells_resolve_at_once(folder: Path) -> None:
+    values = ", ".join(str(round(0.01 * i, 2)) for i in range(1, 101))
+    (folder / "big.yaml").write_text(
+        "study: big\nextends: tiny.yaml\nseeds: 10\nfactors:\n"
+        f"  ot.lambda: {{baseline: 0.1, levels: [{values}]}}\n"
+    )
+    start = time.perf_counter()
+    assert len(resolve("big.yaml").cells) == 1000
+    assert time.perf_counter() - start < 2
