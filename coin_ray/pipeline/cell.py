@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import stages
-from coin_ray.pipeline.chain import CellKeys, pixel_scale
+from coin_ray.pipeline.chain import CellKeys, needs_coarse, pixel_scale
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
@@ -87,8 +87,7 @@ class CellRun:
         """S^OT (2, H, W)."""
 
         def compute() -> NDArray[Any]:
-            ot = self.config.ot
-            coarse = self.ucis(image) if ot.foreground_mass == "coarse" and ot.enabled else None
+            coarse = self.ucis(image) if needs_coarse(self.config) else None
             return stages.transport(self.config, self.similarity(image), coarse)
 
         return self._array(self.keys.transport(image), compute)

@@ -144,11 +144,12 @@ class CellKeys:
     @_memo
     def transport(self, image: ImageLike) -> Key:
         ot = self.config.ot
-        fields = ("lambda", "mode", "foreground_mass") if ot.enabled else ("threshold",)
+        on = ("lambda", "mode", "foreground_mass", "prior", "output")
+        fields = on if ot.enabled else ("threshold",)
         settings: dict[str, Any] = {"enabled": ot.enabled, **identity(ot, fields)}
         settings["complement"] = self.config.uss.complement
         inputs: dict[str, str | list[str]] = {"similarity": self.similarity(image).digest}
-        if ot.enabled and ot.foreground_mass == "coarse":
+        if needs_coarse(self.config):
             inputs["ucis"] = self.ucis(image).digest
         return self._key("transport", image.name, settings, inputs)
 
@@ -264,6 +265,11 @@ class CellKeys:
         rounds = (f"round_{r + 1}" for r in range(self.config.rounds.count))
         return ("ucis", "step1", *labels, *rounds)
 
+    def final_step(self) -> str:
+        """The step whose label maps are the cell's result."""
+        rounds = self.config.rounds.count
+        return f"round_{rounds}" if rounds else "step1"
+
     def evaluate(self, image: ImageLike, truth: str, step: str) -> Key:
         """``truth`` is the content digest of the ground truth."""
         inputs: dict[str, str | list[str]] = {
@@ -271,6 +277,11 @@ class CellKeys:
             "truth": truth,
         }
         return self._key("evaluate", f"{image.name}-{step}", {}, inputs)
+
+
+def needs_coarse(config: Cell) -> bool:
+    """True if the transport looks at the coarse mask itself."""
+    return config.ot.enabled and (config.ot.foreground_mass == "coarse" or config.ot.prior > 0)
 
 
 def student_has_encoder(config: Cell) -> bool:

@@ -142,8 +142,7 @@ def export(
     from coin_ray.data.label_tif import write_label_tif
     from coin_ray.pipeline.panels import write_panels
 
-    rounds = run.config.rounds.count
-    last = f"round_{rounds}" if rounds else "step1"
+    last = run.keys.final_step()
     for name in ("predictions", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for sample in samples:
@@ -152,7 +151,7 @@ def export(
         write_label_tif(folder / "predictions" / f"{image.name}.tif", final)
         accepted = None
         if image in run.train:
-            accepted = run.select(image, max(1, rounds)).arrays["label_map"]
+            accepted = run.select(image, max(1, run.config.rounds.count)).arrays["label_map"]
         write_panels(
             folder / "overlays" / f"{image.name}.png",
             image.load(),

@@ -84,6 +84,13 @@ class Ot(Section):
     foreground_mass: Annotated[float, Field(gt=0, lt=1)] | Literal["coarse"] = Field(
         "coarse", description="share of pixels transported to foreground; coarse = that of M0"
     )
+    prior: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="log-odds that the coarse mask gives the plan's reference; 0 = none (paper)",
+    )
+    output: Literal["product", "plan"] = Field(
+        "product", description="S^OT: plan times similarity (paper), or the plan alone"
+    )
     threshold: Fraction | Literal["mean"] = Field(
         0.4, description="background similarity when transport is off (paper's ablation)"
     )

@@ -109,6 +109,9 @@ def transport(config: Cell, similarity: FloatMap, coarse: BoolArray | None) -> F
         lambda_=ot.lambda_,
         mode=ot.mode,
         foreground_mass=mass,
+        prior=ot.prior,
+        output=ot.output,
+        coarse=coarse,
         complement=config.uss.complement,
     )
 

@@ -1,0 +1,66 @@
+"""Actors that hold a promptable segmenter and score instances for every trial of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from coin_ray.labels import InstanceMasks
+from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.segmenter import CachedSegmenter
+from coin_ray.pipeline.store import Done, Store
+
+
+class SegmenterActor:
+    """One model in memory. A restart loses the embeddings in memory, not those in the store."""
+
+    def __init__(self, model: str, store: Path, device: str, batch: int) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._segmenter = CachedSegmenter(model, Store(store), device=device, batch=batch)
+
+    def masks(
+        self, image: Any, embed: Key, points: NDArray[np.float64]
+    ) -> tuple[dict[str, NDArray[Any]], list[tuple[Key, float]]]:
+        """Masks as arrays, and the embedding's key and seconds if it was computed now."""
+        computed: list[tuple[Key, float]] = []
+        found = self._segmenter.masks(
+            image, embed, np.array(points), lambda key, seconds: computed.append((key, seconds))
+        )
+        return found.to_arrays(), computed
+
+
+class ActorSegmenter:
+    """The pool, seen as one segmenter. An image always goes to the same actor, whose memory has
+    it."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = actors
+
+    def masks(
+        self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
+    ) -> InstanceMasks:
+        """See ``pipeline.segmenter.Segmenter``."""
+        actor = self._actors[int(embed.digest, 16) % len(self._actors)]
+        arrays, computed = ray.get(actor.masks.remote(image, embed, points))
+        for key, seconds in computed:
+            if done is not None:
+                done(key, seconds)
+        return InstanceMasks.from_arrays(arrays)
+
+
+def start_actors(
+    model: str, store: Path, *, device: str, batch: int, count: int
+) -> tuple[Any, ...]:
+    """``count`` actors. On a CPU they reserve none: their callers wait while they work, and a pool
+    that held CPUs could starve the trials it serves."""
+    gpus = 0.5 if device.startswith("cuda") else 0.0
+    options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": 3}
+    make = ray.remote(SegmenterActor).options(**options)
+    return tuple(make.remote(model, store, device, batch) for _ in range(count))

@@ -1,0 +1,158 @@
+"""What the tracker is told about a study before it runs: identity, factors, every setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from coin_ray.pipeline.keys import digest
+from coin_ray.pipeline.settings import Cell, identity
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+
+def describe_study(
+    study: ResolvedStudy, *, data_digest: str, command: str = "", device: str = ""
+) -> dict[str, Any]:
+    """The ``study_info`` of :class:`coin_ray.tracking.tracker.Tracker`, as plain JSON values.
+
+    ``data_digest`` is one digest over the content of all images of the study: with the name and the
+    profile it is the study's identity. ``command`` is the command line, ``device`` what computes.
+    """
+    from coin_ray.tracking.environment import environment, git_commit
+
+    commit, changed = git_commit()
+    return {
+        "study": study.name,
+        "title": study.title,
+        "question": study.question,
+        "profile": study.profile,
+        "data_digest": data_digest,
+        "design": study.design,
+        "baseline": study.baseline_level,
+        "levels": list(study.levels),
+        "seeds": list(study.seeds),
+        "factors": {factor: list(levels) for factor, levels in study.factors.items()},
+        "data": {spec.name: spec.setting for spec in study.data},
+        "sources": {Path(file).name: Path(file).read_text() for file in study.source_files},
+        "command": command,
+        "git_commit": commit,
+        "git_changed": changed,
+        "environment": environment() | ({"device": device} if device else {}),
+        "cells": list(_cells(study)),
+    }
+
+
+def _cells(study: ResolvedStudy) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for cell in study.cells:
+        run = cell_digest(cell)
+        if run in seen:  # two levels that come to the same configuration still are two cells
+            run = digest([run, cell.level])
+        seen.add(run)
+        yield {
+            "cell": cell.key_label,
+            "digest": run,
+            "level": cell.level,
+            "factors": dict(cell.labels),
+            "data": cell.data.name,
+            "setting": cell.data.setting,
+            "seed": cell.seed,
+            "config": cell.config.model_dump(mode="json", by_alias=True),
+        }
+
+
+def cell_digest(cell: StudyCell) -> str:
+    """Identity of a cell in the tracker: its resolved configuration without runtime settings, its
+    data set and its random seed. A level that is renamed stays the same run: its name and its tag
+    ``level`` follow, its param cannot."""
+    settings = {section: identity(getattr(cell.config, section)) for section in Cell.model_fields}
+    return digest([settings, cell.data.name, cell.seed])
+
+
+def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Journal line that describes the study's own run."""
+    import yaml
+
+    # A study file may be edited, and MLflow's params cannot: what an edit may change is a tag.
+    design = {key: info[key] for key in ("design", "baseline", "levels", "seeds")}
+    factors = {f"factor.{factor}": levels for factor, levels in info["factors"].items()}
+    shown = {key: info[key] for key in info if key not in ("cells", "sources", "environment")}
+    note = [part for part in (info["title"], info["question"]) if part]
+    if info["command"]:
+        note.append(f"```\n{info['command']}\n```")
+    return {
+        "event": "StudyDescribed",
+        "name": f"{info['study']} ({info['profile']}, {', '.join(info['data'])})",
+        "params": {"profile": info["profile"], "data": info["data"]},
+        "tags": {
+            **_common(info),
+            **design,
+            **factors,
+            "dataset": ", ".join(info["data"]),
+            "mlflow.note.content": "\n\n".join(note),
+        },
+        "texts": {
+            **{f"study/{file}": source for file, source in info["sources"].items()},
+            "study/resolved.yaml": yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
+            "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
+        },
+    }
+
+
+def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Journal line that describes a cell's run: every factor and every setting as a flat param, and
+    once more as tags what a flat list of runs is grouped by."""
+    import yaml
+
+    params = {
+        **cell["factors"],
+        **flatten(cell["config"]),
+        "level": cell["level"],
+        "dataset": cell["data"],
+        "seed": cell["seed"],
+    }
+    return {
+        "event": "CellDescribed",
+        "run": cell["digest"],
+        "name": f"{cell['level']} · {cell['data']} · seed {cell['seed']}",
+        "params": params,
+        "tags": {
+            **_common(info),
+            "level": cell["level"],
+            "dataset": cell["data"],
+            "setting": cell["setting"],
+            "seed": cell["seed"],
+            "cell": cell["cell"],
+        },
+        "texts": {
+            "config.yaml": yaml.safe_dump(cell["config"], sort_keys=False, allow_unicode=True),
+            "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
+        },
+    }
+
+
+def _common(info: Mapping[str, Any]) -> dict[str, Any]:
+    tags = {
+        "study": info["study"],
+        "profile": info["profile"],
+        "data_digest": info["data_digest"],
+        "coin_ray": info["environment"]["packages"].get("coin-ray", ""),
+        "mlflow.source.name": "coin-ray",
+        "mlflow.source.type": "LOCAL",
+    }
+    if info["git_commit"]:
+        tags["git_commit"] = info["git_commit"] + ("-changed" if info["git_changed"] else "")
+        tags["mlflow.source.git.commit"] = info["git_commit"]
+    return tags
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys (``ot.lambda``); lists and scalars are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

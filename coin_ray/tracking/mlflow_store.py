@@ -1,0 +1,121 @@
+"""MLflow's store: which one, how it is opened, the experiment and the runs of a study in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+EXPERIMENT = "coin-ray"
+STUDY_TAG = "coin_ray.study"
+"""Tag of every run: the identity of its study."""
+VIEW = "coin-ray"
+"""Name of the table view that the experiment carries: one row a cell, and no tree, which could not
+be sorted or filtered by factor."""
+_VIEW_STATE = {
+    "searchFilter": "params.level LIKE '%'",
+    "orderByKey": "tags.`mlflow.runName`",
+    "orderByAsc": True,
+    "selectedColumns": [
+        *(f"params.`{param}`" for param in ("level", "dataset", "seed")),
+        *(f"metrics.`{metric}`" for metric in ("aji", "pq", "dice", "agreement")),
+    ],
+}
+_EXPERIMENT_TAGS = {
+    # The UI asks what kind of experiment it is, and hides the run table, unless this says so.
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
+}
+
+
+def tracking_uri(workspace: Path) -> str:
+    """``MLFLOW_TRACKING_URI`` where it is set, else a database file in the workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve()}/mlflow.db"
+
+
+def experiment_name() -> str:
+    """``MLFLOW_EXPERIMENT_NAME`` where it is set, else ``coin-ray``."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def is_server(uri: str) -> bool:
+    """True for a tracking server, false for a database that this process opens itself."""
+    return not re.match(r"(sqlite|mysql|postgresql|mssql)[:+]", uri)
+
+
+def unreachable() -> tuple[type[Exception], ...]:
+    """Exceptions that mean "the tracker is away or refuses", as opposed to a fault of ours."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, RequestException, SQLAlchemyError, OSError
+
+
+def connect(workspace: Path, uri: str) -> Any:
+    """An MlflowClient that fails soon where nobody answers, instead of after minutes."""
+    # Read at each request by MLflow; a user's own values win.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow import MlflowClient
+
+    if is_server(uri):
+        return MlflowClient(tracking_uri=uri)
+    workspace.mkdir(parents=True, exist_ok=True)
+    with locked(workspace):
+        return MlflowClient(tracking_uri=uri)
+
+
+def ensure_experiment(client: Any, name: str, workspace: Path | None) -> str:
+    """Id of the experiment, made when missing, with its artifacts under ``workspace`` (None: where
+    the server says). MlflowException when the experiment was deleted in the tracker."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = None if workspace is None else (workspace / "artifacts").as_uri()
+        return str(client.create_experiment(name, location, tags=_EXPERIMENT_TAGS))
+    if found.lifecycle_stage != "active":
+        raise MlflowException(
+            f"the experiment {name!r} was deleted in the tracker: restore it there, or choose "
+            "another name with MLFLOW_EXPERIMENT_NAME"
+        )
+    for tag, value in _EXPERIMENT_TAGS.items():
+        if tag not in found.tags:
+            client.set_experiment_tag(found.experiment_id, tag, value)
+    return str(found.experiment_id)
+
+
+def study_runs(client: Any, experiment_id: str, study: str) -> Iterator[Run]:
+    """Every active run of a study, newest first: of two with one identity the oldest comes last."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.`{STUDY_TAG}` = '{study}'",
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def locked(workspace: Path) -> Iterator[None]:
+    """One process of this workspace at a time (advisory, gone with the process)."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    with (workspace / "mlflow.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,100 @@
+"""From a journal into MLflow: the same for a live study, a finished one and one that was killed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coin_ray.errors import UserError
+from coin_ray.tracking.journal import read
+from coin_ray.tracking.mlflow_store import unreachable
+from coin_ray.tracking.mlflow_writer import MlflowWriter
+from coin_ray.tracking.records import STUDY, RunRecord, fold
+
+
+@dataclass
+class Replay:
+    """Reads on in a journal, and writes the runs that changed."""
+
+    path: Path
+    writer: MlflowWriter
+    records: dict[str, RunRecord] = field(default_factory=dict)
+    offset: int = 0
+    dirty: set[str] = field(default_factory=set)
+
+    def run(self) -> int:
+        """How many runs were written. After one of ``unreachable()`` the rest stays to do."""
+        rows, self.offset = read(self.path, self.offset)
+        for row in rows:
+            self.dirty |= fold(self.records, row)
+        if rows:  # the parent must exist even if a crash took the line that describes it
+            self.records.setdefault(STUDY, RunRecord(STUDY, name=self.writer.study))
+            self.dirty.add(STUDY)
+        written = 0
+        # The study's run first: it is the parent of the others.
+        for run in sorted(self.dirty, key=lambda run: (run != STUDY, run)):
+            written += self.writer.write(self.records[run])
+            self.dirty.discard(run)
+        return written
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What ``sync_journals`` did for one study."""
+
+    study: str
+    runs: int
+    written: int
+    missing: tuple[str, ...]
+
+
+def sync_journals(workspace: Path, *, uri: str = "", experiment: str = "") -> list[Synced]:
+    """Replay every journal of a workspace into MLflow. UserError if there is none, or the tracker
+    does not answer."""
+    paths = sorted((workspace / "journal").glob("*.jsonl"))
+    if not paths:
+        raise UserError(
+            "no journal to replay",
+            where=str(workspace / "journal"),
+            do="name the workspace of the study with --workspace",
+        )
+    done = []
+    for path in paths:
+        writer = MlflowWriter(workspace, path.stem, uri=uri, experiment=experiment)
+        replay = Replay(path, writer)
+        try:
+            written = replay.run()
+        except unreachable() as error:
+            raise UserError(
+                "the tracker does not take the runs",
+                where=redacted(writer.uri),
+                found=reason(error),
+                do="check MLFLOW_TRACKING_URI and that the server runs, then sync again",
+            ) from error
+        done.append(Synced(path.stem, len(replay.records), written, tuple(sorted(writer.missing))))
+    return done
+
+
+def study_identity(info: Mapping[str, Any]) -> str:
+    """Name, profile and data digest of a study as one word, safe in a path and in a query."""
+    parts = (info["study"], info["profile"], info["data_digest"][:12])
+    return "-".join(re.sub(r"[^\w.]+", "_", part, flags=re.ASCII) for part in parts)
+
+
+def journal_path(workspace: Path, study: str) -> Path:
+    """The journal of a study identity."""
+    return workspace.resolve() / "journal" / f"{study}.jsonl"
+
+
+def redacted(text: str) -> str:
+    """``text`` without the users and passwords that addresses in it may carry."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def reason(error: Exception) -> str:
+    """First line of what the tracker's error says, short and without passwords."""
+    lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 200 else lines[0][:199] + "…"

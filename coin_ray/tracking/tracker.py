@@ -1,0 +1,229 @@
+"""Journal first, then MLflow: what a driver calls while a study runs, and the replay afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coin_ray.pipeline import events
+from coin_ray.tracking import describe
+from coin_ray.tracking.journal import Journal, plain, read
+from coin_ray.tracking.mlflow_store import tracking_uri, unreachable
+from coin_ray.tracking.mlflow_writer import MlflowWriter
+from coin_ray.tracking.records import STUDY
+from coin_ray.tracking.replay import Replay, journal_path, reason, redacted, study_identity
+
+OWN_KINDS = {
+    "Metrics": {"metrics"},
+    "Table": {"name", "rows"},
+    "File": {"path"},
+    "Text": {"path", "text"},
+    "Tags": {"tags"},
+}
+"""Kinds of events beside those of ``pipeline.events``, and the fields each must have."""
+PATIENCE = (5.0, 15.0, 60.0)
+"""Seconds between attempts while the tracker is away; the last one repeats."""
+
+
+class Tracker:
+    """Records a study. The only writer of its journal and, from a thread of its own, of its MLflow
+    runs, so that a slow or absent tracker never holds the study up.
+
+    ``study_info`` comes from :func:`coin_ray.tracking.describe.describe_study`. The constructor
+    opens ``<workspace>/journal/<study>.jsonl`` and brings MLflow up to date with what an earlier,
+    perhaps killed, driver left in it. ``warn`` gets one line when the tracker goes away and one
+    when it is back, from the writing thread; by default they go to the log.
+
+    ``record(event)`` takes dictionaries of plain JSON values (NumPy scalars and paths are fine):
+
+    - every event of ``coin_ray.pipeline.events`` as its ``to_json()``, where ``cell`` is the cell's
+      key label. Stage events are counted, and written as one line when the cell ends;
+    - ``{"event": "Metrics", "metrics": {name: value}, "step": 0}``;
+    - ``{"event": "Table", "name": "per_image", "rows": [{column: value}, ...]}``, attached as CSV
+      and as a table that MLflow opens;
+    - ``{"event": "File", "path": path, "folder": "overlays"}``: attaches a file, such as a picture;
+    - ``{"event": "Text", "path": "summary.md", "text": text}``: attaches a text;
+    - ``{"event": "Tags", "tags": {name: value}}``.
+
+    The last five are about a cell's run with ``"cell": label``, else about the study's own.
+    """
+
+    def __init__(
+        self,
+        workspace: Path,
+        study_info: Mapping[str, Any],
+        *,
+        uri: str = "",
+        experiment: str = "",
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.workspace = workspace.resolve()
+        self.uri = uri or tracking_uri(workspace)
+        self.study = study_identity(study_info)
+        self._info = study_info
+        self._cells = {cell["cell"]: cell for cell in study_info["cells"]}
+        self._seen: set[str] = set()
+        self._stages: dict[str, dict[str, _Stage]] = {}
+        self._warn = warn or logging.getLogger(__name__).warning
+        path = journal_path(workspace, self.study)
+        self._journal = Journal(path)
+        self._described = _descriptions(path)
+        writer = MlflowWriter(workspace, self.study, uri=self.uri, experiment=experiment)
+        self._replay = Replay(path, writer)
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._writing = threading.Lock()
+        self._fault: BaseException | None = None
+        self._warned = False
+        self._describe(describe.study_event(study_info))
+        self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
+        self._thread.start()
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Write an event into the journal (on disk on return); MLflow follows.
+
+        Raises ValueError for a kind, a field or a cell that is not known, TypeError for a value
+        that JSON cannot hold, OSError for a file that is not there: the event is not written then.
+        """
+        _check(event)
+        kind, label = event["event"], event.get("cell", "")
+        row = dict(event)
+        if label:
+            if label not in self._cells:
+                raise ValueError(f"no cell {label!r} in this study: {', '.join(self._cells)}")
+            row["run"] = self._cells[label]["digest"]
+            if label not in self._seen:
+                self._seen.add(label)
+                self._describe(describe.cell_event(self._info, self._cells[label]))
+        if kind in ("StageStarted", "StageFinished", "StageReused"):
+            self._count(label, row)
+            return
+        if kind in ("CellFinished", "CellFailed") and label in self._stages:
+            stages = {name: stage.summary() for name, stage in self._stages.pop(label).items()}
+            self._journal.append({"event": "Stages", "run": row["run"], "stages": stages})
+        if kind == "File":
+            row |= _file(self.workspace, Path(event["path"]))
+        self._journal.append(row)
+        self._news.set()
+
+    def sync(self) -> bool:
+        """Write everything recorded so far to MLflow; false if it is away (warned once)."""
+        self._raise()
+        with self._writing:
+            return self._attempt()
+
+    def close(self) -> bool:
+        """Last attempt, then stop; returns as ``sync``. The journal stays for a replay."""
+        self._closing.set()
+        self._news.set()
+        self._thread.join()
+        self._journal.close()
+        return self.sync()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            self._news.wait()
+            self._news.clear()
+            if self._closing.is_set():
+                return
+            try:
+                with self._writing:
+                    done = self._attempt()
+            except BaseException as error:
+                self._fault = error  # a fault of ours, not the tracker's: sync and close raise it
+                return
+            failures = 0 if done else failures + 1
+            if not done:
+                self._closing.wait(PATIENCE[min(failures, len(PATIENCE)) - 1])
+                self._news.set()
+
+    def _attempt(self) -> bool:
+        try:
+            self._replay.run()
+        except unreachable() as error:
+            if not self._warned:
+                self._warned = True
+                self._warn(
+                    f"the tracker {redacted(self.uri)} is away ({reason(error)}); the study goes "
+                    "on, its journal is kept and `coin-ray track sync` writes it later"
+                )
+            return False
+        if self._warned:
+            self._warned = False
+            self._warn(f"the tracker {redacted(self.uri)} is back and up to date")
+        return True
+
+    def _raise(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    def _describe(self, event: Mapping[str, Any]) -> None:
+        """Unless the journal has it: looking again at a thousand cells adds no thousand lines."""
+        run = event.get("run", STUDY)
+        if self._described.get(run) != plain(event):
+            self._described[run] = plain(event)
+            self._journal.append(event)
+
+    def _count(self, label: str, event: Mapping[str, Any]) -> None:
+        if event["event"] != "StageStarted":
+            stages = self._stages.setdefault(label, {})
+            stages.setdefault(event["stage"], _Stage()).add(event)
+
+
+@dataclass
+class _Stage:
+    """Stage events of a cell, counted."""
+
+    computed: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    keys: set[str] = field(default_factory=set)
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        self.computed += event["event"] == "StageFinished"
+        self.reused += event["event"] == "StageReused"
+        self.seconds += event.get("seconds", 0.0)
+        self.keys |= {event["key"]} if event.get("key") else set()
+
+    def summary(self) -> dict[str, Any]:
+        key = "".join(sorted(self.keys))
+        if len(self.keys) > 1:  # one key an image: a tag holds their digest and how many they are
+            digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+            key = f"{digest} ({len(self.keys)} keys)"
+        counts = {"computed": self.computed, "reused": self.reused}
+        return {"key": key, **counts, "seconds": round(self.seconds, 3)}
+
+
+def _descriptions(path: Path) -> dict[str, dict[str, Any]]:
+    """The last description of each run in a journal, without its time."""
+    rows = [row for row in read(path)[0] if row["event"] in ("StudyDescribed", "CellDescribed")]
+    return {row.get("run", STUDY): {k: v for k, v in row.items() if k != "time"} for row in rows}
+
+
+def _check(event: Mapping[str, Any]) -> None:
+    kind = event.get("event", "")
+    if kind in OWN_KINDS:
+        absent = OWN_KINDS[kind] - set(event)
+        if absent:
+            raise ValueError(f"a {kind} event needs {', '.join(sorted(absent))}")
+        return
+    try:
+        events.from_json(event)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an event that the tracker takes: {kind!r} ({error})") from error
+
+
+def _file(workspace: Path, path: Path) -> dict[str, str]:
+    """Path (relative to the workspace where it lies there, so that a workspace can be moved) and
+    content digest of a file to attach."""
+    path = path.resolve()
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    with contextlib.suppress(ValueError):
+        path = path.relative_to(workspace)
+    return plain({"path": path, "digest": digest})

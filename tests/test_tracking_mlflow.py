@@ -1,0 +1,383 @@
+"""What arrives in MLflow (a small sqlite store), also after crashes, outages and replays."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from coin_ray.errors import UserError
+from coin_ray.pipeline.settings import dotted_fields
+from coin_ray.tracking.describe import cell_digest
+from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
+from coin_ray.tracking.mlflow_writer import MlflowWriter
+from coin_ray.tracking.replay import Replay, journal_path, study_identity, sync_journals
+from coin_ray.tracking.tracker import Tracker
+from tests.tracking_study import LEVELS, ROUNDS, info, run_events, study
+
+# One worker for all files that open MLflow: it takes seconds to import and its tables as long.
+pytestmark = pytest.mark.xdist_group("mlflow")
+AWAY = "http://127.0.0.1:9"
+"""The discard port: nothing listens there."""
+
+
+@pytest.fixture(autouse=True)
+def no_tracker_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all tests of this file: making its tables takes a second. A blank in the path,
+    because database and artifact addresses have to carry it."""
+    return tmp_path_factory.mktemp("work space")
+
+
+def record_run(
+    workspace: Path, digest: str, levels: tuple[str, ...] = LEVELS, **options: Any
+) -> str:
+    """An uninterrupted run of the small study; returns its identity."""
+    tracker = Tracker(workspace, info(digest, levels=levels), **options)
+    for event in run_events(workspace / "files", levels=levels):
+        tracker.record(event)
+    tracker.close()
+    return tracker.study
+
+
+def stored(workspace: Path, study_id: str) -> dict[str, dict[str, Any]]:
+    """All that the store says of a study, run by run name, without ids and clock times."""
+    client = connect(workspace, tracking_uri(workspace))
+    experiment = client.get_experiment_by_name("coin-ray")
+    found = {}
+    for run in study_runs(client, experiment.experiment_id, study_id):
+        assert run.info.run_name not in found, "two runs of one cell"
+        history = {
+            metric: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, metric)]
+            for metric in run.data.metrics
+        }
+        root = Path(workspace / "artifacts" / run.info.run_id / "artifacts")
+        files = {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        found[run.info.run_name] = {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": tags,
+            "metrics": {metric: sorted(points) for metric, points in history.items()},
+            "files": files,
+            "id": run.info.run_id,
+            "parent": run.data.tags.get("mlflow.parentRunId"),
+        }
+    return found
+
+
+def without_ids(found: dict[str, dict[str, Any]], study_id: str) -> str:
+    """Comparable between studies that differ in their identity only."""
+    plain = {
+        name: {k: v for k, v in run.items() if k not in ("id", "parent")}
+        for name, run in found.items()
+    }
+    for run in plain.values():
+        run["tags"] = {k: v for k, v in run["tags"].items() if k != "coin_ray.written"}
+    digest = study_id.rsplit("-", 1)[1]
+    return repr(sorted(plain.items())).replace(digest, "DIGEST")
+
+
+@pytest.fixture(scope="module")
+def complete(workspace: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    study_id = record_run(workspace, "complete")
+    return study_id, stored(workspace, study_id)
+
+
+Complete = tuple[str, dict[str, dict[str, Any]]]
+PARENT = "uss_backbones (mini, tiles)"
+CELL = "mae · tiles · seed 0"
+
+
+def test_a_study_is_a_parent_with_one_child_a_cell(complete: Complete) -> None:
+    _, runs = complete
+    assert set(runs) == {PARENT, *(f"{level} · tiles · seed 0" for level in LEVELS)}
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    parent = runs[PARENT]
+    assert {run["parent"] for run in runs.values()} == {None, parent["id"]}
+    assert parent["parent"] is None
+    assert parent["tags"]["factor.backbone"] == '["none", "mae"]'
+    assert parent["metrics"]["study_computed"] == [(0, 4.0)]
+    assert {"summary.csv", "environment.yaml", "study/resolved.yaml"} <= set(parent["files"])
+    assert "coin-ray sweep x.yaml" in parent["tags"]["mlflow.note.content"]
+
+
+def test_a_child_has_every_setting_and_factor_as_a_flat_param(complete: Complete) -> None:
+    params = complete[1][CELL]["params"]
+    assert {key for key, _ in dotted_fields()} <= set(params)
+    expected = {"uss.family": "mae", "ot.lambda": "0.1", "rounds.count": "2", "backbone": "mae"}
+    expected |= {"level": "mae", "dataset": "tiles", "seed": "0", "infer.hflip": "true"}
+    assert {key: params[key] for key in expected} == expected
+
+
+def test_a_child_has_its_tags(complete: Complete) -> None:
+    tags = complete[1][CELL]["tags"]
+    expected = {"study": "uss_backbones", "level": "mae", "dataset": "tiles", "seed": "0"}
+    expected |= {"profile": "mini", "data_digest": "complete", "stage.ucis": "key-ucis"}
+    assert {key: tags[key] for key in expected} == expected
+    assert tags["stage.features"].endswith("(2 keys)")
+    cell = next(c for c in study().cells if c.level == "mae")
+    assert tags["coin_ray.cell"] == cell_digest(cell)
+
+
+def test_metrics_are_by_round_and_nothing_that_is_not_finite(complete: Complete) -> None:
+    run = complete[1][CELL]
+    assert run["metrics"]["aji"] == [(1, 0.51), (2, 0.52)]
+    assert run["metrics"]["loss_1"] == [(1, 1.0), (2, 0.5)]
+    assert run["metrics"]["aji_ucis"] == [(ROUNDS, 0.4)]
+    assert run["metrics"]["stages_computed"] == [(ROUNDS, 2.0)]
+    assert "spread" not in run["metrics"]
+    assert run["tags"]["nonfinite"] == "spread at 1, spread at 2"
+
+
+def test_artifacts_open_as_what_they_are(complete: Complete) -> None:
+    run = complete[1][CELL]
+    cell = next(c for c in study().cells if c.level == "mae")
+    config = yaml.safe_load(run["files"]["config.yaml"])
+    assert type(cell.config).model_validate(config) == cell.config
+    rows = list(csv.DictReader(io.StringIO(run["files"]["per_image.csv"].decode())))
+    assert rows[1] == {"image": "b", "aji": "0.54", "pq": ""}
+    assert run["files"]["overlays/overlay.png"].startswith(b"\x89PNG")
+    assert "packages" in yaml.safe_load(run["files"]["environment.yaml"])
+
+
+def test_the_table_is_one_that_mlflow_loads(workspace: Path, complete: Complete) -> None:
+    client = connect(workspace, tracking_uri(workspace))
+    experiment = client.get_experiment_by_name("coin-ray").experiment_id
+    run_id = complete[1][CELL]["id"]
+    import mlflow
+
+    before = mlflow.get_tracking_uri()  # the client searches through the fluent API here
+    mlflow.set_tracking_uri(tracking_uri(workspace))
+    try:
+        table = client.load_table(experiment, "per_image.json", run_ids=[run_id])
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert table["aji"].tolist() == [0.5, 0.54]
+
+
+def test_replaying_writes_nothing_twice(workspace: Path) -> None:
+    study_id = record_run(workspace, "twice")
+    before = stored(workspace, study_id)
+    synced = {done.study: done for done in sync_journals(workspace)}[study_id]
+    assert (synced.runs, synced.written, synced.missing) == (3, 0, ())
+    assert stored(workspace, study_id) == before
+    # The study run again by another driver, everything served from the store.
+    assert record_run(workspace, "twice") == study_id
+    again = stored(workspace, study_id)
+    assert again.pop(PARENT)["status"] == "FINISHED"
+    assert again == {name: run for name, run in before.items() if name != PARENT}
+
+
+class Crash(Exception):
+    """Not one of the tracker's own errors: stands for a killed driver."""
+
+
+class Crashing:
+    """A client that stops the driver at its n-th call, before or after the call takes effect."""
+
+    def __init__(self, client: Any, at: int, late: bool) -> None:
+        self.client, self.left, self.late = client, at, late
+
+    def __getattr__(self, method: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left == 0 and not self.late:
+                raise Crash
+            result = getattr(self.client, method)(*args, **kwargs)
+            if self.left == 0:
+                raise Crash
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_call_leaves_what_an_uninterrupted_run_leaves(
+    workspace: Path, tmp_path: Path, late: bool
+) -> None:
+    whole = record_run(workspace, f"whole{late}", levels=("mae",))
+    wanted = without_ids(stored(workspace, whole), whole)
+    recorded = journal_path(workspace, whole).read_text()
+    # Every other call: what is not hit before it takes effect is hit after it.
+    calls = 0 if late else -1
+    crashed = True
+    while crashed:
+        calls += 2
+        study_id = whole.replace("whole", f"crash{calls}")
+        path = tmp_path / f"{study_id}.jsonl"
+        path.write_text(recorded.replace("whole", f"crash{calls}"))
+        writer = MlflowWriter(workspace, study_id)
+        writer._connect()
+        writer._client = Crashing(writer._client, calls, late)
+        try:
+            Replay(path, writer).run()
+            crashed = False
+        except Crash:
+            Replay(path, MlflowWriter(workspace, study_id)).run()
+        if calls % 3 == 0 or not crashed:  # reading a study back is the slow part
+            assert without_ids(stored(workspace, study_id), study_id) == wanted
+    assert calls > 10  # every kind of call was hit
+
+
+def test_an_interrupted_study_that_is_run_again_has_one_run_a_cell(workspace: Path) -> None:
+    happening = list(run_events(workspace / "files"))
+    half = [e["event"] for e in happening].index("CellFinished") + 3
+    tracker = Tracker(workspace, info("killed"))
+    for event in happening[:half]:
+        tracker.record(event)
+    assert tracker.sync()
+    assert {run["status"] for run in stored(workspace, tracker.study).values()} == {
+        "RUNNING",
+        "FINISHED",
+    }
+    tracker.close()  # and no StudyFinished: the driver is gone
+    assert record_run(workspace, "killed") == tracker.study
+    runs = stored(workspace, tracker.study)
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    assert runs[CELL]["metrics"]["aji"] == [(1, 0.51), (2, 0.52)]
+
+
+def test_a_study_that_gained_a_level_is_the_same_study(workspace: Path) -> None:
+    study_id = record_run(workspace, "edited", levels=("mae",))
+    before = stored(workspace, study_id)
+    assert record_run(workspace, "edited", levels=("mae", "none")) == study_id
+    after = stored(workspace, study_id)
+    assert len(after) == len(before) + 1
+    assert after[CELL] == before[CELL]
+    assert after[PARENT]["id"] == before[PARENT]["id"]
+    assert after[PARENT]["tags"]["factor.backbone"] == '["mae", "none"]'
+
+
+def test_a_study_runs_on_while_the_tracker_is_away(workspace: Path) -> None:
+    said: list[str] = []
+    start = time.monotonic()
+    uri = AWAY.replace("//", "//user:secret@")
+    tracker = Tracker(workspace, info("away"), uri=uri, warn=said.append)
+    for event in run_events(workspace / "files"):
+        tracker.record(event)
+    assert time.monotonic() - start < 5  # recording does not wait for anybody
+    assert tracker.close() is False
+    assert len(said) == 1
+    assert "track sync" in said[0]
+    assert "secret" not in said[0]
+    synced = {done.study: done for done in sync_journals(workspace)}[tracker.study]
+    assert (synced.runs, synced.written) == (3, 3)
+    assert stored(workspace, tracker.study)[CELL]["status"] == "FINISHED"
+
+
+def test_a_file_that_is_gone_is_named_and_costs_nothing_else(workspace: Path) -> None:
+    tracker = Tracker(workspace, info("gone"), uri=AWAY, warn=lambda _: None)
+    for event in run_events(workspace / "gone"):
+        tracker.record(event)
+    tracker.close()
+    (workspace / "gone" / "overlay.png").unlink()
+    synced = {done.study: done for done in sync_journals(workspace)}[tracker.study]
+    assert synced.missing == (str(workspace / "gone" / "overlay.png"),)
+    assert "per_image.csv" in stored(workspace, tracker.study)[CELL]["files"]
+
+
+def test_two_drivers_that_replay_at_once_make_one_store_and_one_run_a_cell(
+    workspace: Path, complete: Complete, tmp_path: Path
+) -> None:
+    # MLflow itself fails here: of several processes that make a store's tables, all but one die.
+    # It also shows that a lost database, or a workspace that was moved, costs nothing.
+    (tmp_path / "journal").mkdir()
+    shutil.copy(journal_path(workspace, complete[0]), tmp_path / "journal")
+    shutil.copytree(workspace / "files", tmp_path / "files")
+    code = "import sys, pathlib as p; from coin_ray.tracking.replay import sync_journals as s; "
+    code += "s(p.Path(sys.argv[1]))"
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert without_ids(stored(tmp_path, complete[0]), complete[0]) == without_ids(
+        complete[1], complete[0]
+    )
+
+
+def test_what_the_tracker_does_not_take_is_refused_and_not_written(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, info("refused"), uri=AWAY, warn=lambda _: None)
+    before = journal_path(tmp_path, tracker.study).read_bytes()
+    started = {"event": "CellStarted", "level": "mae", "data": "tiles", "seed": 0}
+    for event, error in [
+        ({"event": "Unheard"}, ValueError),
+        ({"event": "CellStarted", "cell": "mae-tiles-0"}, ValueError),
+        ({**started, "cell": "no such cell"}, ValueError),
+        ({"event": "Table", "rows": []}, ValueError),
+        ({"event": "File", "path": tmp_path / "missing.png"}, FileNotFoundError),
+        ({"event": "Metrics", "metrics": {"aji": object()}}, TypeError),
+    ]:
+        with pytest.raises(error):
+            tracker.record(event)
+    assert journal_path(tmp_path, tracker.study).read_bytes() == before
+    tracker.close()
+
+
+def test_a_deleted_experiment_is_said_and_not_brought_back(workspace: Path) -> None:
+    record_run(workspace, "deleted", experiment="old")
+    client = connect(workspace, tracking_uri(workspace))
+    client.delete_experiment(client.get_experiment_by_name("old").experiment_id)
+    said: list[str] = []
+    record_run(workspace, "deleted", experiment="old", warn=said.append)
+    assert len(said) == 1
+    assert "was deleted" in said[0]
+    with pytest.raises(UserError, match="was deleted"):
+        sync_journals(workspace, experiment="old")
+
+
+def test_the_usual_variables_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert tracking_uri(tmp_path) == AWAY
+    assert MlflowWriter(tmp_path, "s").experiment == "mine"
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "s.jsonl").write_text('{"event": "StudyStarted", "time": 1}\n')
+    with pytest.raises(UserError, match="does not take the runs"):
+        sync_journals(tmp_path)
+
+
+def test_no_journal_is_an_error_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no journal"):
+        sync_journals(tmp_path)
+
+
+def test_identity_is_name_profile_and_data() -> None:
+    assert study_identity(info("0123456789abcdef")) == "uss_backbones-mini-0123456789ab"
+    assert study_identity({**info("x/y"), "study": "a b'c"}) == "a_b_c-mini-x_y"
+
+
+def test_cells_are_told_apart_by_configuration_data_and_seed() -> None:
+    cells = study(seeds=(0, 1)).cells
+    assert len({cell_digest(cell) for cell in cells}) == 4
+    described = info("x", levels=("mae", "mae"))  # two levels that come to the same
+    assert len({cell["digest"] for cell in described["cells"]}) == 2
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    with locked(tmp_path):
+        yield tmp_path
+
+
+def test_the_lock_is_the_workspaces(held: Path) -> None:
+    with (held / "mlflow.lock").open("w") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

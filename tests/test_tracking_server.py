@@ -1,0 +1,87 @@
+"""MLflow's own server over the workspace's database, on the loopback interface only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from psutil import net_connections
+
+from coin_ray.errors import UserError
+from coin_ray.tracking import server
+from coin_ray.tracking.server import HOST, running_server
+from coin_ray.tracking.tracker import Tracker
+from tests.tracking_study import info
+
+pytestmark = pytest.mark.xdist_group("mlflow")
+
+
+@pytest.fixture(autouse=True)
+def no_tracker_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+
+
+@pytest.mark.slow
+def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    Tracker(tmp_path, info("server")).close()
+    before = set(os.listdir(tmp_path))
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "coin_ray.cli", "ui", "--workspace", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        line = next(line for line in lines if line.startswith("MLflow:"))
+        assert f"http://{HOST}:{port}/#/experiments/1/runs?" in line
+        page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"http://{HOST}:{port}"
+        )
+        assert b"MLflow" in page.read()
+        listening = [c for c in net_connections("tcp") if c.status == "LISTEN"]
+        assert {c.laddr.ip for c in listening if c.laddr.port == port} == {HOST}
+        with pytest.raises(UserError, match="port is taken"), running_server(tmp_path, port):
+            pass
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex((HOST, port)) != 0
+    assert set(os.listdir(tmp_path)) - before == {"ui.log"}
+
+
+def test_no_database_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tracking database"), running_server(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_elsewhere_is_named_instead_of_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@tracker:5000")
+    with pytest.raises(UserError, match="runs already") as error, running_server(tmp_path):
+        pass
+    assert "http://tracker:5000" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_server_that_cannot_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"")
+    dying = [sys.executable, "-c", "raise SystemExit('the schema is out of date')"]
+    monkeypatch.setattr(server, "_command", lambda *_: dying)
+    with pytest.raises(UserError, match="did not start") as error, running_server(tmp_path):
+        pass
+    assert "the schema is out of date" in str(error.value)
+    assert "ui.log" in str(error.value)
