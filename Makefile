@@ -1,0 +1,74 @@
+# coin-ray: `make sweep` runs the main study, `make test` checks everything; both install first what
+# they need into .venv. Variables: PYTHON, STUDY, ARGS, WORKERS, CONSTRAINTS.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STUDY ?= ablations/uss_backbones.yaml
+ARGS ?=
+WORKERS ?= 2
+CONSTRAINTS ?= constraints.txt
+
+# The first interpreter that really runs and is of a supported version.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+  && echo $$p && break; done)
+
+.PHONY: help venv install test lint sweep ui bench clean
+
+help:
+	@echo "make sweep    run $(STUDY) (ARGS='--data PATH --profile NAME' are passed on)"
+	@echo "make ui       open MLflow over its runs"
+	@echo "make test     linters, types, rooms, tests"
+	@echo "make lint     the first three"
+	@echo "make bench    time and memory of each stage next to a literal implementation"
+	@echo "make install  only what all of these do first: .venv with the pinned set"
+	@echo "make clean    remove .venv and caches (never results: they are in .coin-ray)"
+
+venv: $(BIN)/python
+install: $(STAMP)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "coin-ray needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The dense CRF is compiled here, so it comes second: where it does not build, all the rest works.
+$(STAMP): pyproject.toml setup.py $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	@if command -v g++ >/dev/null || command -v c++ >/dev/null; then \
+	  echo "building the dense CRF (extra crf), about a minute"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e ".[crf]" \
+	  || echo "the extra crf did not build: studies with crf.enabled will say so" >&2; \
+	else \
+	  echo "no C++ compiler: the extra crf (dense CRF) is left out" >&2; \
+	fi
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# One thread a worker: two workers with two threads each are slower than either. All tests that need
+# a Ray cluster go to one worker, which then starts one cluster.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+sweep: $(STAMP)
+	$(BIN)/coin-ray sweep $(STUDY) $(ARGS)
+
+ui: $(STAMP)
+	$(BIN)/coin-ray ui $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.stages $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
