@@ -95,8 +95,12 @@ class CellKeys:
     ) -> Key:
         return make_key(stage, VERSIONS[stage], name, settings, inputs)
 
+    @_memo
+    def _content(self, image: ImageLike) -> str:
+        return image.digest()
+
     def _pixels(self, image: ImageLike) -> dict[str, str | list[str]]:
-        return {"image": image.digest(), "scale": repr(pixel_scale(image.mpp))}
+        return {"image": self._content(image), "scale": repr(pixel_scale(image.mpp))}
 
     @_memo
     def ucis(self, image: ImageLike) -> Key:
@@ -112,7 +116,7 @@ class CellKeys:
         uss = self.config.uss
         fields = ("family", "size", "zoom", "window", "stride", "hflip")
         inputs: dict[str, str | list[str]] = {
-            "image": image.digest(),
+            "image": self._content(image),
             "weights": self._weights(f"{uss.family}_{uss.size}"),
         }
         return self._key("features", image.name, identity(uss, fields), inputs)
@@ -161,7 +165,7 @@ class CellKeys:
         crf = self.config.crf
         inputs: dict[str, str | list[str]] = {"transport": self.transport(image).digest}
         if crf.enabled:
-            inputs["image"] = image.digest()
+            inputs["image"] = self._content(image)
         settings = identity(crf) if crf.enabled else {"enabled": False}
         return self._key("refine", image.name, settings, inputs)
 
@@ -178,7 +182,7 @@ class CellKeys:
     def embed(self, image: ImageLike) -> Key:
         model = self.config.sam.model
         inputs: dict[str, str | list[str]] = {
-            "image": image.digest(),
+            "image": self._content(image),
             "weights": self._weights(f"sam_{model}"),
         }
         return self._key("embed", image.name, {"model": model}, inputs)
@@ -227,7 +231,7 @@ class CellKeys:
             settings["iterations"] = settings["later_iterations"]
         del settings["later_iterations"]
         inputs: dict[str, str | list[str]] = {
-            "images": [image.digest() for image in self.train],
+            "images": [self._content(image) for image in self.train],
             "labels": [self.select(image, round_).digest for image in self.train],
         }
         if self.config.student.encoder_weights == "imagenet" and student_has_encoder(self.config):

@@ -6,6 +6,7 @@ workers) changes how fast a result comes, never which result, and never enters a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -261,6 +262,11 @@ def is_runtime(field: Any) -> bool:
 def identity(section: Section, fields: tuple[str, ...] | None = None) -> dict[str, Any]:
     """The values of a section that identify a result, under the study's names; ``fields``
     narrows."""
+    return dict(_identity(section, fields))
+
+
+@functools.lru_cache(maxsize=4096)  # a plan of a thousand cells asks for the same few sections
+def _identity(section: Section, fields: tuple[str, ...] | None) -> dict[str, Any]:
     dumped = section.model_dump(mode="json", by_alias=True)
     keep = {
         (f.alias or name)
