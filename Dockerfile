@@ -1,7 +1,7 @@
 # coin-ray in a container: CPU by default, CUDA with --build-arg TORCH_BACKEND=cu130.
 #
 #   docker build -t coin-ray .
-#   docker run --rm --shm-size=2g -v "$PWD/results:/workspace" coin-ray sweep uss_backbones
+#   docker run --rm --shm-size=2g -v "$PWD/results:/results" coin-ray sweep uss_backbones
 #   docker run --rm --gpus all --shm-size=8g ... (an image built for CUDA)
 #
 # This file was written where no container could be built: it has not been built or run yet.
@@ -15,7 +15,7 @@ RUN apt-get update \
 
 # Not root, with a home that can be written: Ray keeps its cluster token there, timm and torch caches.
 RUN useradd --create-home --uid 1000 coin \
- && install -d -o coin -g coin /workspace /home/coin/coin-ray
+ && install -d -o coin -g coin /results /home/coin/coin-ray
 USER coin
 WORKDIR /home/coin/coin-ray
 ENV HOME=/home/coin \
@@ -24,7 +24,7 @@ ENV HOME=/home/coin \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     MLFLOW_DISABLE_TELEMETRY=true \
-    COIN_RAY_WORKSPACE=/workspace
+    COIN_RAY_WORKSPACE=/results
 
 # torch first and in a layer of its own: it is most of the image and changes least. uv knows where the
 # builds for a backend are; the CUDA builds bring the CUDA libraries along, so no CUDA base is needed.
@@ -38,6 +38,6 @@ RUN make venv \
 COPY --chown=coin:coin . .
 RUN make install
 
-VOLUME /workspace
+VOLUME /results
 ENTRYPOINT ["coin-ray"]
 CMD ["--help"]

@@ -29,6 +29,7 @@ FULL = {
     "labels.missed": "ignore",
     "infer.stain_weight": 4.0,
     "student.later_iterations": 100,
+    "student.later_lr": 0.5,
     "rounds.count": 2,
 }
 """Every optional part switched on, so that each of its settings must count."""

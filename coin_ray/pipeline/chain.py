@@ -226,10 +226,8 @@ class CellKeys:
     @_memo
     def round(self, round_: int) -> Key:
         student: Section = self.config.student
-        settings = identity(student)
-        if round_ > 1 and settings["later_iterations"] is not None:
-            settings["iterations"] = settings["later_iterations"]
-        del settings["later_iterations"]
+        settings = identity(student) | round_schedule(self.config, round_)
+        del settings["later_iterations"], settings["later_lr"]
         inputs: dict[str, str | list[str]] = {
             "images": [self._content(image) for image in self.train],
             "labels": [self.select(image, round_).digest for image in self.train],
@@ -286,6 +284,14 @@ class CellKeys:
 def needs_coarse(config: Cell) -> bool:
     """True if the transport looks at the coarse mask itself."""
     return config.ot.enabled and (config.ot.foreground_mass == "coarse" or config.ot.prior > 0)
+
+
+def round_schedule(config: Cell, round_: int) -> dict[str, Any]:
+    """``iterations`` and ``lr`` of a round."""
+    student = config.student
+    first = {"iterations": student.iterations, "lr": student.lr}
+    later = {"iterations": student.later_iterations, "lr": student.later_lr}
+    return first | {k: v for k, v in later.items() if v is not None and round_ > 1}
 
 
 def student_has_encoder(config: Cell) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.chain import round_schedule
 from coin_ray.pipeline.stages import options
 from coin_ray.pipeline.store import Artifact
 
@@ -71,16 +72,14 @@ def train(run: CellRun, world: World, round_: int, progress: Any = None) -> Arti
     from coin_ray.distillation.training import train_round
 
     student = run.config.student
-    iterations = student.iterations
-    if round_ > 1 and student.later_iterations is not None:
-        iterations = student.later_iterations
+    schedule = round_schedule(run.config, round_)
     selected = [run.select(image, round_).arrays for image in run.train]
     start = time.perf_counter()
     weights, log = train_round(
         [image.load() for image in run.train],
         [PseudoLabels(s["label_map"], s["ignore"]) for s in selected],
         initial=None if round_ == 1 else run.student(round_ - 1).arrays,
-        iterations=iterations,
+        **schedule,
         seed=run.seed,
         round_index=round_,
         device=run.device,
@@ -88,12 +87,12 @@ def train(run: CellRun, world: World, round_: int, progress: Any = None) -> Arti
         rank=world.rank,
         world=world.size,
         progress=progress if world.rank == 0 else None,
-        **options(student, "iterations", "later_iterations"),
+        **options(student, "iterations", "later_iterations", "lr", "later_lr"),
     )
     loss = log["loss"][-max(1, len(log["loss"]) // 10) :]
     info = {
         "loss": sum(loss) / len(loss),
-        "iterations": iterations,
+        "iterations": schedule["iterations"],
         "seconds": round(time.perf_counter() - start, 3),
     }
     return Artifact(weights, info)

@@ -180,6 +180,7 @@ class Student(Section):
     lr: Positive = Field(
         1e-3, description="of the encoder; heads (and a whole U-Net) times head_lr"
     )
+    later_lr: Positive | None = Field(None, description="of the later rounds; null = as round 1")
     head_lr: Positive = 10.0
     weight_decay: Annotated[float, Field(ge=0)] = 4e-5
     ema: Fraction = 0.999
