@@ -46,7 +46,7 @@ def predict(
     """
     from coin_ray.cli.sweep import find_device
     from coin_ray.data.folder import find_samples
-    from coin_ray.data.label_tif import write_label_tif
+    from coin_ray.data.write import write_label_map
     from coin_ray.pipeline.runner import open_local
     from coin_ray.study.datasets import resolve_data
     from coin_ray.study.study import resolve
@@ -64,7 +64,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     for sample in samples:
         label_map = run.labels_at(sample.image, step)
-        write_label_tif(out / f"{sample.name}.tif", label_map)
+        write_label_map(out / f"{sample.name}.tif", label_map)
         typer.echo(f"{sample.name}: {label_map.max(initial=0)} nuclei")
     typer.echo(f"{len(samples)} label maps in {out}, from {cell.level}, seed {cell.seed}")
 

@@ -139,6 +139,7 @@ def _nucls(path: Path) -> list[Sample]:
                 mpp=0.2,
                 organ="breast",
                 read=partial(nucls.read_field, file, table) if table else None,
+                size=partial(nucls.field_size, file, table) if table else None,
             )
             read = partial(nucls.read_truth, table, file) if table else None
             samples.append(Sample(image, table, read))

@@ -26,8 +26,8 @@ def read_image(path: str | Path) -> Image8:
     raster = read_raster(path)
     array, kind = raster.array, _kind(raster)
     if kind == "rgba" and array.dtype == np.uint8:
-        hidden = int((array[..., 3] != 255).sum())
-        if hidden:
+        if array[..., 3].min(initial=255) < 255:
+            hidden = int((array[..., 3] < 255).sum())
             raise _refused(
                 path,
                 raster,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from coin_ray.data.folder import IMAGE_FOLDERS, LABEL_FOLDERS, by_stem
+from coin_ray.data.folder import visible
 from coin_ray.data.label_files import decode_coin
 from coin_ray.data.rasters import read_raster
 from coin_ray.data.sample import Sample
@@ -134,17 +133,13 @@ def _pairs(samples: Sequence[Sample]) -> Iterator[Problem]:
             yield Problem(
                 "warning", str(sample.image.path), "no label map, although others have one"
             )
-    used = {s.truth_path for s in with_truth}
-    for folder in sorted({s.truth_path.parent for s in with_truth if s.truth_path is not None}):
-        if folder.name not in LABEL_FOLDERS or not _image_folder_beside(folder):
-            continue
-        for file in by_stem(folder).values():
-            if file not in used:
+    used = {s.truth_path for s in with_truth if s.image.index is None}
+    kinds = {(p.parent, p.suffix) for p in used if p is not None}
+    for folder, suffix in sorted(kinds, key=str):
+        for file in sorted(folder.glob(f"*{suffix}")):
+            # in a folder of its own a label file without an image is a missing image
+            if file not in used and visible(file) and not file.name.lower().startswith("all_fov"):
                 yield Problem("warning", str(file), "a label map without an image")
-
-
-def _image_folder_beside(folder: Path) -> bool:
-    return any((folder.parent / name).is_dir() for name in IMAGE_FOLDERS)
 
 
 def _copies(rows: Sequence[dict[str, Any]]) -> Iterator[Problem]:

@@ -94,6 +94,12 @@ def read_field(image: Path, table: Path) -> Image8:
     return np.ascontiguousarray(read_image(image)[box.y0 : box.y1, box.x0 : box.x1])
 
 
+def field_size(image: Path, table: Path) -> tuple[int, int]:
+    """(H, W) of the field of view."""
+    box = field_of_view(table, image)
+    return box.y1 - box.y0, box.x1 - box.x0
+
+
 def read_truth(table: Path, image: Path, shape: tuple[int, int]) -> LabelMap:
     """The outlines inside the field of view, drawn into its ``shape`` (H, W)."""
     box = field_of_view(table, image)

@@ -14,7 +14,7 @@ from coin_ray.data.card import Archive, Card
 from coin_ray.data.folder import search
 from coin_ray.data.images import Image8
 from coin_ray.data.options import chosen
-from coin_ray.data.rasters import decoding
+from coin_ray.data.rasters import decoding, items_shape
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap, relabel
@@ -104,6 +104,7 @@ def _fold(images: Path, fold: str, split: str) -> list[Sample]:
                 organ=tissues[i],
                 index=i,
                 read=partial(read_patch, images, i),
+                size=partial(items_shape, images),
             ),
             masks,
             partial(read_truth, masks, i) if masks is not None else None,

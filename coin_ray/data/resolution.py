@@ -41,19 +41,30 @@ def check_mpp(mpp: float | None) -> None:
 
 
 def file_mpp(path: Path) -> float | None:
-    """um/px from a tif's resolution tags or a png's pHYs chunk; None if absent or implausible."""
+    """um/px from a tif's resolution tags or a png's pHYs chunk; None if absent or implausible.
+
+    Also None for a file that cannot be decoded: reading its pixels says so, and finding images must
+    not stop at the first broken one.
+    """
     suffix = path.suffix.lower()
     found = None
-    with decoding(path):
-        if suffix in (".tif", ".tiff"):
-            found = _tif_mpp(path)
-        elif suffix == ".png":
-            from PIL import Image
-
-            with Image.open(path) as picture:
-                dpi = picture.info.get("dpi")
-            found = 25_400 / dpi[0] if dpi and dpi[0] > 0 else None
+    try:
+        with decoding(path):
+            if suffix in (".tif", ".tiff"):
+                found = _tif_mpp(path)
+            elif suffix == ".png":
+                found = _png_mpp(path)
+    except UserError:
+        return None
     return found if found is not None and PLAUSIBLE[0] <= found <= PLAUSIBLE[1] else None
+
+
+def _png_mpp(path: Path) -> float | None:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        dpi = picture.info.get("dpi")
+    return 25_400 / dpi[0] if dpi and dpi[0] > 0 else None
 
 
 def _tif_mpp(path: Path) -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from coin_ray.data.digests import content_digest, reader_digest
 from coin_ray.data.images import Image8, read_image
 from coin_ray.data.label_files import check_shape, read_label_map
-from coin_ray.data.rasters import items_shape, raster_shape
+from coin_ray.data.rasters import raster_shape
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
 
@@ -28,7 +28,8 @@ class Image:
     """One image and where it comes from, without any ground truth.
 
     ``path`` is the file that holds the pixels and ``index`` the position in it where it holds many;
-    ``read`` replaces the reader of picture files. ``mpp`` is um per pixel, None if unknown.
+    ``read`` replaces the reader of picture files and ``size`` tells its (H, W) without the pixels.
+    ``mpp`` is um per pixel, None if unknown.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Image:
     organ: str | None = None
     index: int | None = None
     read: partial[Image8] | None = None
+    size: partial[tuple[int, int]] | None = None
 
     def load(self) -> Image8:
         """(H, W, 3) uint8 RGB."""
@@ -46,12 +48,12 @@ class Image:
 
     def shape(self) -> tuple[int, int]:
         """(H, W), from the header where the file has one."""
-        if self.index is not None:
-            return items_shape(self.path)
-        if self.read is not None:
-            height, width = self.read().shape[:2]
-            return height, width
-        return raster_shape(self.path)
+        if self.read is None:
+            return raster_shape(self.path)
+        if self.size is not None:
+            return self.size()
+        height, width = self.read().shape[:2]
+        return height, width
 
     def digest(self) -> str:
         """Hex SHA-256 of the content: the file's bytes, or the pixels of one item of many."""

@@ -31,8 +31,9 @@ def generate_tile(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """One tile: image (size, size, 3) uint8 and its label map (size, size) int32, ids contiguous.
 
-    ``diameter`` is the mean diameter in px (default: log-uniform in 14 to 34), ``crowding`` in [0, 1]
-    goes from a few nuclei to overlapping ones everywhere (default: random). Same arguments, same tile.
+    ``diameter`` is the mean diameter in px (default: log-uniform in 14 to 34), ``crowding`` in [0,
+    1] goes from a few nuclei to overlapping ones everywhere (default: random). Same arguments, same
+    tile.
     """
     if size < 32:
         raise UserError(
@@ -112,8 +113,9 @@ def _cells(
         look = nuclei.KINDS["lymphocyte" if small else "pale"]
         nuclei.draw(
             rng, look, at, rng.uniform(0, np.pi), rng.uniform(3, 6) if small else diameter,
-            tone=tone if small else 0.35 * tone, chromatin=chromatin, hematoxylin=hematoxylin, eosin=eosin,
-            white=white, label_map=nothing, index=0, soft=1.5 if small else rng.uniform(5, 9),
+            tone=tone if small else 0.35 * tone, chromatin=chromatin, hematoxylin=hematoxylin,
+            eosin=eosin, white=white, label_map=nothing, index=0,
+            soft=1.5 if small else rng.uniform(5, 9),
         )  # fmt: skip
     patches = np.clip(0.5 + 0.45 * tissue.smooth_noise(rng, size, rng.uniform(40, 120)), 0.05, 1)
     uneven = rng.uniform(0, 1)
@@ -127,8 +129,10 @@ def _cells(
     mix = rng.dirichlet(np.array([0.5, 0.9, 0.6, 0.4, 0.35]))
     swirl = rng.uniform(0, np.pi)
     body = (
-        diameter * rng.uniform(0.1, 0.8), rng.choice([0.0, rng.uniform(0, 0.35)]), rng.uniform(0, 0.35)
-    )  # fmt: skip
+        diameter * rng.uniform(0.1, 0.8),
+        rng.choice([0.0, rng.uniform(0, 0.35)]),
+        rng.uniform(0, 0.35),
+    )
     for index, centre in enumerate(centres, start=1):
         y, x = np.clip(centre.astype(int), 0, size - 1)
         in_stroma = stroma[y, x] > 0.5
@@ -136,8 +140,8 @@ def _cells(
         angle = direction[y, x] if in_stroma else swirl + rng.normal(0, 1.2)
         nuclei.draw(
             rng, nuclei.KINDS[kind], centre, angle + rng.normal(0, 0.15), diameter,
-            tone=tone * rng.uniform(0.8, 1.2), chromatin=chromatin, hematoxylin=hematoxylin, eosin=eosin,
-            white=white, label_map=label_map, index=index, soft=soft, cytoplasm=body,
+            tone=tone * rng.uniform(0.8, 1.2), chromatin=chromatin, hematoxylin=hematoxylin,
+            eosin=eosin, white=white, label_map=label_map, index=index, soft=soft, cytoplasm=body,
         )  # fmt: skip
     # A nucleus takes the dye wherever it lies: no glass inside it.
     white[label_map > 0] = 0
@@ -146,7 +150,8 @@ def _cells(
 def generated_samples(
     folder: str | Path, count: int, size: int = 256, seed: int = 0
 ) -> list[Sample]:
-    """``count`` tiles written once as ``image/*.png`` and ``label/*.png`` (uint16 ids) under ``folder``.
+    """``count`` tiles written once as ``image/*.png`` and ``label/*.png`` (uint16 ids) under
+    ``folder``.
 
     A folder that already holds exactly this set is used as it is; one that holds another set raises
     ``UserError``. Every file is complete or absent, so an interrupted call can be repeated.

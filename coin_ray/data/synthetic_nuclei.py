@@ -42,7 +42,7 @@ KINDS = {
 def place(
     rng: np.random.Generator, wish: FloatMap, radius: float, count: int, gap: float
 ) -> NDArray[np.float64]:
-    """(N <= count, 2) yx centres, more where ``wish`` in [0, 1] is high, ``gap`` x 2 radii apart."""
+    """(N <= count, 2) yx centres, more where ``wish`` (0 to 1) is high, ``gap`` x 2 radii apart."""
     size = wish.shape[0]
     tries = rng.uniform(-radius / 2, size + radius / 2, (count * 12, 2))
     y, x = np.clip(tries.astype(int), 0, size - 1).T
@@ -70,7 +70,7 @@ def outline(
     angle: float,
     rough: float,
 ) -> FloatMap:
-    """Distance from the centre in units of the outline (1 = on it) at the offsets (height, width)."""
+    """Distance from the centre, 1 = on the outline, at the offsets (height, width)."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u = width * cos + height * sin
     v = height * cos - width * sin
@@ -86,7 +86,7 @@ def outline(
         power = power * turn
         weight = rng.normal(0, rough / k) * np.exp(1j * rng.uniform(0, 2 * np.pi))
         ripple += (np.complex64(weight) * power).real
-    return distance / np.maximum(ripple, np.float32(0.5))
+    return (distance / np.maximum(ripple, 0.5)).astype(np.float32)
 
 
 class Chromatin:
@@ -122,8 +122,9 @@ def draw(
 ) -> None:
     """Paint one nucleus over the two density maps and the label map, in place.
 
-    ``tone`` scales its hematoxylin (a property of the tile), ``soft`` is the width of its edge in px,
-    ``cytoplasm`` how far the cell body reaches in px and the hematoxylin and eosin that it adds.
+    ``tone`` scales its hematoxylin (a property of the tile), ``soft`` is the width of its edge in
+    px, ``cytoplasm`` how far the cell body reaches in px and the hematoxylin and eosin that it
+    adds.
     """
     size = label_map.shape[0]
     radius = 0.5 * diameter * rng.uniform(*kind.size)

@@ -1,7 +1,8 @@
-"""What lies around the nuclei of a generated tile: noise, stroma, cytoplasm, lumen, stain and optics.
+"""What lies around the nuclei of a generated tile: noise, stroma, cytoplasm, lumen, stain and
+optics.
 
-Everything before :func:`colour` is a density map (concentration of a dye, 0 = none), so that the same
-tissue can be stained in any way (Beer-Lambert).
+Everything before :func:`colour` is a density map (concentration of a dye, 0 = none), so that the
+same tissue can be stained in any way (Beer-Lambert).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from PIL import Image
 
 FloatMap = NDArray[np.float32]
 
-# Directions in optical density (R, G, B): published vectors of Ruifrok and Macenko and, around them,
-# the bluish, purple, pink and orange dyes that laboratories differ in. Facts about dyes, not pixels.
+# Directions in optical density (R, G, B): published vectors of Ruifrok and Macenko and, around
+# them, the bluish, purple, pink and orange dyes that laboratories differ in.
 HEMATOXYLIN = np.array(
     [[0.65, 0.70, 0.29], [0.56, 0.72, 0.41], [0.68, 0.62, 0.38], [0.48, 0.78, 0.36]]
 )
@@ -36,7 +37,7 @@ def smooth_noise(rng: np.random.Generator, size: int, cell: float) -> FloatMap:
 def fractal(
     rng: np.random.Generator, size: int, cells: tuple[float, ...], fall: float = 0.6
 ) -> FloatMap:
-    """Sum of :func:`smooth_noise` over ``cells``, coarse first, each ``fall`` times the one before."""
+    """Sum of :func:`smooth_noise` over ``cells``, coarse first, each ``fall`` times the last."""
     weights = fall ** np.arange(len(cells))
     total = sum(w * smooth_noise(rng, size, c) for w, c in zip(weights, cells, strict=True))
     return (total / np.sqrt((weights**2).sum())).astype(np.float32)
@@ -115,7 +116,7 @@ def optics(rng: np.random.Generator, picture: NDArray[np.float64]) -> NDArray[np
     if rng.random() < 0.4:
         soft = gaussian_filter(out, (1.5, 1.5, 0))
         out += rng.uniform(0.3, 1.2) * (out - soft)
-    grain = rng.standard_normal(out.shape[:2] + (3,), dtype=np.float32)
+    grain = rng.standard_normal((*out.shape[:2], 3), dtype=np.float32)
     if rng.random() < 0.5:
         grain = gaussian_filter(grain, (0.7, 0.7, 0)) * 2.4
     out += rng.uniform(0.5, 5.0) * grain

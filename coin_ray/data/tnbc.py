@@ -90,12 +90,12 @@ def read_truth(path: Path, shape: tuple[int, int], *, connectivity: int = 8) -> 
     array = read_raster(path).array
     foreground = np.asarray(array > 0 if array.ndim == 2 else (array[..., :3] > 0).any(axis=-1))
     check_shape(path, foreground.shape, shape)
-    if array.ndim == 2 and len(values := np.unique(array)) > 2:
+    if array.ndim == 2 and (foreground & (array != array.max())).any():
         raise UserError(
             "no binary mask",
             where=str(path),
-            expected="two values",
-            found=f"{len(values)} values, up to {values.max()}",
+            expected="two values, one of them 0",
+            found=f"{len(np.unique(array))} values, up to {array.max()}",
             do="for label maps use a plain folder with image/ and label/",
         )
     return components(foreground, connectivity=connectivity)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 
 from coin_ray.distillation import optimisation, sampling
 from coin_ray.distillation.augment import sample_crop
+from coin_ray.distillation.guards import check_batch, finite_loss
 from coin_ray.distillation.losses import segmentation_loss
 from coin_ray.distillation.network import build_student, channels_last, load_arrays, normalise
 from coin_ray.distillation.targets import PseudoLabels
-from coin_ray.errors import UserError
 
 Weights = dict[str, NDArray[Any]]
 
@@ -71,7 +70,9 @@ def train_round(
     UserError without images, when a worker's share of the batch is too small, or when the loss is
     not finite (naming the step).
     """
-    _check(len(images), len(pseudo), len(sampling.shard(batch, rank, world)), batch, world, arch)
+    check_batch(
+        len(images), len(pseudo), len(sampling.shard(batch, rank, world)), batch, world, arch
+    )
     device = torch.device(device)
     log: dict[str, list[float]] = {"loss": [], "segmentation": []}
     if edge:
@@ -119,7 +120,7 @@ def train_round(
                 losses = _losses(model, *_tensors(arrays, device))
             loss = sum(w * term for w, term in zip((1.0, edge_weight), losses, strict=False))
             assert isinstance(loss, Tensor)
-            value = _finite(loss.item(), round_index, step)
+            value = finite_loss(loss.item(), round_index, step)
             descent.zero_grad(set_to_none=True)
             loss.backward()
             descent.step()
@@ -154,30 +155,3 @@ def _own_generator(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
-
-
-def _finite(loss: float, round_index: int, step: int) -> float:
-    if math.isfinite(loss):
-        return loss
-    raise UserError(
-        "the training loss is not finite",
-        where=f"round {round_index}, step {step + 1}",
-        found=str(loss),
-        do="lower student.lr or student.head_lr, or turn student.bf16 off",
-    )
-
-
-def _check(n_images: int, n_pseudo: int, share: int, batch: int, world: int, arch: str) -> None:
-    if n_images != n_pseudo:
-        raise ValueError(f"{n_images} images, but {n_pseudo} pseudo labels")
-    if n_images == 0:
-        raise UserError("there is no image to train on", do="check the training data")
-    need = 2 if arch == "deeplabv3plus" else 1
-    if share < need:
-        raise UserError(
-            "the batch is too small for the number of workers",
-            where="student.batch",
-            expected=f"at least {need} crops for each of {world} workers",
-            found=f"student.batch {batch}",
-            do="raise student.batch or use fewer workers",
-        )

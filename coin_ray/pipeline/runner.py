@@ -139,7 +139,7 @@ def export(
     """
     import yaml
 
-    from coin_ray.data.label_tif import write_label_tif
+    from coin_ray.data.write import write_label_map
     from coin_ray.pipeline.panels import write_panels
 
     last = run.keys.final_step()
@@ -148,7 +148,7 @@ def export(
     for sample in samples:
         image = sample.image
         final = run.labels_at(image, last)
-        write_label_tif(folder / "predictions" / f"{image.name}.tif", final)
+        write_label_map(folder / "predictions" / f"{image.name}.tif", final)
         accepted = None
         if image in run.train:
             accepted = run.select(image, max(1, run.config.rounds.count)).arrays["label_map"]
