@@ -143,14 +143,15 @@ def _place(
     y0, x0 = (int(v) for v in corner)
     inside = np.zeros_like(mask)
     window = np.s_[max(0, -y0) : max(0, shape[0] - y0), max(0, -x0) : max(0, shape[1] - x0)]
-    inside[window] = mask[window]
+    # Filled first: a prompt in the pale centre of a nucleus belongs to the ring around it.
+    inside[window] = binary_fill_holes(mask)[window]
     pieces, n = label(inside)
     if n == 0:
         return np.zeros(4, dtype=np.int64), np.zeros((0, 0), dtype=bool)
     at = np.clip(np.rint(point).astype(int) - (y0, x0), 0, np.array(mask.shape) - 1)
     own = int(pieces[at[0], at[1]]) or int(np.bincount(pieces[pieces > 0]).argmax())
     box = find_objects(pieces)[own - 1]
-    crop = binary_fill_holes(pieces[box] == own)
+    crop = pieces[box] == own
     top, left = box[0].start + y0, box[1].start + x0
     return np.array([top, left, top + crop.shape[0], left + crop.shape[1]]), crop
 
@@ -162,7 +163,7 @@ def _load(model: SmallSam, path: Path) -> None:
     except RuntimeError as error:
         raise UserError(
             "the weights do not fit the small segmenter", where=str(path),
-            expected="the tensors of build_small_sam()", 
+            expected="the tensors of build_small_sam()",
             found=str(error).splitlines()[-1].strip()[:200],
             do="train them again with `coin-ray pretrain segmenter`",
         ) from error  # fmt: skip

@@ -193,10 +193,15 @@ class Student(Section):
     color_jitter: Annotated[float, Field(ge=0)] = Field(
         0.5, description="brightness, contrast, saturation"
     )
+    hue_jitter: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="share of the circle"
+    )
     stain_jitter: Annotated[float, Field(ge=0)] = Field(
         0.0, description="HED gain, standard deviation"
     )
-    bf16: bool = Field(False, json_schema_extra={"runtime": True})
+    bf16: bool = Field(
+        False, description="mixed precision; faster where the processor has it, other numbers"
+    )
 
 
 class Rounds(Section):

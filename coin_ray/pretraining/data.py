@@ -1,0 +1,121 @@
+"""What pretraining looks at: generated tiles and, without labels, folders of real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from coin_ray.data.synthetic import generate_tile
+from coin_ray.errors import UserError
+
+Image = NDArray[np.uint8]
+SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
+
+
+class GeneratedTiles:
+    """Tiles of one seed, made when first asked for and kept.
+
+    ``available(fraction)`` grows with the run, so that training starts at once and the cost of
+    making tiles spreads over it.
+    """
+
+    def __init__(self, seed: int, count: int, size: int) -> None:
+        self.seed, self.count, self.size = seed, count, size
+        self._kept: dict[int, tuple[Image, NDArray[np.int32]]] = {}
+
+    def __getitem__(self, index: int) -> tuple[Image, NDArray[np.int32]]:
+        if index not in self._kept:
+            self._kept[index] = generate_tile(self.seed * 1_000_003 + index, self.size)
+        return self._kept[index]
+
+    def available(self, fraction: float) -> int:
+        return max(1, min(self.count, int(self.count * (0.02 + fraction / 0.7))))
+
+
+def read_folders(folders: Sequence[str | Path]) -> list[Image]:
+    """All images (H, W, 3) uint8 of the folders (or of their ``image`` subfolder), labels never
+    read.
+    """
+    from PIL import Image as Reader
+
+    images = []
+    for folder in map(Path, folders):
+        root = folder / "image" if (folder / "image").is_dir() else folder
+        paths = sorted(p for p in root.glob("*") if p.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise UserError(
+                "no images to pretrain on", where=str(folder), expected="png, tif or jpg"
+            )
+        for path in paths:
+            with Reader.open(path) as opened:
+                images.append(np.asarray(opened.convert("RGB")))
+    return images
+
+
+class Crops:
+    """Square crops for self-supervised training, half of them from real images if there are any."""
+
+    def __init__(self, folders: Sequence[str | Path], seed: int, *, generated: int = 400) -> None:
+        self.real = read_folders(folders)
+        self.tiles = GeneratedTiles(seed, generated, 256)
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        fraction: float,
+        count: int,
+        out: int,
+        low: float,
+        high: float,
+    ) -> torch.Tensor:
+        """(count, 3, out, out) float in [0, 1]: squares of ``low`` to ``high`` px, resized."""
+        pictures, sides = [], np.exp(rng.uniform(np.log(low), np.log(high), count))
+        for _ in sides:
+            if self.real and rng.random() < 0.5:
+                image = self.real[rng.integers(len(self.real))]
+            else:
+                image = self.tiles[int(rng.integers(self.tiles.available(fraction)))][0]
+            pictures.append(image)
+        return torch.stack([_square(p, rng, s, out) for p, s in zip(pictures, sides, strict=True)])
+
+
+def _square(image: Image, rng: np.random.Generator, side: float, out: int) -> torch.Tensor:
+    """A random square of ``side`` px, turned and mirrored at random, resized to ``out``."""
+    n = int(min(round(side), *image.shape[:2]))
+    y, x = (int(rng.integers(0, length - n + 1)) for length in image.shape[:2])
+    crop = np.rot90(image[y : y + n, x : x + n], int(rng.integers(4)))
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].float() / 255
+    return functional.interpolate(pixels, (out, out), mode="bilinear", align_corners=False)[0]
+
+
+def stain_shift(images: torch.Tensor, rng: np.random.Generator, strength: float) -> torch.Tensor:
+    """Random dyes: (B, 3, H, W) in [0, 1], each optical density mixed by a matrix near the
+    identity.
+    """
+    count = len(images)
+    mix = np.eye(3) * np.exp(rng.normal(0, strength, (count, 1, 1)))
+    mix = mix + rng.normal(0, strength / 2, (count, 3, 3))
+    gain = np.exp(rng.normal(0, strength / 2, (count, 3)))
+    lift = rng.normal(0, strength / 10, (count, 3))
+    density = -torch.log(images.clamp(min=1 / 255))
+    density = torch.einsum("bij,bjhw->bihw", torch.from_numpy(mix).float(), density)
+    density = density * torch.from_numpy(gain).float()[:, :, None, None]
+    return torch.exp(-(density + torch.from_numpy(lift).float()[:, :, None, None])).clamp(0, 1)
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur (B, 3, H, W), sigma in px."""
+    reach = max(1, int(np.ceil(2.5 * sigma)))
+    x = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-(x**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).repeat(images.shape[1], 1)
+    padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")
+    rows = functional.conv2d(padded, kernel[:, None, :, None], groups=images.shape[1])
+    return functional.conv2d(rows, kernel[:, None, None, :], groups=images.shape[1])

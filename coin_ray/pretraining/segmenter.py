@@ -1,0 +1,271 @@
+"""Training of the small promptable segmenter on generated tiles: one point in, one nucleus out.
+
+The loss is that of promptable segmentation (SAM, Kirillov et al. 2023): three masks a prompt, the
+best one is trained (cross-entropy and Dice), and a head learns each mask's IoU. Prompts on the
+background teach that head what is no nucleus. Generated tiles know every pixel, so that a linear
+map of the embedding, thrown away afterwards, also learns foreground, contours and centres: the
+encoder then learns from the whole window and not from the prompts alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam, build_small_sam
+from coin_ray.pretraining import data, loop
+
+TILE = 320  # px of a generated tile; a window is cut from it at a random scale and angle
+
+
+@dataclass
+class Batch:
+    """``images`` (B, 3, 256, 256) in [0, 1]; per prompt its image, point (y, x) px, target (N, 40,
+    40) coverage in [0, 1] of the 2-px cells, and whether it lies on a nucleus; ``dense`` (B, 4,
+    128, 128) per 2-px cell the share of foreground and of contour, and the way (y, x) to the centre
+    / 16 px.
+    """
+
+    images: torch.Tensor
+    which: torch.Tensor
+    points_yx: torch.Tensor
+    targets: torch.Tensor
+    positive: torch.Tensor
+    dense: torch.Tensor
+
+
+def mask_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (x 4) plus Dice: logits (N, M, h, w), targets (N, h, w) -> (N, M)."""
+    wide = targets[:, None].expand_as(logits)
+    entropy = functional.binary_cross_entropy_with_logits(logits, wide, reduction="none").mean(
+        (2, 3)
+    )
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * wide).sum((2, 3)) + 1) / (p.sum((2, 3)) + wide.sum((2, 3)) + 1)
+    return 4 * entropy + dice
+
+
+def prompt_loss(
+    logits: torch.Tensor, predicted_iou: torch.Tensor, targets: torch.Tensor, positive: torch.Tensor
+) -> torch.Tensor:
+    """Best of the masks (plus 0.2 of their mean, so that none starves) on the positive prompts, and
+    the squared error of the IoU head on all (true IoU 0 for a prompt on the background). Scalar.
+    """
+    hit, truth = logits.detach() > 0, targets[:, None] > 0.5
+    overlap = (hit & truth).sum((2, 3)).float()
+    iou = overlap / (hit | truth).sum((2, 3)).clamp(min=1)
+    head = functional.mse_loss(predicted_iou, iou * positive[:, None])
+    if not positive.any():
+        return head
+    losses = mask_loss(logits[positive], targets[positive])
+    return losses.amin(1).mean() + 0.2 * losses.mean() + head
+
+
+def dense_loss(predicted: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of foreground and contour plus the L1 error of the way to the centre."""
+    entropy = functional.binary_cross_entropy_with_logits(predicted[:, :2], dense[:, :2])
+    inside = dense[:, 0] > 0.5
+    error = (predicted[:, 2:] - dense[:, 2:]).abs().sum(1)
+    return entropy + 0.5 * (error * inside).sum() / inside.sum().clamp(min=1)
+
+
+def make_batch(
+    tiles: data.GeneratedTiles,
+    rng: np.random.Generator,
+    fraction: float,
+    *,
+    count: int,
+    prompts: int,
+) -> Batch:
+    """``count`` augmented windows of generated tiles with ``prompts`` points each (1 in 8
+    background).
+    """
+    images, labels = [], []
+    for _ in range(count):
+        image, label_map = tiles[int(rng.integers(tiles.available(fraction)))]
+        warped = _warp(image, label_map, rng)
+        images.append(warped[0])
+        labels.append(warped[1])
+    batch = data.stain_shift(torch.stack(images), rng, 0.25)
+    if rng.random() < 0.35:
+        batch = data.blur(batch, float(rng.uniform(0.4, 1.6)))
+    noise = torch.from_numpy(rng.standard_normal(tuple(batch.shape), dtype=np.float32))
+    batch = (batch + float(rng.uniform(0, 0.02)) * noise).clamp(0, 1)
+    which, points, targets, positive = [], [], [], []
+    for i, label_map in enumerate(labels):
+        chosen = _prompts(label_map, rng, prompts)
+        points.append(chosen)
+        which.append(np.full(len(chosen), i))
+        targets.append(_targets(label_map, chosen))
+        positive.append(label_map[tuple(chosen.astype(int).T)] > 0)
+    columns = (which, points, targets, positive, [_dense(label_map)[None] for label_map in labels])
+    return Batch(batch, *(torch.from_numpy(np.concatenate(column)) for column in columns))
+
+
+def _warp(
+    image: NDArray[np.uint8], label_map: NDArray[np.int32], rng: np.random.Generator
+) -> tuple[torch.Tensor, NDArray[np.int32]]:
+    """A window cut at a random place, scale (0.7 to 1.45) and angle; outside is mirrored."""
+    scale, angle = float(np.exp(rng.uniform(np.log(0.7), np.log(1.45)))), rng.uniform(0, 2 * np.pi)
+    flip = rng.choice([-1.0, 1.0])
+    zoom = WINDOW / TILE / scale
+    turn = zoom * np.array(
+        [[np.cos(angle) * flip, -np.sin(angle)], [np.sin(angle) * flip, np.cos(angle)]]
+    )
+    slack = max(0.0, 1 - zoom)
+    matrix = np.concatenate([turn, rng.uniform(-slack, slack, (2, 1))], axis=1)
+    grid = functional.affine_grid(
+        torch.from_numpy(matrix).float()[None], [1, 1, WINDOW, WINDOW], align_corners=False
+    )
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    ids = torch.from_numpy(label_map)[None, None].float()
+    kwargs: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}
+    window = functional.grid_sample(pixels, grid, mode="bilinear", **kwargs)[0]
+    return window, functional.grid_sample(ids, grid, mode="nearest", **kwargs)[0, 0].int().numpy()
+
+
+def _prompts(
+    label_map: NDArray[np.int32], rng: np.random.Generator, count: int
+) -> NDArray[np.float32]:
+    """(N, 2) yx: mostly near the centroids of nuclei, some anywhere inside, 1 in 8 on the
+    background.
+    """
+    ids, area = np.unique(label_map[label_map > 0], return_counts=True)
+    ids = ids[area >= 30]
+    ids = rng.permutation(ids)[: count - count // 8]
+    points = []
+    order = np.argsort(label_map, axis=None, kind="stable")
+    flat = label_map.ravel()[order]
+    for i in ids:
+        inside = order[np.searchsorted(flat, i) : np.searchsorted(flat, i, side="right")]
+        y, x = np.divmod(inside, label_map.shape[1])
+        spread = 0.2 * np.sqrt(len(inside) / np.pi)
+        yx = np.array([y.mean(), x.mean()]) + rng.normal(0, spread, 2) * (rng.random() < 0.6)
+        at = np.clip(np.rint(yx).astype(int), 0, np.array(label_map.shape) - 1)
+        if rng.random() < 0.15 or label_map[at[0], at[1]] != i:
+            pick = rng.integers(len(inside))
+            at = np.array([y[pick], x[pick]])
+        points.append(at)
+    empty = np.argwhere(label_map == 0)
+    if len(empty):
+        extra = max(count // 8, 1 if not points else 0)
+        points.extend(empty[rng.integers(len(empty), size=extra)])
+    return np.array(points, dtype=np.float32) + 0.5
+
+
+def _targets(label_map: NDArray[np.int32], points_yx: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 40, 40) share of each 2-px cell around the point that the nucleus under it covers."""
+    pad = REACH * PATCH
+    padded = np.pad(label_map, pad, constant_values=0)
+    out = np.zeros((len(points_yx), SIDE // 2, SIDE // 2), dtype=np.float32)
+    for k, (y, x) in enumerate(points_yx.astype(int)):
+        own = label_map[y, x]
+        if own > 0:
+            y0, x0 = y // PATCH * PATCH, x // PATCH * PATCH  # padding and REACH cancel
+            cells = padded[y0 : y0 + SIDE, x0 : x0 + SIDE] == own
+            out[k] = cells.reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3))
+    return out
+
+
+def _dense(label_map: NDArray[np.int32]) -> NDArray[np.float32]:
+    """(4, 128, 128) dense targets of a window, see ``Batch``."""
+    from coin_ray.labels import boundaries
+
+    half = WINDOW // 2
+    coverage = [
+        m.reshape(half, 2, half, 2).mean((1, 3)) for m in (label_map > 0, boundaries(label_map))
+    ]
+    _, inverse = np.unique(label_map, return_inverse=True)
+    inverse = inverse.ravel()
+    area = np.bincount(inverse)
+    y, x = np.indices(label_map.shape)
+    way = [
+        ((np.bincount(inverse, c.ravel()) / area)[inverse].reshape(c.shape) - c)[::2, ::2] / 16
+        for c in (y, x)
+    ]
+    inside = label_map[::2, ::2] > 0
+    return np.stack([*coverage, *(w * inside for w in way)]).astype(np.float32)
+
+
+def run_prompts(model: SmallSam, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (N, 3, 40, 40) and predicted IoU (N, 3) of a batch, and its embedding; float32."""
+    embedding = model.embed(batch.images)
+    tokens, _, points_xy = model.neighbourhoods(embedding, batch.which, batch.points_yx)
+    logits, predicted = model.predict(tokens, points_xy)
+    return logits.float(), predicted.float(), embedding.float()
+
+
+def pretrain_segmenter(
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    batch: int = 2,
+    prompts: int = 20,
+    tiles: int = 600,
+    lr: float = 1e-3,
+    ema: float = 0.995,
+    amp: bool = True,
+    resume: bool = False,
+    checkpoint: str | Path | None = None,
+    size: dict[str, int] | None = None,
+    device: str = "cpu",
+    every: float = 60.0,
+    progress: loop.Progress | None = None,
+) -> loop.History:
+    """Train the small promptable segmenter on generated tiles and write its weights to ``out``.
+
+    ``out`` a ``.safetensors`` file (averaged weights, fp16); the checkpoint lies beside it unless
+    named and is written every ``every`` seconds. One of ``minutes`` and ``steps`` limits the run.
+    ``size`` overrides the arguments of ``build_small_sam``. Same seed and step limit, same weights.
+    """
+    path = Path(out)
+    saved = Path(checkpoint) if checkpoint else path.with_suffix(".ckpt")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_small_sam(**(size or {})).to(device)
+        width = model.prompt_encoder.embed_dim
+        reader = torch.nn.Sequential(
+            torch.nn.Conv2d(width, 4 * 16, 1), torch.nn.PixelShuffle(4)
+        ).to(device)
+    average = copy.deepcopy(model).requires_grad_(False)
+    both = torch.nn.ModuleDict({"model": model, "average": average, "reader": reader})
+    pool = data.GeneratedTiles(seed, tiles, TILE)
+
+    def loss_of(step: int, fraction: float) -> torch.Tensor:
+        drawn = make_batch(pool, loop.generator(seed, step), fraction, count=batch, prompts=prompts)
+        drawn = Batch(*(getattr(drawn, f).to(device) for f in drawn.__dataclass_fields__))
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            logits, predicted, embedding = run_prompts(model, drawn)
+        loss = prompt_loss(logits, predicted, drawn.targets, drawn.positive)
+        return loss + dense_loss(reader(embedding), drawn.dense)
+
+    def follow(step: int, fraction: float) -> None:
+        keep = min(ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, own in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(own, 1 - keep)
+
+    identity = {
+        "what": "segmenter",
+        "seed": seed,
+        "batch": batch,
+        "prompts": prompts,
+        "tiles": tiles,
+    }
+    history = loop.train(
+        both, loss_of, limit=loop.Limit(steps, minutes), lr=lr, weight_decay=0.05,
+        after_step=follow, checkpoint=saved, every=every, identity=identity,
+        resume=resume, progress=progress,
+        on_checkpoint=lambda _: loop.save_weights(average.state_dict(), path),
+    )  # fmt: skip
+    loop.save_weights(average.state_dict(), path)
+    return history

@@ -1,0 +1,161 @@
+"""The registry of weight files: what each one is, where it lies, that it is the right one.
+
+The entries are ``registry.yaml`` beside this module. A ``registry.yaml`` of the same form in the
+home folder (``COIN_RAY_HOME``, default ``~/.cache/coin_ray``) adds entries or replaces them, so
+that weights of one's own (a FiT3D fine-tune, say) need no change here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from coin_ray.errors import UserError
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One weight file.
+
+    ``file`` is its name in the weights folder (under the package if ``packaged``), ``size_mb`` its
+    approximate size in 10^6 bytes, ``sha256`` the official file's digest, ``sha256_prefix`` its
+    first digits where only they are published; ``build`` says which model takes it: ``model``,
+    ``overrides``, ``mean``, ``std``.
+    """
+
+    name: str
+    file: str
+    licence: str
+    size_mb: float
+    url: str | None = None
+    sha256: str | None = None
+    sha256_prefix: str | None = None
+    packaged: bool = False
+    build: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for digits in (self.sha256, self.sha256_prefix):
+            if not isinstance(digits, str | None):  # YAML reads 12345678 and 1234e567 as numbers
+                raise TypeError(f"{self.name}: put quotes around the sha256 {digits}")
+
+
+def home() -> Path:
+    """The folder of everything downloaded: ``COIN_RAY_HOME``, default ``~/.cache/coin_ray``."""
+    chosen = os.environ.get("COIN_RAY_HOME")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "coin_ray"
+
+
+def path_of(weights: Weights) -> Path:
+    """Where the file belongs, whether or not it is there."""
+    return (PACKAGE if weights.packaged else home() / "weights") / weights.file
+
+
+def names() -> list[str]:
+    """Every name that :func:`entry` knows, in the order of the registry."""
+    return list(_entries())
+
+
+def entry(name: str) -> Weights:
+    """The registry's entry; UserError with the nearest name if there is none."""
+    found = _entries()
+    if name not in found:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, found, n=1)
+        raise UserError(
+            f"unknown weights {name!r}",
+            expected="one of " + ", ".join(found),
+            do=f"did you mean {near[0]}?" if near else "see `coin-ray models list`",
+        )
+    return found[name]
+
+
+def locate(name: str) -> Path:
+    """Path of an existing weight file; UserError with the line that gets it if it is missing."""
+    weights = entry(name)
+    path = path_of(weights)
+    if path.is_file():
+        return path
+    if weights.packaged:
+        do = "install coin-ray again (the file ships in the package)"
+    else:
+        fetch = f"`coin-ray models fetch {name}` or " if weights.url else ""
+        do = f"{fetch}`coin-ray models add {name} FILE`; without it: `--profile mini`"
+    raise UserError(f"the weights {name} are missing", expected=str(path), found="no file", do=do)
+
+
+def digest(name: str) -> str:
+    """sha256 (hex) of the file, hashed once a process unless its size or time changes.
+
+    UserError if the file is missing or is not the official one (where its digest is known).
+    """
+    path = locate(name)
+    found = file_digest(path)
+    problem = mismatch(entry(name), found)
+    if problem is not None:
+        raise problem
+    return found
+
+
+def identity(name: str) -> str:
+    """sha256 (hex) of the file's digest and of how it is built: what a stage key must hold."""
+    text = json.dumps([digest(name), entry(name).build], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def mismatch(weights: Weights, found: str, path: Path | None = None) -> UserError | None:
+    """The error if the digest ``found`` is not the registry's; None if it is or none is known."""
+    wanted = weights.sha256 or weights.sha256_prefix or ""
+    if found.startswith(wanted):
+        return None
+    return UserError(
+        f"the file is not the official one of {weights.name} (cut short or another version?)",
+        where=str(path or path_of(weights)),
+        expected=f"sha256 {wanted}{'' if weights.sha256 else '...'}",
+        found=f"sha256 {found}",
+        do=f"delete it, then `coin-ray models fetch {weights.name}`",
+    )
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file, remembered by path, size and modification time."""
+    stat = path.stat()
+    return _hash(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hash(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entries() -> dict[str, Weights]:
+    entries = dict(_read(str(PACKAGE / "registry.yaml"), 0))
+    own = home() / "registry.yaml"
+    if own.is_file():
+        entries |= _read(str(own), own.stat().st_mtime_ns)
+    return entries
+
+
+@lru_cache(maxsize=8)
+def _read(path: str, mtime_ns: int) -> dict[str, Weights]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            rows = yaml.safe_load(file) or {}
+        return {name: Weights(name=name, **row) for name, row in rows.items()}
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise UserError(
+            "the weights registry cannot be read",
+            where=path,
+            expected="NAME: {file, licence, size_mb, url, sha256, sha256_prefix, packaged, build}",
+            found=str(error).splitlines()[0],
+        ) from error

@@ -1,0 +1,343 @@
+"""Pretraining: each loss against values worked out by hand, and runs that learn and resume."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from coin_ray.errors import UserError
+from coin_ray.pretraining import data, dino, dinov2, loop, mae, segmenter
+from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
+
+TINY = {"embed_dim": 24, "depth": 1, "num_heads": 2}
+TINY_SAM = {"dim": 16, "depth": 2, "heads": 2, "decoder_dim": 16}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# The losses
+
+
+def test_patches_come_in_raster_order():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
+    patches = mae.patchify(image, 2)
+    assert patches.shape == (1, 4, 12)
+    assert patches[0, 1].reshape(2, 2, 3)[..., 0].tolist() == [[2, 3], [6, 7]]
+
+
+def test_reconstruction_is_measured_on_hidden_patches_of_unit_deviation():
+    # Two patches of one pixel; (0, 1, 2) has mean 1 and variance 1, so its target is (-1, 0, 1).
+    image = torch.tensor([[[0.0, 5.0]], [[1.0, 5.0]], [[2.0, 9.0]]])[None]
+    hidden = torch.tensor([[True, False]])
+    zero = mae.reconstruction_loss(torch.zeros(1, 2, 3), image, hidden, 1)
+    assert zero.item() == pytest.approx(2 / 3, rel=1e-3)
+    perfect = torch.tensor([[[-1.0, 0.0, 1.0], [99.0, 99.0, 99.0]]])
+    assert mae.reconstruction_loss(perfect, image, hidden, 1).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_dino_target_and_cross_entropy():
+    logits = torch.tensor([[0.0, 0.05 * math.log(3)]])
+    target = dino.centred(logits, torch.zeros(1, 2), 0.05)
+    assert target[0].tolist() == pytest.approx([0.25, 0.75])
+    assert dino.centred(logits, logits, 0.05)[0].tolist() == pytest.approx([0.5, 0.5])
+    assert dino.distillation_loss(torch.zeros(1, 2), target).item() == pytest.approx(math.log(2))
+    agreeing = torch.tensor([[0.0, dino.STUDENT_TEMPERATURE * math.log(3)]])
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert dino.distillation_loss(agreeing, target).item() == pytest.approx(entropy)
+
+
+def test_a_view_never_predicts_itself():
+    # One crop, two global views (both taught) and one local: a student view that answers its own
+    # target pays nothing, since that pair is left out.
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    sure, even = torch.tensor([[9.0, -9.0]]), torch.zeros(1, 2)
+    student = torch.cat([-sure, sure, even])  # each global view answers the other's target
+    # Pairs: (t0, s1) 0, (t0, local) ln 2, (t1, s0) 0, (t1, local) ln 2.
+    assert dino.class_loss(student, target, 1).item() == pytest.approx(math.log(2) / 2)
+
+
+def test_teacher_temperature_rises_to_its_plateau():
+    assert [dino.temperature(f) for f in (0, 0.15, 0.3, 1)] == pytest.approx(
+        [0.04, 0.055, 0.07, 0.07]
+    )
+
+
+def test_balanced_targets_use_every_prototype_equally():
+    q = dinov2.balanced(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), 0.5, 50)
+    assert torch.allclose(q.sum(1), torch.ones(12))
+    assert torch.allclose(q.sum(0), torch.full((4,), 3.0), atol=1e-3)
+    # All samples alike: nothing tells them apart, so each is spread evenly.
+    assert torch.allclose(
+        dinov2.balanced(torch.tensor([[5.0, 0.0]] * 3), 0.1, 50), torch.full((3, 2), 0.5)
+    )
+
+
+def test_koleo_of_two_orthogonal_features():
+    assert dinov2.koleo_loss(torch.eye(2)).item() == pytest.approx(-0.5 * math.log(2), abs=1e-4)
+
+
+def test_block_mask_hides_at_least_the_share():
+    mask = dinov2.block_mask(np.random.default_rng(0), 8, 0.4)
+    assert mask.shape == (64,)
+    assert 0.4 <= mask.mean() < 0.7
+
+
+def test_masked_patches_do_not_reach_the_student():
+    from coin_ray.pretraining.backbone import build_method
+
+    method = build_method("dinov2_reg", 0, **TINY).eval()
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 16, dtype=torch.bool)
+    mask[0, 0] = True
+    changed = images.clone()
+    changed[:, :, :16, :16] += 1
+    with torch.no_grad():
+        same = method.masked_features(images, mask), method.masked_features(changed, mask)
+        nothing = torch.zeros_like(mask)
+        seen = method.masked_features(images, nothing), method.masked_features(changed, nothing)
+        plain = method.backbone.forward_features(images)
+    assert torch.equal(*same)
+    assert not torch.allclose(*seen)
+    assert torch.allclose(seen[0], plain, atol=1e-6)
+
+
+def test_mask_loss_of_an_undecided_mask():
+    loss = segmenter.mask_loss(torch.zeros(1, 1, 2, 2), torch.ones(1, 2, 2))
+    # Cross-entropy ln 2; Dice 1 - (2 * 2 + 1) / (2 + 4 + 1).
+    assert loss.item() == pytest.approx(4 * math.log(2) + 1 - 5 / 7)
+
+
+def test_prompt_loss_takes_the_best_mask_and_teaches_the_true_iou():
+    target = torch.zeros(1, 2, 2)
+    target[0, 0] = 1
+    right, wrong = torch.where(target[0] > 0, 50.0, -50.0), torch.full((2, 2), 50.0)
+    logits = torch.stack([wrong, right, wrong])[None]
+    # IoU of "wrong" (everything) is 2/4, of "right" 1: a head that says so pays nothing.
+    iou = torch.tensor([[0.5, 1.0, 0.5]])
+    each = segmenter.mask_loss(logits, target)[0]
+    positive = torch.tensor([True])
+    expected = each.min() + 0.2 * each.mean()
+    assert segmenter.prompt_loss(logits, iou, target, positive).item() == pytest.approx(
+        expected.item()
+    )
+    off = segmenter.prompt_loss(logits, iou + 0.3, target, positive)
+    assert off.item() == pytest.approx(expected.item() + 0.09, rel=1e-4)
+    # On the background only the head learns, and the answer is 0.
+    background = segmenter.prompt_loss(logits, iou, torch.zeros(1, 2, 2), torch.tensor([False]))
+    assert background.item() == pytest.approx((0.25 + 1 + 0.25) / 3)
+
+
+def test_dense_loss_reads_the_way_to_the_centre_only_inside():
+    dense = torch.zeros(1, 4, 1, 2)
+    dense[0, 0, 0, 0] = 1  # the first cell is foreground
+    dense[0, 2:, 0, 0] = torch.tensor([0.5, -0.25])
+    predicted = torch.zeros(1, 4, 1, 2)
+    predicted[0, 2:, 0, 1] = 100  # outside: ignored
+    assert segmenter.dense_loss(predicted, dense).item() == pytest.approx(math.log(2) + 0.5 * 0.75)
+
+
+# What they are fed
+
+
+def test_targets_and_dense_maps_of_a_known_nucleus():
+    label_map = np.zeros((256, 256), np.int32)
+    label_map[100:120, 60:80] = 1
+    label_map[100:120, 80:90] = 2
+    targets = segmenter._targets(label_map, np.array([[110.5, 70.5], [10.5, 10.5]], np.float32))
+    assert targets.shape == (2, 40, 40)
+    assert targets[0].sum() * 4 == 400
+    # The patch of the prompt starts at (104, 64), the neighbourhood 40 px before it.
+    assert targets[0][(100 - 64) // 2 : (120 - 64) // 2, (60 - 24) // 2 : (80 - 24) // 2].all()
+    assert not targets[1].any()
+    coverage, contour, down, right = segmenter._dense(label_map)
+    assert coverage.sum() * 4 == 600
+    assert contour[50, 39] == 0.75  # x = 79 touches the neighbour, y = 100 the background
+    assert down[50, 35] * 16 == pytest.approx(109.5 - 100)
+    assert right[50, 35] * 16 == pytest.approx(69.5 - 70)
+
+
+def test_a_batch_has_prompts_on_nuclei_and_on_background():
+    tiles = data.GeneratedTiles(0, 1, segmenter.TILE)
+    batch = segmenter.make_batch(tiles, np.random.default_rng(0), 1.0, count=1, prompts=16)
+    assert batch.images.shape == (1, 3, 256, 256)
+    assert batch.images.min() >= 0
+    assert batch.images.max() <= 1
+    assert batch.positive.any() and not batch.positive.all()
+    # A positive prompt lies inside its own target.
+    _, points = batch.which, batch.points_yx
+    at = ((points - (points // 8 - segmenter.REACH) * 8) // 2).long()
+    inside = batch.targets[torch.arange(len(at)), at[:, 0], at[:, 1]]
+    assert (inside[batch.positive] > 0).all()
+    assert (batch.targets[~batch.positive] == 0).all()
+
+
+def test_no_stain_shift_is_the_identity_and_blur_keeps_a_constant():
+    images = torch.full((2, 3, 16, 16), 0.4)
+    assert torch.allclose(
+        data.stain_shift(images, np.random.default_rng(0), 0.0), images, atol=1e-6
+    )
+    assert torch.allclose(data.blur(images, 1.3), images, atol=1e-6)
+
+
+def test_folders_are_read_without_their_labels(tmp_path):
+    for name, value in (("image", 10), ("label", 99)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(tmp_path / name / "a.png")
+    images = data.read_folders([tmp_path])
+    assert len(images) == 1
+    assert (images[0] == 10).all()
+    with pytest.raises(UserError, match="no images"):
+        data.read_folders([tmp_path / "nowhere"])
+
+
+# The loop
+
+
+def test_limits_and_schedule():
+    assert loop.Limit(steps=10).fraction(5, 99.0) == 0.5
+    assert loop.Limit(minutes=2).fraction(5, 60.0) == 0.5
+    for wrong in ({}, {"steps": 1, "minutes": 1.0}):
+        with pytest.raises(UserError, match="one limit"):
+            loop.Limit(**wrong)
+    assert loop.rate(0.06) == pytest.approx(1.0)
+    assert loop.rate(1.0) == pytest.approx(0.02)
+    assert loop.rate(0.0) < loop.rate(0.03) < 1
+
+
+def test_ends_of_a_history():
+    assert loop.History([4.0, 3.0, 2.0, 1.0]).ends(0.5) == (3.5, 1.5)
+    assert math.isnan(loop.History().ends()[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        loop.train(
+            model, lambda step, _: model.weight.sum() * float("nan"), limit=loop.Limit(steps=2),
+            lr=0.1, weight_decay=0.0,
+        )  # fmt: skip
+
+
+def _train(what, out, **kwargs):
+    if what == "segmenter":
+        return segmenter.pretrain_segmenter(
+            out, batch=1, prompts=8, tiles=2, size=TINY_SAM, amp=False, **kwargs
+        )
+    return pretrain_backbone(what, out, batch=4, tiles=2, overrides=TINY, amp=False, **kwargs)
+
+
+@pytest.mark.parametrize("what", ["mae", "dinov1", "dinov2_reg", "segmenter"])
+def test_interrupted_and_resumed_equals_uninterrupted(what, tmp_path):
+    straight, broken = tmp_path / "straight.safetensors", tmp_path / "broken.safetensors"
+    whole = _train(what, straight, steps=3, seed=4)
+
+    def stop(step, fraction, loss):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(what, broken, steps=3, seed=4, every=0.0, progress=stop)
+    seen = []
+    again = _train(
+        what, broken, steps=3, seed=4, resume=True, progress=lambda s, f, _: seen.append(s)
+    )
+    assert seen == [2, 3]
+    assert again.losses == whole.losses
+    one, two = load_file(straight), load_file(broken)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    out = tmp_path / "a.safetensors"
+    _train("mae", out, steps=1, seed=0)
+    with pytest.raises(UserError, match="another run"):
+        _train("mae", out, steps=2, seed=1, resume=True)
+
+
+@pytest.mark.parametrize(("what", "steps"), [("mae", 25), ("segmenter", 25)])
+def test_a_short_run_lowers_its_loss(what, steps, tmp_path):
+    first, last = _train(what, tmp_path / "a.safetensors", steps=steps, seed=0, lr=5e-3).ends(0.15)
+    assert last < 0.9 * first
+
+
+def test_dino_pulls_the_student_to_its_teacher(tmp_path):
+    # The class loss of DINO starts at that of two random heads and ends below it on a fixed pair.
+    generator = torch.Generator().manual_seed(0)
+    head, features = dino.Head(8, 16, 16, 8), torch.randn(6, 8, generator=generator)
+    target = dino.centred(3 * torch.randn(6, 16, generator=generator), torch.zeros(1, 16), 0.1)
+    optimiser = torch.optim.Adam(head.parameters(), 1e-2)
+    losses = []
+    for _ in range(40):
+        loss = dino.class_loss(head(features), target, 3)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_file_loads_into_the_registry_model(family, tmp_path):
+    out = tmp_path / "a.safetensors"
+    pretrain_backbone(family, out, batch=2, tiles=1, steps=1, overrides=TINY)
+    vit = build_vit(family, **TINY)
+    vit.load_state_dict({k: v.float() for k, v in load_file(out).items()}, strict=True)
+    prefix = {"dinov2_reg": 5}.get(family, 1)
+    assert vit.forward_features(torch.zeros(1, 3, 256, 256)).shape == (1, 256 + prefix, 24)
+
+
+def test_the_segmenter_file_loads_into_the_segmenter(tmp_path):
+    from coin_ray.confidence.small_model import build_small_sam
+
+    out = tmp_path / "a.safetensors"
+    _train("segmenter", out, steps=1, seed=0)
+    build_small_sam(**TINY_SAM).load_state_dict({k: v.float() for k, v in load_file(out).items()})
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    with pytest.raises(UserError, match="unknown backbone family"):
+        pretrain_backbone("byol", tmp_path / "a.safetensors", steps=1)
+
+
+def test_the_command_trains_a_backbone(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from coin_ray.cli.pretrain import app
+
+    called = {}
+
+    def fake(family, out, **kwargs):
+        called.update(family=family, out=out, **kwargs)
+        return SimpleNamespace(steps=1, elapsed=6.0, ends=lambda: (2.0, 1.0))
+
+    monkeypatch.setattr("coin_ray.pretraining.backbone.pretrain_backbone", fake)
+    out = tmp_path / "w.safetensors"
+    arguments = [
+        "backbone",
+        "--family",
+        "mae",
+        "--out",
+        str(out),
+        "--data",
+        str(tmp_path),
+        "--steps",
+        "3",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert (called["family"], called["steps"], called["minutes"]) == ("mae", 3, None)
+    assert called["data"] == [tmp_path]
+    assert "loss 2.0000 -> 1.0000" in result.output
