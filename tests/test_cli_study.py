@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
-from coin_ray.data.label_tif import write_label_tif
+from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
 from coin_ray.pipeline import events
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -80,7 +80,7 @@ class Runs:
                 failed[cell.key_label] = "ValueError: no"
                 listen(events.CellFailed(*who, cause="ValueError: no"))
                 continue
-            finish(cell, options["workspace"] / "runs" / study.name, 0.5)
+            finish(cell, options["workspace"] / "runs" / study.run_name, 0.5)
             listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
         return Outcome(computed=7, reused=3, failed=failed, seconds=65.0)
 
@@ -118,10 +118,12 @@ def test_sweep_prints_the_table_and_where_things_are(runs: Runs, folder: Path) -
     assert any("1 cell" in li or "2 cells; to compute: features 2" in li for li in lines)
     assert any(li.split()[:3] == ["none", "*", "2"] for li in lines)
     assert "7 stages computed, 3 reused, in 1:05" in lines
-    assert f"label maps, overlays and per-image values: {folder}/.coin-ray/runs/small" in lines
+    assert runs.study is not None and runs.study.run_name == "small-mini-generated"
+    place = folder / ".coin-ray" / "runs" / runs.study.run_name
+    assert f"label maps, overlays and per-image values: {place}" in lines
     assert runs.options["resources"].workers == 2 and runs.options["device"] == "cpu"
     assert runs.options["workspace"] == folder / ".coin-ray"
-    assert (folder / ".coin-ray" / "runs" / "small" / "per_image.parquet").is_file()
+    assert (place / "per_image.parquet").is_file()
     assert "coin-ray ui" not in done.output
 
 
@@ -205,7 +207,7 @@ def squares(path: Path, name: str, *boxes: tuple[int, int]) -> None:
     for i, (y, x) in enumerate(boxes):
         label_map[y : y + 4, x : x + 4] = i + 1
     path.mkdir(exist_ok=True)
-    write_label_tif(path / f"{name}.tif", label_map)
+    write_label_map(path / f"{name}.tif", label_map)
 
 
 def test_evaluate_by_hand(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from coin_ray.pipeline.chain import CellKeys, pixel_scale
+from coin_ray.pipeline.chain import CellKeys
 from coin_ray.pipeline.plan import cell_stages
 from coin_ray.pipeline.settings import Cell, dotted_fields, is_runtime
 
@@ -114,10 +114,3 @@ def test_image_scope_makes_images_independent():
     assert alone <= all_keys(scope)
     del scope["uss.centroid_scope"]
     assert not all_keys(scope, IMAGES[:1]) <= all_keys(scope)
-
-
-@pytest.mark.parametrize(
-    ("mpp", "scale"), [(None, 1.0), (0.25, 1.0), (0.262, 1.0), (0.5, 0.5), (0.2, 1.25)]
-)
-def test_pixel_constants_scale_with_the_resolution(mpp: float | None, scale: float):
-    assert pixel_scale(mpp) == pytest.approx(scale)

@@ -24,7 +24,7 @@ VERBS = {
     "pretrain": "Train the built-in small models.",
     "track": "The tracker: replay the journals into MLflow.",
     "models": "Weights: list, fetch, add, verify.",
-    "data": "Data sets: fetch, check, generate.",
+    "data": "Data sets: list, fetch, check, convert.",
     "doctor": "Check this installation.",
 }
 """Verb -> its line in the help; each is a module of the same name."""

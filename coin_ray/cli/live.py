@@ -89,7 +89,10 @@ def line(event: Event, progress: Progress, elapsed: float) -> str | None:
         case events.StageStarted(stage=stage) if stage == "round":
             return f"{who} training {event.image}".rstrip()
         case events.RoundFinished():
-            values = ", ".join(f"{k} {v:.3f}" for k, v in event.metrics.items())
+            values = ", ".join(
+                f"{k} {v:.0f}" if float(v).is_integer() else f"{k} {v:.3f}"
+                for k, v in event.metrics.items()
+            )
             return f"{who} round {event.round} done in {clock(event.seconds)} ({values})"
         case events.CellFinished():
             values = _values(event.metrics, progress.objective)

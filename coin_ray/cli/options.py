@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from coin_ray.study.command_line import Request
+if TYPE_CHECKING:
+    from coin_ray.study.resolved import ResolvedStudy
 
 Study = Annotated[
     str, typer.Argument(metavar="STUDY", help="a study file, or the name of one that is shipped")
@@ -41,7 +42,12 @@ Seeds = Annotated[
 ]
 Workspace = Annotated[
     Path,
-    typer.Option("--workspace", envvar="COIN_RAY_WORKSPACE", help="results, store and tracker"),
+    typer.Option(
+        "--workspace",
+        envvar="COIN_RAY_WORKSPACE",
+        callback=lambda path: path.expanduser().resolve(),
+        help="results, store and tracker",
+    ),
 ]
 WORKSPACE = Path(".coin-ray")
 Device = Annotated[
@@ -49,16 +55,20 @@ Device = Annotated[
 ]
 
 
-def request(
+def resolved(
+    study: str,
     profile: str | None,
     data: list[str] | None,
     train: list[str] | None,
     mpp: float | None,
     settings: list[str] | None,
     seeds: str | None,
-) -> Request:
-    """The options as a ``Request``."""
-    return Request(
+) -> ResolvedStudy:
+    """The study under these options."""
+    from coin_ray.study.command_line import Request
+    from coin_ray.study.study import resolve
+
+    request = Request(
         profile=profile,
         data=tuple(data or ()),
         train=tuple(train or ()),
@@ -66,3 +76,4 @@ def request(
         seeds=seeds,
         mpp=mpp,
     )
+    return resolve(study, request)

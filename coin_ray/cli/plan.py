@@ -22,15 +22,14 @@ def plan(
     from coin_ray.cli import preamble
     from coin_ray.pipeline.plan import plan_cells
     from coin_ray.study.datasets import resolve_data
-    from coin_ray.study.study import resolve
 
-    resolved = resolve(study, options.request(profile, data, train, mpp, settings, seeds))
+    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         typer.echo(text)
     for text in preamble.levels(resolved):
         typer.echo(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
-    for text in preamble.stages(plan_cells(resolved.cells, found, workspace.resolve())):
+    for text in preamble.stages(plan_cells(resolved.cells, found, workspace)):
         typer.echo(text)
     labelled = {name: sum(s.has_truth for s in d.samples) for name, d in found.items()}
     for text in preamble.cautions(resolved, labelled):

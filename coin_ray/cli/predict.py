@@ -49,13 +49,11 @@ def predict(
     from coin_ray.data.write import write_label_map
     from coin_ray.pipeline.runner import open_local
     from coin_ray.study.datasets import resolve_data
-    from coin_ray.study.study import resolve
 
-    resolved = resolve(study, options.request(profile, data, train, None, settings, seeds))
+    resolved = options.resolved(study, profile, data, train, None, settings, seeds)
     cell = choose(resolved, level)
     samples = [sample for path in images for sample in find_samples(path, mpp=mpp)]
     _distinct([sample.name for sample in samples])
-    workspace = workspace.expanduser().resolve()
     found = resolve_data(cell.data, workspace)
     run = open_local(
         cell.config, cell.seed, found.train, workspace, device=find_device(device, None)

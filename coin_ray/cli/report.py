@@ -33,10 +33,9 @@ def report(
     """
     from coin_ray.cli.results import console, frame_of, runs_folder, show_tables
     from coin_ray.report.layout import markdown, result_tables
-    from coin_ray.study.study import resolve
 
-    resolved = resolve(study, options.request(profile, data, train, None, settings, seeds))
-    runs = runs_folder(workspace.expanduser().resolve(), resolved)
+    resolved = options.resolved(study, profile, data, train, None, settings, seeds)
+    runs = runs_folder(workspace, resolved)
     frame = frame_of(resolved, runs)
     if frame.is_empty() and not any((runs / cell.key_label).is_dir() for cell in resolved.cells):
         raise UserError(

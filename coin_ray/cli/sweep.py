@@ -47,12 +47,10 @@ def sweep(
     """
     from coin_ray.cli import preamble
     from coin_ray.study.datasets import resolve_data
-    from coin_ray.study.study import resolve
 
-    resolved = resolve(study, options.request(profile, data, train, mpp, settings, seeds))
+    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         typer.echo(text)
-    workspace = workspace.expanduser().resolve()
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     outcome = _run(
         resolved,

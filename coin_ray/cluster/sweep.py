@@ -27,6 +27,7 @@ from coin_ray.pipeline.events import (
     CellStarted,
     Event,
     StageFinished,
+    StageReused,
     StudyFinished,
     StudyStarted,
     from_json,
@@ -119,6 +120,7 @@ class _Counter:
 
     def __init__(self, listen: Listen) -> None:
         self._listen, self._keys = listen, set[str]()
+        self._told: set[tuple[str, str]] = set()
         self.failed: dict[str, str] = {}
 
     @property
@@ -126,8 +128,14 @@ class _Counter:
         return len(self._keys)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, StageFinished):
-            self._keys.add(event.key)
+        if isinstance(event, StageFinished | StageReused):
+            # A cell asks for what it has computed itself, and asks again: neither is a hit.
+            known = (event.cell, event.key) in self._told
+            self._told.add((event.cell, event.key))
+            if isinstance(event, StageFinished):
+                self._keys.add(event.key)
+            elif known:
+                return
         if isinstance(event, CellFailed):
             self.failed[event.cell] = event.cause
         self._listen(event)

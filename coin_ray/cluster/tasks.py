@@ -12,7 +12,7 @@ import ray
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import CellKeys
-from coin_ray.pipeline.events import StageFinished
+from coin_ray.pipeline.events import StageFinished, StageReused
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.runner import STEPS, Each
 from coin_ray.pipeline.settings import Cell
@@ -65,6 +65,9 @@ def open_cell(spec: CellSpec) -> CellRun:
     def done(key: Key, seconds: float) -> None:
         spec.emit(StageFinished, stage=key.stage, image=key.name, seconds=seconds, key=key.digest)
 
+    def found(key: Key) -> None:
+        spec.emit(StageReused, stage=key.stage, image=key.name, key=key.digest)
+
     return CellRun(
         spec.config,
         spec.seed,
@@ -74,6 +77,7 @@ def open_cell(spec: CellSpec) -> CellRun:
         ActorSegmenter(spec.actors),
         spec.device,
         done,
+        found,
     )
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coin_ray.data.rasters import decoding
+from coin_ray.weights.registry import file_digest
 
 
 def content_digest(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes; read again only when its size or mtime changed."""
     path = Path(path)
     with decoding(path):
-        status = path.stat()
-        return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
+        return file_digest(path)
 
 
 def reader_digest(read: partial[Any]) -> str:
@@ -24,10 +24,3 @@ def reader_digest(read: partial[Any]) -> str:
     parts = [content_digest(v) if isinstance(v, Path) else repr(v) for v in values]
     named = f"{read.func.__module__}.{read.func.__qualname__}"
     return hashlib.sha256("\0".join([named, *parts]).encode()).hexdigest()
-
-
-@lru_cache(maxsize=65_536)
-def _digest(path: str, size: int, mtime_ns: int) -> str:
-    # size and mtime are part of the key only
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

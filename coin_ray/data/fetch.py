@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from coin_ray.data.archives import unpack
 from coin_ray.data.card import Card
 from coin_ray.download import download
+from coin_ray.weights.registry import home
 
 Progress = Callable[[str, int, int | None], None]
 """Name of the archive, bytes so far and in all."""
@@ -16,8 +17,7 @@ Progress = Callable[[str, int, int | None], None]
 
 def data_home() -> Path:
     """Where fetched data sets go: ``data/`` in COIN_RAY_HOME, by default in ~/.cache/coin_ray."""
-    home = os.environ.get("COIN_RAY_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "coin_ray") / "data"
+    return home() / "data"
 
 
 def fetch(card: Card, folder: Path, *, progress: Progress | None = None) -> list[Path]:
@@ -33,19 +33,13 @@ def fetch(card: Card, folder: Path, *, progress: Progress | None = None) -> list
     for archive in card.archives:
         target = folder / Path(archive.name).stem
         if not target.exists():
-            name = archive.name
-            report = None
-            if progress is not None:
-                report = _named(progress, name)
-            file = download(archive.url, folder / name, sha256=archive.sha256, progress=report)
+            path = folder / archive.name
+            report = partial(progress, archive.name) if progress is not None else None
+            file = download(archive.url, path, sha256=archive.sha256, progress=report)
             unpack(file, target)
             file.unlink()
         unpacked.append(target)
     return unpacked
-
-
-def _named(progress: Progress, name: str) -> Callable[[int, int | None], None]:
-    return lambda done, total: progress(name, done, total)
 
 
 def instructions(card: Card) -> str:

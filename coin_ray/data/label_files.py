@@ -1,4 +1,4 @@
-"""Read label maps: integer pictures and arrays, and the colour code of the COIN repository."""
+"""Read label maps and masks: integer pictures, arrays, the colour code of the COIN repository."""
 
 from __future__ import annotations
 
@@ -51,8 +51,30 @@ def read_label_map(
 
 
 def read_foreground(path: str | Path, shape: tuple[int, int] | None = None) -> BoolArray:
-    """(H, W) bool from a binary mask or a label map that :func:`read_label_map` takes."""
-    return read_label_map(path, shape, binary=True) > 0
+    """(H, W) bool: every pixel of a mask file that is not 0.
+
+    Takes binary masks, label maps of any number type, and colour-coded ones (any channel not 0, so
+    also ids written as 256 B + G); alpha is ignored.
+
+    Raises:
+        UserError: a size other than ``shape`` (H, W), fractions, an undecodable file.
+    """
+    path = Path(path)
+    values = read_raster(path).array
+    if values.ndim == 3:
+        values = values[..., : values.shape[2] - (values.shape[2] in (2, 4))]
+    elif values.ndim != 2:
+        raise _refused(path, "no mask", "(H, W) or (H, W, channels)", f"{values.shape}")
+    check_shape(path, values.shape[:2], shape)
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        raise UserError(
+            "the mask holds fractions",
+            where=str(path),
+            expected="a binary mask or a label map (integers, 0 = background)",
+            found=f"values from {values.min():g} to {values.max():g}",
+            do="threshold the probabilities first",
+        )
+    return np.asarray(np.atleast_3d(values != 0).any(axis=2))
 
 
 def components(foreground: BoolArray, *, connectivity: int = 8) -> LabelMap:

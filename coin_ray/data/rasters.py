@@ -172,7 +172,10 @@ def _read_tif(path: Path) -> Raster:
         if not ends or max(ends) > tif.filehandle.size or 0 in page.databytecounts:
             raise ValueError("the pixels end before the file's own table says")
         series = tif.series[0]
-        if series.ndim > 3 or (series.ndim == 3 and "S" not in series.axes):
+        sizes = zip(series.axes, series.shape, strict=True)
+        kept = [(a, n) for a, n in sizes if n > 1 or a in "YX"]  # a stack of one is a picture
+        axes = "".join(a for a, _ in kept)
+        if len(axes) > 3 or (len(axes) == 3 and "S" not in axes):
             raise UserError(
                 "a stack of pictures",
                 where=str(path),
@@ -180,8 +183,8 @@ def _read_tif(path: Path) -> Raster:
                 found=f"{series.shape} ({series.axes})",
                 do="save the pages as files of their own",
             )
-        array = series.asarray()
-        if series.axes.startswith("S"):
+        array = series.asarray().reshape([n for _, n in kept])
+        if axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
         photometric = page.photometric.name
         kind = "grey" if array.ndim == 2 else photometric.lower()

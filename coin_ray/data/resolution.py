@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coin_ray.data.rasters import decoding
-from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from coin_ray.data.sample import Sample
 
 REFERENCE_MPP = 0.25
 """40x; pixel constants of the method are stated at this resolution."""

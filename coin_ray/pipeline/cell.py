@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.data.resolution import pixel_scale
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import stages
-from coin_ray.pipeline.chain import CellKeys, needs_coarse, pixel_scale
+from coin_ray.pipeline.chain import CellKeys, needs_coarse
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
@@ -25,7 +26,7 @@ from coin_ray.pipeline.store import Artifact, Done, Store
 @dataclass(frozen=True)
 class CellRun:
     """``train``: the images labels are made for, without ground truth. ``done`` hears of every
-    artifact computed here."""
+    artifact computed here, ``found`` of every one that was there (as often as it is asked for)."""
 
     config: Cell
     seed: int
@@ -35,8 +36,11 @@ class CellRun:
     segmenter: Segmenter
     device: str = "cpu"
     done: Done | None = None
+    found: Callable[[Key], None] | None = None
 
     def _get(self, key: Key, compute: Callable[[], Artifact]) -> Artifact:
+        if self.found is not None and self.store.has(key):
+            self.found(key)
         return self.store.get(key, compute, self.done)
 
     def _array(self, key: Key, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:

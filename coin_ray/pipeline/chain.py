@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
+from coin_ray.data.resolution import pixel_scale
 from coin_ray.pipeline.keys import Key, digest, make_key
 from coin_ray.pipeline.settings import Cell, Section, identity
 
@@ -41,13 +42,6 @@ class ImageLike(Protocol):
     @property
     def mpp(self) -> float | None: ...
     def digest(self) -> str: ...
-
-
-def pixel_scale(mpp: float | None) -> float:
-    """Factor of the pixel constants, 0.25 / mpp; 1 within 5 % of 0.25 um/px and where unknown."""
-    if mpp is None or abs(mpp / 0.25 - 1) <= 0.05:
-        return 1.0
-    return 0.25 / mpp
 
 
 F = TypeVar("F", bound=Callable[..., Any])

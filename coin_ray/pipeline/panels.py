@@ -16,7 +16,6 @@ COLOURS = {
     "truth": (255, 255, 255),
 }
 GAP = 6
-BAR = 22
 
 
 def write_panels(
@@ -33,7 +32,7 @@ def write_panels(
 
     ``image`` (H, W, 3) uint8, label maps (H, W). The file appears whole or not at all.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     panels = [("image", image), ("coarse mask", outlined(image, coarse, "coarse mask"))]
     if accepted is not None:
@@ -42,15 +41,18 @@ def write_panels(
     title = "prediction" if truth is None else "prediction (truth in white)"
     panels.append((title, outlined(last, final, "prediction")))
     height, width = image.shape[:2]
+    font = ImageFont.load_default(size=max(12, width // 36))  # legible when the sheet is scaled
+    bar = 2 * max(12, width // 36)
     columns = 2
     rows = -(-len(panels) // columns)
-    size = (columns * (width + GAP) - GAP, rows * (height + BAR + GAP) - GAP)
+    size = (columns * (width + GAP) - GAP, rows * (height + bar + GAP) - GAP)
     sheet = Image.new("RGB", size, (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
     for i, (text, panel) in enumerate(panels):
-        x, y = (i % columns) * (width + GAP), (i // columns) * (height + BAR + GAP)
-        draw.text((x + 4, y + 4), text, fill=COLOURS.get(text.split(" (")[0], (230, 230, 230)))
-        sheet.paste(Image.fromarray(panel), (x, y + BAR))
+        x, y = (i % columns) * (width + GAP), (i // columns) * (height + bar + GAP)
+        colour = COLOURS.get(text.split(" (")[0], (230, 230, 230))
+        draw.text((x + bar // 4, y + bar // 4), text, fill=colour, font=font)
+        sheet.paste(Image.fromarray(panel), (x, y + bar))
     scratch = path.with_suffix(".tmp.png")
     sheet.save(scratch)
     scratch.replace(path)

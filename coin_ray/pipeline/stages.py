@@ -27,9 +27,9 @@ def options(section: Section, *leave_out: str) -> dict[str, Any]:
 def ucis(config: Cell, image: Image, scale: float, mask_path: Any) -> BoolArray:
     """Coarse mask M0 (H, W) bool, from the stain or from a file."""
     if config.ucis.model == "files":
-        from coin_ray.ucis.files import read_coarse_mask
+        from coin_ray.data.label_files import read_foreground
 
-        return read_coarse_mask(mask_path, image.shape[:2])
+        return read_foreground(mask_path, image.shape[:2])
     from coin_ray.ucis.stain import stain_mask
 
     return stain_mask(image, scale=scale, **options(config.ucis, "model", "path"))

@@ -1,14 +1,11 @@
-"""Coarse masks made elsewhere (SSA, PSM, any tool): a folder of label maps or binary masks."""
+"""Coarse masks made elsewhere (SSA, PSM, any tool): a folder with one mask file per image."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
-
 from coin_ray.errors import UserError
-from coin_ray.labels import BoolArray
 
 SUFFIXES = (".png", ".tif", ".tiff")
 
@@ -40,61 +37,3 @@ def find_mask(folder: str | Path, name: str) -> Path:
         found=", ".join(p.name for p in found) or f"{len(masks)} masks of other names{closest}",
         do="keep one of them" if found else "name the masks like the images",
     )
-
-
-def read_coarse_mask(path: str | Path, shape: tuple[int, int]) -> BoolArray:
-    """Foreground of a mask file: every pixel that is not 0, (H, W) bool.
-
-    Takes binary masks (0 against 1 or 255), label maps of any integer type, and colour-coded ones
-    (any colour channel not 0, so also ids written as 256 * B + G); alpha is ignored. ``shape`` is
-    the image's (H, W). UserError for an unreadable file, another size or non-integer values (a
-    probability map needs a threshold first).
-    """
-    path = Path(path)
-    try:
-        values = _read(path)
-    except Exception as error:  # the decoders raise types of their own
-        raise UserError(
-            "the coarse mask cannot be read",
-            where=str(path),
-            expected="a PNG or TIFF image",
-            found=f"{type(error).__name__}: {error}",
-            do="write it again",
-        ) from error
-    if values.ndim == 3:
-        colour = values.shape[2] - (values.shape[2] in (2, 4))
-        values = values[..., :colour]
-    if values.shape[:2] != tuple(shape) or values.ndim not in (2, 3):
-        raise UserError(
-            "the coarse mask has another size than its image",
-            where=str(path),
-            expected=f"{shape[0]} x {shape[1]} px (height x width)",
-            found=" x ".join(map(str, values.shape[:2])) + " px",
-            do="write the mask at the image's size",
-        )
-    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-        raise UserError(
-            "the coarse mask holds fractions",
-            where=str(path),
-            expected="a binary mask or a label map (integers, 0 = background)",
-            found=f"values from {values.min():g} to {values.max():g}",
-            do="threshold the probabilities first",
-        )
-    foreground = values != 0
-    return foreground.any(axis=2) if foreground.ndim == 3 else foreground
-
-
-def _read(path: Path) -> np.ndarray:
-    if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
-        values = np.asarray(tifffile.imread(path))
-        # Planes of one channel, or the channels first: squeezed or moved to (H, W, C).
-        values = values.squeeze() if values.ndim > 3 or 1 in values.shape[:1] else values
-        if values.ndim == 3 and values.shape[0] <= 4 < values.shape[2]:
-            values = np.moveaxis(values, 0, 2)
-        return values
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.array(image)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 
+from coin_ray.download import Progress, download
 from coin_ray.errors import UserError
 from coin_ray.weights.files import read_state
 from coin_ray.weights.registry import Weights, entry, file_digest, locate, mismatch, path_of
-
-CHUNK = 1 << 20
-Progress = Callable[[int, int | None], None]
 
 
 def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0) -> Path:
     """Download a registered file unless it is there already; its path.
 
-    A broken download leaves a ``.part`` file and the next call goes on from there. ``progress``
-    gets the bytes so far and in all (None if the server does not say). UserError for no network, a
-    refusal of the server, a file that cannot be read, or one whose digest is not the registry's
-    (these two are deleted).
+    A broken download is gone on with by the next call. UserError as :func:`download`, and for a
+    file that cannot be read or whose digest is not the registry's (these two are deleted).
     """
     weights = entry(name)
     path = path_of(weights)
@@ -35,25 +27,23 @@ def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0)
             f"{name} has no address to fetch from",
             do=f"`coin-ray models add {name} FILE` takes a local file",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    fetched = path.with_name(f"{path.stem}.fetched{path.suffix}")
     try:
-        _download(weights.url, part, progress, timeout)
-    except (OSError, HTTPException) as error:
+        download(weights.url, fetched, progress=progress, timeout=timeout)
+    except UserError as error:
         raise UserError(
-            f"{name} could not be fetched",
-            where=weights.url,
-            found=str(error) or type(error).__name__,
-            do=f"run it again (it goes on where it stopped), or download the file elsewhere and "
-            f"`coin-ray models add {name} FILE`",
+            f"{name}: {error.what}",
+            where=error.where,
+            found=error.found,
+            do=f"{error.do}; or get it elsewhere, then `coin-ray models add {name} FILE`",
         ) from error
     try:
-        _checked(weights, part)
-        read_state(part)
+        _checked(weights, fetched)
+        read_state(fetched)
     except UserError:
-        part.unlink()
+        fetched.unlink()
         raise
-    os.replace(part, path)
+    os.replace(fetched, path)
     return path
 
 
@@ -90,27 +80,3 @@ def _checked(weights: Weights, path: Path) -> Path:
     if problem is not None:
         raise problem
     return path
-
-
-def _download(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing after what is there: the part is the whole file
-            return
-        raise
-    with response:
-        resumed = response.status == 206
-        done = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length is not None else None
-        with open(part, "ab" if resumed else "wb") as out:
-            while chunk := response.read(CHUNK):
-                out.write(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
-    if total is not None and done != total:
-        raise ConnectionError(f"the connection ended after {done} of {total} bytes")

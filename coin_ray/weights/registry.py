@@ -130,7 +130,7 @@ def file_digest(path: Path) -> str:
     return _hash(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=65_536)
 def _hash(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
