@@ -21,7 +21,8 @@ def session(
     """Connect, give the cluster's total resources, disconnect. ``ray stop`` is never called: it
     would end every Ray process of the machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Advice about worker processes that a user cannot act on.
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
     # Ctrl-C must reach us: Tune's own handler would swallow it and go on saving its state.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")

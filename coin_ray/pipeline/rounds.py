@@ -52,7 +52,7 @@ def run_rounds(run: CellRun, world: World, report: Report, progress: Any = None)
                     run.done(key, time.perf_counter() - start)
             world.barrier()
         log = run.store.info(key)
-        report(round_, {"loss": log["loss"], **run.round_summary(round_)}, log["seconds"])
+        report(round_, {**run.round_summary(round_), "loss": log["loss"]}, log["seconds"])
 
 
 def relabel(run: CellRun, world: World, round_: int) -> None:
