@@ -108,7 +108,7 @@ def test_a_failing_cell_is_reported_and_stops_no_other(ran):
 
 
 def test_a_cell_leaves_predictions_overlays_and_its_configuration(ran, tiles: Resolved):
-    folder = ran[0] / "runs" / "small" / "mae-tiles-0"
+    folder = ran[0] / "runs" / "small-test-tiles+cut" / "mae-tiles-0"
     for sample in tiles.samples:
         assert (folder / "predictions" / f"{sample.name}.tif").stat().st_size > 0
         assert (folder / "overlays" / f"{sample.name}.png").stat().st_size > 0
@@ -122,7 +122,11 @@ def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, ti
         study(*GOOD), {"tiles": tiles}, workspace=workspace, listen=heard.append, resources=TWO_CPUS
     )
     assert again.computed == 0
+    assert again.failed == {}
     assert again.reused > 0
+    done = [e for e in heard if isinstance(e, events.CellFinished)]
+    before = {e.level: e.metrics for e in ran[2] if isinstance(e, events.CellFinished)}
+    assert {e.level: e.metrics for e in done} == before
     heard.clear()
     changed = config(select={"rule": "mean"})
     run_study(

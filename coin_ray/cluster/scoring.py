@@ -47,6 +47,8 @@ class ActorSegmenter:
         self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
     ) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
+        if not self._actors:
+            raise RuntimeError(f"{embed.path} has gone from the store since the plan; run again")
         actor = self._actors[int(embed.digest, 16) % len(self._actors)]
         arrays, computed = ray.get(actor.masks.remote(image, embed, points))
         for key, seconds in computed:

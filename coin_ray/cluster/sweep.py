@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from coin_ray.cluster.scoring import start_actors
 from coin_ray.cluster.session import session
 from coin_ray.cluster.tasks import CellSpec, EventHub, distributed, open_cell
 from coin_ray.errors import UserError
+from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import needed_weights
 from coin_ray.pipeline.events import (
     CellFailed,
@@ -33,9 +34,9 @@ from coin_ray.pipeline.events import (
     from_json,
 )
 from coin_ray.pipeline.plan import Plan, plan_cells
-from coin_ray.pipeline.runner import export, run_cell
+from coin_ray.pipeline.runner import Each, export, run_cell, serial
 from coin_ray.study.datasets import Resolved
-from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 Listen = Callable[[Event], None]
 
@@ -78,6 +79,8 @@ def run_study(
     workspace = workspace.resolve()
     start = time.perf_counter()
     plan = plan_cells(study.cells, data, workspace)
+    if not plan.to_compute:
+        return _served(study, data, plan, workspace, listen)
     counter = _Counter(listen)
     failed: dict[str, str] = {}
     interrupted = True
@@ -201,27 +204,62 @@ def _specs(
                 sam.model, store, device=device, batch=sam.batch, count=count
             )
     return {
-        cell.key_label: CellSpec(
-            config=cell.config,
-            seed=cell.seed,
-            train=data[cell.data.name].train,
-            samples=data[cell.data.name].samples,
-            weights={name: plan.weights[name] for name in needed_weights(cell.config)},
-            masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
-            workspace=workspace,
+        cell.key_label: replace(
+            _spec(cell, data, plan, workspace),
             device=device,
-            who={
-                "cell": cell.key_label,
-                "level": cell.level,
-                "data": cell.data.name,
-                "seed": cell.seed,
-            },
             actors=pools[cell.config.sam.model],
             hub=hub,
             resources=_stage_resources(study),
         )
         for cell in study.cells
     }
+
+
+def _spec(cell: StudyCell, data: Mapping[str, Resolved], plan: Plan, workspace: Path) -> CellSpec:
+    """A cell with all that its keys need, and no cluster yet."""
+    return CellSpec(
+        config=cell.config,
+        seed=cell.seed,
+        train=data[cell.data.name].train,
+        samples=data[cell.data.name].samples,
+        weights={name: plan.weights[name] for name in needed_weights(cell.config)},
+        masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
+        workspace=workspace,
+        device="cpu",
+        who={
+            "cell": cell.key_label,
+            "level": cell.level,
+            "data": cell.data.name,
+            "seed": cell.seed,
+        },
+    )
+
+
+def _served(
+    study: ResolvedStudy,
+    data: Mapping[str, Resolved],
+    plan: Plan,
+    workspace: Path,
+    listen: Listen,
+) -> Outcome:
+    """A study that the store has whole: its results come from there, and no cluster is started."""
+    start = time.perf_counter()
+    counter = _Counter(listen)
+    counter(StudyStarted(study.name, len(study.cells), {}, plan.stored))
+    for cell in study.cells:
+        spec = _spec(cell, data, plan, workspace)
+        counter(CellStarted(**spec.who))
+        try:
+            run = open_cell(spec)
+            metrics = _cell(spec, study.run_name, run, serial(run, spec.samples), lambda: None)
+        except Exception as error:
+            counter(CellFailed(**spec.who, cause=_cause(error), trace=traceback.format_exc()))
+        else:
+            counter(CellFinished(**spec.who, metrics=metrics))
+    seconds = time.perf_counter() - start
+    failed = len(counter.failed)
+    counter(StudyFinished(study.name, counter.computed, plan.unique, failed, seconds))
+    return Outcome(counter.computed, plan.unique, counter.failed, seconds)
 
 
 def _stage_resources(study: ResolvedStudy) -> dict[str, float]:
@@ -267,7 +305,9 @@ def _trial(
     start = time.perf_counter()
     spec.emit(CellStarted)
     try:
-        metrics = _cell(spec, study, workers)
+        run = open_cell(spec)
+        each = distributed(spec)
+        metrics = _cell(spec, study, run, each, lambda: train_rounds(spec, workers))
     except Exception as error:
         cause = _cause(error)
         spec.emit(CellFailed, cause=cause, trace=traceback.format_exc())
@@ -276,11 +316,11 @@ def _trial(
     tune.report(metrics)
 
 
-def _cell(spec: CellSpec, study: str, workers: int) -> dict[str, float]:
-    run = open_cell(spec)
-    rows, facts = run_cell(
-        run, spec.samples, distributed(spec), lambda: train_rounds(spec, workers)
-    )
+def _cell(
+    spec: CellSpec, study: str, run: CellRun, each: Each, rounds: Callable[[], None]
+) -> dict[str, float]:
+    """Run a cell, write what the user takes away, and give its means."""
+    rows, facts = run_cell(run, spec.samples, each, rounds)
     folder = spec.workspace / "runs" / study / spec.who["cell"]
     export(run, spec.samples, folder, rows, {**spec.who, **facts})
     last = run.keys.final_step()

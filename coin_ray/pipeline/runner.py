@@ -9,6 +9,7 @@ from typing import Any
 
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.keys import digest
 from coin_ray.pipeline.plan import mask_digest
 from coin_ray.pipeline.rounds import Report, World, run_rounds
 from coin_ray.pipeline.segmenter import CachedSegmenter
@@ -143,6 +144,12 @@ def export(
     from coin_ray.pipeline.panels import write_panels
 
     last = run.keys.final_step()
+    made_of = digest([run.keys.evaluated(s.image, last).digest for s in samples])
+    config = yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True), sort_keys=False)
+    metrics = json.dumps({"cell": dict(cell), "made_of": made_of, "rows": rows})
+    written = folder / "metrics.json"
+    if written.is_file() and written.read_text() == metrics:
+        return
     for name in ("predictions", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for sample in samples:
@@ -160,9 +167,9 @@ def export(
             final=final,
             truth=sample.load_label_map() if sample.has_truth else None,
         )
-    text = yaml.safe_dump(run.config.model_dump(mode="json", by_alias=True), sort_keys=False)
-    _replace(folder / "config.yaml", text)
-    _replace(folder / "metrics.json", json.dumps({"cell": dict(cell), "rows": rows}))
+    _replace(folder / "config.yaml", config)
+    # Last: a reader takes this file as the sign that the others are there.
+    _replace(written, metrics)
 
 
 def _replace(path: Path, text: str) -> None:
