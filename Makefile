@@ -55,10 +55,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# One thread a worker: two workers with two threads each are slower than either. All tests that need
-# a Ray cluster go to one worker, which then starts one cluster.
+# One thread a worker: two workers with two threads each are slower than either. The tests that need
+# a Ray cluster are in one file, which one worker takes as a whole: --dist loadgroup splits it with
+# the pinned pytest and pytest-xdist.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 sweep: $(STAMP)
 	$(BIN)/coin-ray sweep $(STUDY) $(ARGS)

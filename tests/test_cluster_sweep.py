@@ -21,7 +21,7 @@ from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
 from tests.test_pipeline_cell import config
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 TWO_CPUS = Resources(cpus=2)
 NONE, MAE = config(uss={"family": "none"}), config()
 GOOD = (("none", "tiles", NONE), ("mae", "tiles", MAE))

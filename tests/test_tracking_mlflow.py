@@ -26,7 +26,6 @@ from coin_ray.tracking.tracker import Tracker
 from tests.tracking_study import LEVELS, ROUNDS, info, run_events, study
 
 # One worker for all files that open MLflow: it takes seconds to import and its tables as long.
-pytestmark = pytest.mark.xdist_group("mlflow")
 AWAY = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""
 

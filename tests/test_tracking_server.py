@@ -18,8 +18,6 @@ from coin_ray.tracking.server import HOST, running_server
 from coin_ray.tracking.tracker import Tracker
 from tests.tracking_study import info
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture(autouse=True)
 def no_tracker_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
