@@ -163,8 +163,8 @@ def _about(size: int, instances: int, load: tuple[float, ...], seconds: float) -
             "each side of each stage in a fresh process after a warm-up on a small tile. Times are "
             "wall times (CPU times in brackets), the fastest of the repetitions that fit into a "
             "CPU second, at least one; memory is the peak of resident memory above that at the "
-            "start, inputs and models loaded. Ratios are literal over ours, so above 1 ours is faster; "
-            "that of CPU times is the fairer one where other work shared the cores.",
+            "start, inputs and models loaded. Ratios are literal over ours, so above 1 ours is "
+            "faster; that of CPU times is the fairer one where other work shared the cores.",
             f"Command: `OMP_NUM_THREADS=1 nice -n 10 python -m benchmarks.stages --size {size} "
             f"--out FILE`, commit {commit}, {seconds:.0f} s in all.",
             f"CPU: {_cpu()}, {os.cpu_count()} cores. Load average (1, 5, 15 min) before "
