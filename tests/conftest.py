@@ -1,4 +1,4 @@
-"""What several test files share: the real tiles, tiny settings, one Ray cluster a session."""
+"""What several test files share: the real tiles and tiny settings."""
 
 from __future__ import annotations
 

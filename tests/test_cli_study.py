@@ -239,3 +239,51 @@ def test_predict_needs_a_finished_cell(folder: Path) -> None:
     done = call("predict", "s.yaml", "--images", "images", "--out", "o", "--mpp", "0.25")
     assert done.exit_code == 2 and "this cell has not finished" in done.stderr
     assert not (folder / "o").exists()
+
+
+def bad_images(kind: str, folder: Path) -> str:
+    """A folder with one image that cannot be used; what the message must name."""
+    from PIL import Image
+
+    (folder / "image").mkdir()
+    (folder / "mask").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    path = folder / "image" / "tile.png"
+    Image.fromarray(pixels).save(path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:500])
+    if kind == "grey":
+        Image.fromarray(pixels[..., 0]).save(path)
+    if kind == "transparent":
+        Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(path)
+    if kind == "empty":
+        path.unlink()
+        return "no image"
+    if kind == "mask":
+        Image.fromarray(np.zeros((40, 49), np.uint16)).save(folder / "mask" / "tile.png")
+        return "40 x 49"
+    return "tile.png"
+
+
+@pytest.mark.parametrize("kind", ["truncated", "grey", "transparent", "empty", "mask"])
+def test_bad_images_stop_a_sweep_before_it_starts(kind: str, folder: Path):
+    tiles = folder / "tiles"
+    tiles.mkdir()
+    named = bad_images(kind, tiles)
+    result = call("sweep", "s.yaml", "--data", str(tiles), "--mpp", "0.25")
+    assert result.exit_code == 2, result.output
+    assert named in result.output
+    assert "Traceback" not in result.output
+    assert not (folder / ".coin-ray" / "store").exists()
+    assert not (folder / ".coin-ray" / "journal").exists()
+
+
+def test_a_gpu_that_is_not_there_stops_a_sweep_with_one_message(folder: Path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = call("sweep", "s.yaml", "--device", "cuda")
+    assert result.exit_code == 2, result.output
+    assert "GPU" in result.output
+    assert not (folder / ".coin-ray" / "store").exists()

@@ -46,12 +46,13 @@ def sweep(
     There is no resume: the same command, or the same study after an edit, continues.
     """
     from coin_ray.cli import preamble
-    from coin_ray.study.datasets import resolve_data
+    from coin_ray.study.datasets import check_images, resolve_data
 
     resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         typer.echo(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
+    check_images(found)
     outcome = _run(
         resolved,
         found,

@@ -5,6 +5,7 @@ Only here do the two meet. What training receives are ``Image``s: they have no g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,36 @@ def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:
     for images in (train, [s.image for s in samples]):
         _distinct([image.name for image in images], spec.name)
     return Resolved(train, samples)
+
+
+def check_images(data: Mapping[str, Resolved]) -> None:
+    """Decode every image once and compare its size with its label map's, before hours are spent.
+
+    Of a label map only the header is read. Raises one UserError that names every bad file.
+    """
+    from coin_ray.data.label_files import check_shape
+    from coin_ray.data.rasters import raster_shape
+
+    problems: list[UserError] = []
+    for found in data.values():
+        for image in dict.fromkeys([*found.train, *(s.image for s in found.samples)]):
+            try:
+                image.load()
+            except UserError as problem:
+                problems.append(problem)
+        for sample in found.samples:
+            if sample.truth_path is None or sample.read_truth is not None:
+                continue  # nothing to compare, or a format without a header of its own
+            try:
+                check_shape(
+                    sample.truth_path, raster_shape(sample.truth_path), sample.image.shape()
+                )
+            except UserError as problem:
+                problems.append(problem)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError("\n".join([f"{len(problems)} files cannot be used", *map(str, problems)]))
 
 
 def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
