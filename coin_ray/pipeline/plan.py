@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coin_ray.errors import UserError
 from coin_ray.pipeline.chain import VERSIONS, CellKeys, needed_weights
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.store import Store
@@ -50,6 +51,12 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
     from coin_ray.weights import registry
 
     names = sorted({name for cell in cells for name in needed_weights(cell.config)})
+    missing = [n for n in names if not registry.path_of(registry.entry(n)).is_file()]
+    if len(missing) > 1:
+        raise UserError(
+            f"{len(missing)} weight files are missing: {', '.join(missing)}",
+            do=f"`coin-ray models fetch {' '.join(missing)}`; without them: `--profile mini`",
+        )
     weights = {name: registry.identity(name) for name in names}
     masks = {
         (cell.config.ucis.path, cell.data.name): _masks(cell.config.ucis.path, data[cell.data.name])
