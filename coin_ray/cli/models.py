@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, fetch, add, verify.")
 
 Name = Annotated[str, typer.Argument(help="a name of `coin-ray models list`")]
+Names = Annotated[list[str], typer.Argument(help="names of `coin-ray models list`")]
 
 
 @app.command("list")
@@ -31,21 +36,25 @@ def list_() -> None:
 
 
 @app.command()
-def fetch(name: Name) -> None:
-    """Download a weight file (goes on where it stopped) and check it."""
+def fetch(names: Names) -> None:
+    """Download weight files (going on where they stopped) and check them."""
     from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from coin_ray.weights.fetch import fetch as fetch_file
     from coin_ray.weights.registry import entry
 
-    typer.echo(f"{name}: licence {entry(name).licence}")
+    entries = [entry(name) for name in names]  # a wrong name stops before the first download
     columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(name, total=None)
-        path = fetch_file(
-            name, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    typer.echo(f"{name}: {path}")
+    for weights in entries:
+        typer.echo(f"{weights.name}: licence {weights.licence}")
+        with Progress(*columns) as bar:
+            task = bar.add_task(weights.name, total=None)
+            path = fetch_file(weights.name, progress=partial(_show, bar, task))
+        typer.echo(f"{weights.name}: {path}")
+
+
+def _show(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 @app.command()
