@@ -12,7 +12,8 @@ from coin_ray.errors import UserError
 from coin_ray.labels import InstanceMasks
 
 SEED = 2  # about 480 nuclei on 1000 x 1000, as many as a MoNuSeg test image has on average
-MINI = {"zoom": 2.0, "window": 256, "stride": 2 / 3, "hflip": False}  # as the mini profile
+# As the mini profile.
+MINI: dict[str, Any] = {"zoom": 2.0, "window": 256, "stride": 2 / 3, "hflip": False}
 
 
 @dataclass(frozen=True)

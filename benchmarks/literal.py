@@ -25,7 +25,8 @@ EPSILON = 1e-5
 
 def windows(shape: tuple[int, int], side: int, stride: int) -> Iterator[tuple[int, int]]:
     """(y, x) of the windows in raster order, the last of a row or column shifted to the border."""
-    tops, lefts = [], []
+    tops: list[int] = []
+    lefts: list[int] = []
     for length, starts in ((shape[0], tops), (shape[1], lefts)):
         at = 0
         while True:
@@ -242,7 +243,7 @@ def edge_target(label_map: Labels) -> Bool:
 
 def _opencv_canny() -> Callable[[NDArray[np.uint8]], Bool] | None:
     try:
-        import cv2
+        import cv2  # type: ignore[import-not-found]
     except ImportError:
         return None
     cv2.setNumThreads(1)

@@ -44,7 +44,10 @@ def main(arguments: list[str]) -> int:
     )
     chosen = parser.parse_args(arguments)
     start, load = time.perf_counter(), os.getloadavg()
-    rows, notes, slower, ok = [], [], [], True
+    rows: list[str] = []
+    notes: list[str] = []
+    slower: list[str] = []
+    ok = True
     print(_row(HEADER), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         instances = _write_inputs(Path(folder), chosen.size)
