@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,6 +87,35 @@ def test_opening_equals_scikit_image() -> None:
         )
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), radius=st.integers(1, 5), density=st.floats(0.02, 0.9))
+def test_closing_is_that_of_a_plane_without_the_image(
+    seed: int, radius: int, density: float
+) -> None:
+    mask = np.random.default_rng(seed).random((17, 26)) < density
+    wide = np.pad(mask, 2 * radius)
+    oracle = ndimage.binary_closing(wide, disk(radius))
+    inside = slice(2 * radius, -2 * radius)
+    closed = room.binary_closing(mask, radius)
+    np.testing.assert_array_equal(closed, oracle[inside, inside])
+    assert (closed | ~mask).all(), "nothing of the mask is lost"
+    np.testing.assert_array_equal(room.binary_closing(closed, radius), closed)
+
+
+def test_closing_comes_after_opening() -> None:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:30, 5:20] = mask[10:30, 22:40] = True
+    mask[20, 45:58] = True  # a thread
+    assert room.split_instances(mask, method="components").max() == 3
+    assert room.split_instances(mask, method="components", opening=2).max() == 2
+    both = room.split_instances(mask, method="components", opening=2, closing=3)
+    assert both.max() == 1
+    assert both[20, 20:22].all()
+    assert not both[20, 45:58].any()
+    half = room.split_instances(mask, method="components", opening=4, closing=6, scale=0.5)
+    np.testing.assert_array_equal(half, both)
+
+
 def test_clean_mask_fills_enclosed_holes_only_and_drops_small_parts() -> None:
     mask = np.zeros((30, 40), dtype=bool)
     mask[5:20, 5:20] = True
@@ -144,6 +176,41 @@ def test_nothing_vanishes(
         assert len(np.unique(parts[labels == i])) == 1, "an instance lies in one component"
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    density=st.sampled_from([0.2, 0.6, 0.95]),
+    method=st.sampled_from(["watershed", "components"]),
+    footprint_scale=st.sampled_from(["mpp", "fixed", "adaptive"]),
+    keep_border=st.booleans(),
+    opening=st.integers(0, 2),
+    closing=st.integers(0, 2),
+    min_area=st.integers(0, 12),
+)
+def test_instances_are_the_mask_without_what_was_dropped(
+    seed: int, density: float, min_area: int, method: Any, **more: Any
+) -> None:
+    """Ids 1..N in use, each big enough and in one part; only small or marker-less parts go."""
+    mask = np.random.default_rng(seed).random((30, 33)) < density
+    labels = room.split_instances(mask, method=method, footprint=3, min_area=min_area, **more)
+    opening, closing = more["opening"], more["closing"]
+    mask = room.binary_opening(mask, opening) if opening else mask
+    mask = room.binary_closing(mask, closing) if closing else mask
+    assert (areas(labels) >= max(min_area, 1)).all()
+    assert len(np.unique(labels[labels > 0])) == labels.max()
+    assert not (labels > 0)[~mask].any()
+    if min_area == 0 and (more["keep_border"] or method == "components"):
+        np.testing.assert_array_equal(labels > 0, mask)
+    parts = ndimage.label(mask)[0]
+    for i in range(1, labels.max() + 1):
+        assert len(np.unique(parts[labels == i])) == 1
+        assert ndimage.label(labels == i)[1] == 1
+    whole = room.split_instances(mask, method=method, footprint=3, keep_border=more["keep_border"],
+                                 footprint_scale=more["footprint_scale"])  # fmt: skip
+    lost = (whole > 0) & (labels == 0)
+    assert lost.sum() == sum(a for a in areas(whole).tolist() if a < min_area)
+
+
 def test_cells_on_the_border_are_kept_or_dropped_as_asked() -> None:
     mask = np.zeros((40, 40), dtype=bool)
     mask[0, 10:20] = True  # nothing but outermost pixels
@@ -197,6 +264,57 @@ def test_footprint_follows_the_scale() -> None:
     mask |= (yy - 30) ** 2 + (xx - 47) ** 2 <= 100
     assert room.split_instances(mask, footprint=30).max() == 1
     assert room.split_instances(mask, footprint=30, scale=0.4).max() == 2
+
+
+def test_a_fixed_footprint_does_not_follow_the_scale() -> None:
+    distance, mask = np.zeros((4, 4), np.float32), np.ones((4, 4), bool)
+    radius = {
+        kind: room.footprint_radius(distance, mask, footprint=12, footprint_scale=kind, scale=0.5)
+        for kind in ("mpp", "fixed", "adaptive")
+    }
+    assert radius == {"mpp": 6, "fixed": 12, "adaptive": 1}
+    assert room.footprint_radius(distance, mask, footprint=1, scale=0.1) == 1
+    with pytest.raises(ValueError, match="wide"):
+        room.footprint_radius(distance, mask, footprint=1, footprint_scale="wide")  # type: ignore[arg-type]
+
+
+def discs(radius: int, gap: int, count: int) -> np.ndarray:
+    """``count`` discs in a row, their centres 2 * radius + gap apart."""
+    step = 2 * radius + gap
+    yy, xx = np.mgrid[: 4 * radius, : step * count + 2 * radius]
+    return np.any(
+        [
+            (yy - 2 * radius) ** 2 + (xx - step * i - 2 * radius) ** 2 <= radius**2
+            for i in range(count)
+        ],
+        axis=0,
+    )
+
+
+@pytest.mark.parametrize("radius", [5, 9, 16, 30])
+def test_an_adaptive_footprint_finds_touching_discs_of_any_size(radius: int) -> None:
+    """Where a fixed one takes several small discs for one nucleus."""
+    mask = discs(radius, -2, 5)
+    distance = room.distance_map(mask, sigma=1.0)
+    found = room.footprint_radius(distance, mask, footprint=12, footprint_scale="adaptive")
+    assert radius - 2 <= found <= radius + 1
+    assert room.split_instances(mask, footprint_scale="adaptive").max() == 5
+    if radius == 5:
+        assert room.split_instances(mask, footprint=12).max() < 5
+
+
+def test_more_than_256_instances_go_through_png(tmp_path: Path) -> None:
+    """The high byte of an id lies in another channel; a reader that takes one channel loses it."""
+    from coin_ray.data.label_files import read_label_map
+    from coin_ray.data.write import write_coin_png
+
+    yy, xx = np.mgrid[: 10 * 20, : 10 * 30]
+    mask = (yy % 10 - 5) ** 2 + (xx % 10 - 5) ** 2 <= 9
+    mask[:, :3] |= (yy % 10 < 4)[:, :3]  # and some that the border cuts
+    labels = room.split_instances(mask, footprint=4)
+    assert labels.max() == 20 * 31
+    write_coin_png(tmp_path / "labels.png", labels)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), labels)
 
 
 def test_unknown_method_is_refused() -> None:

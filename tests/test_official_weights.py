@@ -29,14 +29,15 @@ BACKBONES = {
 NARROW = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 QUICK = (
     "student.arch=unet", "student.width=8", "student.iterations=2", "student.batch=2",
-    "student.crop=64", "crf.enabled=false", "rounds.count=1", "infer.scales=[1.0]",
-    "sam.model=vit_b", "uss.zoom=2",
+    "student.crop=64", "crf.enabled=false", "infer.crf=false", "rounds.count=1",
+    "infer.scales=[1.0]", "sam.model=vit_b", "uss.zoom=2",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COIN_RAY_HOME with the four families (timm safetensors, narrow) and SAM ViT-B (.pth)."""
+    """A COIN_RAY_HOME with the four families (timm safetensors, narrow), FiT3D's MAE and SAM ViT-B
+    (.pth)."""
     from coin_ray.compat import ensure_torchvision
 
     ensure_torchvision()
@@ -53,6 +54,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"{family}_base: {{file: {model}.safetensors, licence: none, size_mb: 1, "
             f"build: {{model: {model}, overrides: {NARROW}}}}}\n".replace("'", "")
         )
+    fine_tuned = timm.create_model(BACKBONES["mae"], pretrained=False, num_classes=0, **NARROW)
+    torch.save(fine_tuned.state_dict(), folder / "weights" / "mae_base_finetuned.pth")
+    rows.append(rows[0].replace("mae_base", "mae_base_fit3d"))
+    rows[-1] = rows[-1].replace(f"{BACKBONES['mae']}.safetensors", "mae_base_finetuned.pth")
     torch.save(sam_model_registry["vit_b"]().state_dict(), folder / "weights" / "sam_vit_b.pth")
     rows.append("sam_vit_b: {file: sam_vit_b.pth, licence: none, size_mb: 375, ")
     rows.append("build: {model: vit_b}}\n")
@@ -79,6 +84,13 @@ def test_the_backbone_study_runs_on_official_files(
         assert {r["step"] for r in rows} == {"ucis", "step1", "pseudo_labels", "round_1"}
     again = plan_cells(cells, {cell.data.name: data for cell in cells}, tmp_path)
     assert again.to_compute == {}
+    study = resolve("ablations/uss_backbones.yaml", Request(profile="official", settings=QUICK))
+    (cell,) = [c for c in study.cells if c.config.uss.family == "mae" and c.seed == 1]
+    plan = plan_cells([cell], {cell.data.name: data}, tmp_path)
+    assert set(plan.weights) == {"sam_vit_b", "mae_base_fit3d"}
+    assert plan.to_compute["features"] == len(samples)  # not those of the plain weights
+    rows, _ = run_local(open_local(cell.config, cell.seed, data.train, tmp_path), data.samples)
+    assert all(r["value"] >= 0 for r in rows if r["metric"] == "aji")
 
 
 def test_missing_weights_stop_a_study_before_it_starts(
@@ -93,3 +105,7 @@ def test_missing_weights_stop_a_study_before_it_starts(
     with pytest.raises(UserError, match=r"models fetch[\s\S]*--profile mini"):
         plan_cells(study.cells, {cell.data.name: data for cell in study.cells}, tmp_path)
     assert not (tmp_path / "store").exists()
+    study = resolve("ablations/uss_backbones.yaml", Request(profile="official"))
+    fetch = r"models fetch dinov1_base dinov2_base_fit3d dinov2_reg_base mae_base_fit3d "
+    with pytest.raises(UserError, match=fetch):
+        plan_cells(study.cells, {cell.data.name: data for cell in study.cells}, tmp_path)

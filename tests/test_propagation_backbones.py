@@ -18,12 +18,16 @@ OFFICIAL = {
     "dinov2": "vit_small_patch14_dinov2.lvd142m",
     "dinov2_reg": "vit_small_patch14_reg4_dinov2.lvd142m",
 }
+FIT3D = ("mae", "dinov2", "dinov2_reg")
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 112}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one randomly initialised file a family, in timm's own format, at a toy size."""
+    """A home with one randomly initialised file a family, in timm's own format, at a toy size.
+
+    And other weights as the FiT3D release has them: a headless state dict, pickled by PyTorch.
+    """
     from coin_ray.compat import ensure_torchvision
 
     ensure_torchvision()
@@ -41,6 +45,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(
             f"{family}_toy: {{file: {family}.safetensors, licence: none, size_mb: 1, "
             f"build: {{model: {model}, overrides: {SMALL}}}}}\n"
+        )
+    for family in FIT3D:
+        torch.manual_seed(1)
+        built = timm.create_model(OFFICIAL[family], pretrained=False, num_classes=0, **SMALL)
+        torch.save(built.state_dict(), folder / "weights" / f"{family}_finetuned.pth")
+        rows.append(
+            f"{family}_toy_fit3d: {{file: {family}_finetuned.pth, licence: none, size_mb: 1, "
+            f"build: {{model: {OFFICIAL[family]}, overrides: {SMALL}}}}}\n"
         )
     (folder / "registry.yaml").write_text("".join(rows).replace("'", ""))
     return folder
@@ -78,6 +90,53 @@ def test_tokens_are_the_normalised_last_block_without_prefix(family: str, home: 
     assert backbone.dim == 24
     # token (row 1, column 2) is number `side + 2` after the prefix
     torch.testing.assert_close(found[:, :, 1, 2], seen[0][:, prefix + side + 2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FIT3D)
+def test_fine_tuned_weights_fill_the_same_architecture(family: str, home: Path) -> None:
+    import timm
+
+    model = timm.create_model(OFFICIAL[family], pretrained=False, num_classes=0, **SMALL).eval()
+    state = torch.load(home / "weights" / f"{family}_finetuned.pth", weights_only=True)
+    model.load_state_dict(state)
+    batch = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        tokens = model.forward_features(batch)[:, model.num_prefix_tokens :]
+    found = load_backbone(family, "toy", weights="fit3d").tokens(batch)
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens, rtol=0, atol=1e-5)
+    assert (found - load_backbone(family, "toy").tokens(batch)).abs().max() > 0.1
+
+
+def test_fine_tuned_weights_that_nobody_released_are_unknown() -> None:
+    with pytest.raises(UserError, match="dinov1_toy_fit3d"):
+        load_backbone("dinov1", "toy", weights="fit3d")
+
+
+@pytest.mark.parametrize("name", [n for n in names() if n.endswith("_fit3d")])
+def test_registered_fine_tuned_weights_are_named_after_the_plain_ones(name: str) -> None:
+    weights, plain = entry(name), entry(name.removesuffix("_fit3d"))
+    assert weights.build == plain.build
+    assert weights.sha256 and len(weights.sha256) == 64
+    assert weights.url and weights.url.startswith("https://huggingface.co/yuanwenyue/FiT3D/")
+
+
+@pytest.mark.parametrize("family", OFFICIAL)
+def test_an_earlier_block_is_normalised_by_the_final_norm(family: str, home: Path) -> None:
+    model = reference(family, home)
+    batch = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
+    outputs: list[torch.Tensor] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.inference_mode():
+        model.forward_features(batch)
+        expected = [model.norm(out)[:, model.num_prefix_tokens :] for out in outputs]
+    for layer in (-1, -2):
+        found = load_backbone(family, "toy", layer=layer).tokens(batch)
+        flat = found.flatten(2).transpose(1, 2)
+        torch.testing.assert_close(flat, expected[layer], rtol=0, atol=1e-5)
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
+    with pytest.raises(UserError, match=r"-2 .its first block. to -1"):
+        load_backbone(family, "toy", layer=-3)
 
 
 @pytest.mark.parametrize("family", OFFICIAL)

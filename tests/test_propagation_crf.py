@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
+from coin_ray.pipeline.plan import plan_cells
+from coin_ray.pipeline.settings import Cell
 from coin_ray.propagation.crf import dense_crf
 
 
@@ -58,3 +63,22 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     image, maps, _ = noisy_disc()
     with pytest.raises(UserError, match=r"pip install coin-ray\[crf\]"):
         dense_crf(image, maps)
+
+
+@pytest.mark.parametrize("switch", ["crf.enabled", "infer.crf"])
+def test_the_missing_extra_stops_a_study_before_it_starts(
+    switch: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    section, name = switch.split(".")
+    uss, sam, student = {"size": "mini"}, {"model": "mini"}, {"arch": "unet"}
+    values = {"uss": uss, "sam": sam, "student": student}
+    data = SimpleNamespace(train=(), samples=())
+
+    def cell(**more: dict[str, Any]) -> SimpleNamespace:
+        config = Cell.model_validate(values | more)
+        return SimpleNamespace(config=config, seed=0, data=SimpleNamespace(name="d"))
+
+    with pytest.raises(UserError, match=r"pip install coin-ray\[crf\]"):
+        plan_cells([cell(**{section: {name: True}})], {"d": data}, tmp_path)
+    plan_cells([cell(rounds={"count": 0})], {"d": data}, tmp_path)

@@ -194,7 +194,7 @@ def test_a_constant_image_has_finite_outputs(mode: str, value: int) -> None:
     foreground = np.zeros((40, 40), bool)
     for mask in (foreground, ~foreground):
         sums = class_sums(features, mask)
-        found = similarity_map(features, centroids(sums))
+        found = similarity_map([(features, centroids(sums))])
         assert np.isfinite(found).all()
         assert found.min() >= 0 and found.max() <= 1
 
@@ -241,6 +241,24 @@ def test_merge_weights_by_pixels_and_keeps_its_parts() -> None:
     np.testing.assert_array_equal(back.sums, both.sums)
 
 
+def test_merge_by_images_is_the_mean_of_the_images_means() -> None:
+    rng = np.random.default_rng(3)
+    pairs = [
+        (random_features(shape, seed=i), rng.random(shape) < share)
+        for i, (shape, share) in enumerate([((37, 52), 0.1), ((60, 40), 0.5), ((30, 33), 0.0)])
+    ]
+    sums = [class_sums(features, mask) for features, mask in pairs]
+    means = [literal_centroids(pairs[i : i + 1])[1] for i in range(2)]
+    found = centroids(sums[0], merge(sums, "image"), "dataset")
+    # the third image has no foreground, so it has no say
+    np.testing.assert_allclose(found[1], (means[0] + means[1]) / 2, atol=1e-6)
+    np.testing.assert_array_equal(found[0], centroids(sums[0])[0])
+    assert np.abs(found - centroids(sums[0], merge(sums), "dataset")).max() > 1e-3
+    assert merge(sums, "image").counts.tolist() == [3, 2]
+    with pytest.raises(ValueError, match="area"):
+        merge(sums, "area")
+
+
 def test_dataset_scope_needs_the_sums_of_the_data_set() -> None:
     one = ClassSums(np.ones((2, 1)), np.array([1, 2]))
     with pytest.raises(ValueError, match="data set"):
@@ -260,17 +278,17 @@ def test_similarity_is_the_cosine() -> None:
     full = literal_pixels(features)
     cosine = np.einsum("cd,dyx->cyx", centre, full) / np.linalg.norm(full, axis=0)
     cosine /= np.linalg.norm(centre, axis=1)[:, None, None]
-    raw = similarity_map(features, centre, minmax=False, complement=False)
+    raw = similarity_map([(features, centre)], minmax=False, complement=False)
     assert raw.dtype == np.float32
     np.testing.assert_allclose(raw, cosine, atol=1e-5)
-    relu = similarity_map(features, centre, relu=True, minmax=False, complement=False)
+    relu = similarity_map([(features, centre)], relu=True, minmax=False, complement=False)
     assert (cosine < -0.1).any()
     np.testing.assert_allclose(relu, np.maximum(cosine, 0), atol=1e-5)
     low, high = cosine.min((1, 2), keepdims=True), cosine.max((1, 2), keepdims=True)
     unit = (cosine - low) / (high - low)
-    found = similarity_map(features, centre, complement=False)
+    found = similarity_map([(features, centre)], complement=False)
     np.testing.assert_allclose(found, unit, atol=2e-5)
-    with_complement = similarity_map(features, centre)
+    with_complement = similarity_map([(features, centre)])
     np.testing.assert_allclose(with_complement[1], unit[1], atol=2e-5)
     np.testing.assert_allclose(with_complement[0], np.maximum(unit[0], 1 - unit[1]), atol=2e-5)
 
@@ -280,5 +298,36 @@ def test_similarity_ignores_the_length_of_centroids_and_features() -> None:
     centre = np.random.default_rng(2).normal(size=(2, 5))
     longer = WindowFeatures(features.tokens * 2, features.origins, features.window, features.shape)
     np.testing.assert_allclose(
-        similarity_map(features, centre), similarity_map(longer, 10 * centre), atol=1e-5
+        similarity_map([(features, centre)]), similarity_map([(longer, 10 * centre)]), atol=1e-5
     )
+
+
+def test_cosines_of_several_zooms_are_averaged_before_they_are_stretched() -> None:
+    rng = np.random.default_rng(4)
+    pairs = [
+        (random_features((37, 52), side=side, dim=dim, seed=side), rng.normal(size=(2, dim)))
+        for side, dim in ((14, 5), (20, 3))
+    ]
+    raw = [similarity_map([pair], minmax=False, complement=False) for pair in pairs]
+    mean = (raw[0] + raw[1]) / 2
+    found = similarity_map(iter(pairs), minmax=False, complement=False)
+    np.testing.assert_allclose(found, mean, atol=1e-6)
+    assert np.abs(raw[0] - raw[1]).max() > 0.5
+    relu = similarity_map(pairs, relu=True, minmax=False, complement=False)
+    np.testing.assert_allclose(relu, np.maximum(mean, 0), atol=1e-6)
+    low, high = mean.min((1, 2), keepdims=True), mean.max((1, 2), keepdims=True)
+    stretched = similarity_map(pairs, complement=False)
+    np.testing.assert_allclose(stretched, (mean - low) / (high - low), atol=1e-5)
+
+
+def test_percentiles_cut_the_tails_off() -> None:
+    pair = (random_features(), np.random.default_rng(2).normal(size=(2, 5)))
+    raw = similarity_map([pair], minmax=False, complement=False)
+    found = similarity_map([pair], percentile=5.0, complement=False)
+    assert found.dtype == np.float32
+    for channel, cosine in zip(found, raw, strict=True):
+        low, high = np.quantile(cosine, [0.05, 0.95])
+        np.testing.assert_allclose(channel, np.clip((cosine - low) / (high - low), 0, 1), atol=1e-5)
+        # a twentieth of the pixels at either end
+        assert (channel == 0).mean() == pytest.approx(0.05, abs=2e-3)
+        assert (channel == 1).mean() == pytest.approx(0.05, abs=2e-3)

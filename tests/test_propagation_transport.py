@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from coin_ray.errors import UserError
 from coin_ray.propagation.transport import transport, two_class_plan, without_transport
 
 Array = NDArray[np.float64]
@@ -46,38 +49,65 @@ def literal_refined(maps: Array, plan: Array) -> Array:
 
 
 def log_sinkhorn(maps: Array, lambda_: float, mass: float, iterations: int) -> Array:
-    from scipy.special import logsumexp
+    """(2, H, W) plan after Sinkhorn's iterations in the log domain.
 
-    log_kernel = (maps.reshape(2, -1).T - 1) / lambda_
-    log_u, log_v = -np.log(len(log_kernel)), np.log([1 - mass, mass])
+    It stops early only where an iteration changes nothing any more: all others would repeat it.
+    """
+    log_kernel = (maps.reshape(2, -1) - 1) / lambda_
+    log_u, log_v = -np.log(log_kernel.shape[1]), np.log([1 - mass, mass])
     g = np.zeros(2)
     for _ in range(iterations):
-        f = log_u - logsumexp(log_kernel + g, axis=1)
-        g = log_v - logsumexp(log_kernel + f[:, None], axis=0)
-    return np.exp(f[:, None] + log_kernel + g)
+        f = log_u - np.logaddexp(log_kernel[0] + g[0], log_kernel[1] + g[1])
+        rows = log_kernel + f
+        top = rows.max(axis=1, keepdims=True)
+        following = log_v - top[:, 0] - np.log(np.exp(rows - top).sum(axis=1))
+        settled, g = np.abs(following - g).max() < 1e-14, following
+        if settled:
+            break
+    return np.exp(f + log_kernel + g[:, None]).reshape(maps.shape)
 
 
-@pytest.mark.parametrize("lambda_", [0.05, 0.1, 0.4])
-@pytest.mark.parametrize("mass", [0.03, 0.2, 0.5])
-def test_converged_is_the_sinkhorn_fixed_point(lambda_: float, mass: float) -> None:
-    maps = similarity(64)
+@pytest.mark.parametrize(
+    ("side", "lambda_", "mass"),
+    [
+        *((64, lambda_, mass) for lambda_ in (0.05, 0.1, 0.4) for mass in (0.03, 0.2, 0.5)),
+        (256, 0.1, 0.2),
+        (1000, 0.1, 0.5),
+    ],
+)
+def test_converged_is_the_sinkhorn_fixed_point(side: int, lambda_: float, mass: float) -> None:
+    maps = similarity(side)
     plan = two_class_plan(maps, lambda_=lambda_, foreground_mass=mass)
     expected = log_sinkhorn(maps, lambda_, mass, 1000)
-    assert np.abs(plan.reshape(2, -1).T - expected).max() * maps[0].size < 1e-5
+    assert np.abs(plan - expected).max() * maps[0].size < 1e-5
     np.testing.assert_allclose(plan.sum(0), 1 / maps[0].size, rtol=1e-12)
     np.testing.assert_allclose(plan.sum((1, 2)), [1 - mass, mass], rtol=1e-9)
 
 
-def test_converged_equals_pot() -> None:
-    ot = pytest.importorskip("ot")
+@pytest.mark.parametrize("mode", ["converged", "one_step"])
+@pytest.mark.parametrize("prior", [0.0, 1.5])
+@pytest.mark.parametrize(("lambda_", "mass"), [(0.05, 0.3), (0.1, 0.03), (0.1, 0.5), (0.4, 0.2)])
+def test_both_solvers_are_equal(mode: str, prior: float, lambda_: float, mass: float) -> None:
     maps = similarity(24)
-    size = maps[0].size
-    u, v = np.full(size, 1 / size), np.array([0.7, 0.3])
-    cost = 1 - maps.reshape(2, -1).T
-    for method, iterations in (("sinkhorn", 2000), ("sinkhorn_log", 300)):
-        expected = ot.sinkhorn(u, v, cost, 0.1, method=method, numItermax=iterations, stopThr=1e-13)
-        plan = two_class_plan(maps, lambda_=0.1, foreground_mass=0.3)
-        assert np.abs(plan.reshape(2, -1).T - expected).max() * size < 1e-7
+    settings = {"lambda_": lambda_, "foreground_mass": mass, "mode": mode, "prior": prior}
+    exact, pot = (
+        two_class_plan(maps, solver=solver, coarse=maps[1] > 0.7, **settings)
+        for solver in ("exact", "pot")
+    )
+    assert np.abs(exact - pot).max() * maps[0].size < 1e-8
+    refined = [
+        transport(maps, solver=solver, coarse=maps[1] > 0.7, **settings)
+        for solver in ("exact", "pot")
+    ]
+    np.testing.assert_allclose(refined[0], refined[1], atol=1e-6)  # they are float32
+
+
+def test_pot_says_so_when_it_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coin_ray.propagation.transport.POT_ITERATIONS", 30)
+    with pytest.raises(UserError, match=r"ot\.solver: exact"):
+        two_class_plan(similarity(8), lambda_=1e-5, foreground_mass=0.3, solver="pot")
+    with pytest.raises(ValueError, match="newton"):
+        two_class_plan(similarity(8), solver="newton")
 
 
 @pytest.mark.parametrize("prior", [0.5, 2.0])
@@ -89,7 +119,7 @@ def test_a_prior_is_the_reference_plan_of_the_entropy(prior: float) -> None:
     reference = np.exp(favour) / np.exp(favour).sum(0)
     plan = two_class_plan(maps, lambda_=0.2, foreground_mass=0.3, prior=prior, coarse=coarse)
     expected = log_sinkhorn(maps + 0.2 * np.log(reference), 0.2, 0.3, 500)
-    assert np.abs(plan.reshape(2, -1).T - expected).max() * maps[0].size < 1e-6
+    assert np.abs(plan - expected).max() * maps[0].size < 1e-6
 
 
 def test_a_large_prior_gives_the_coarse_mask_back() -> None:
@@ -168,10 +198,64 @@ def test_hand_values() -> None:
     np.testing.assert_allclose(transport(maps, lambda_=0.5)[:, 0], [[0, 1], [1, 0]], atol=1e-12)
 
 
-def test_more_mass_never_moves_a_pixel_to_background() -> None:
-    maps = similarity(50)
-    few, many = (two_class_plan(maps, foreground_mass=m) for m in (0.1, 0.4))
-    assert (many[1] > few[1]).all()
+@st.composite
+def any_maps(draw: st.DrawFn) -> Array:
+    """Maps in [0, 1] of any shape, with ties and constant parts."""
+    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    levels = draw(st.sampled_from([1, 2, 5, 1000]))
+    return rng.integers(0, levels + 1, (2, *shape)) / levels
+
+
+MASS = st.floats(0.01, 0.99)
+LAMBDA = st.floats(0.02, 2.0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(maps=any_maps(), mass=MASS, lambda_=LAMBDA)
+def test_the_plan_meets_its_marginals(maps: Array, mass: float, lambda_: float) -> None:
+    plan = two_class_plan(maps, lambda_=lambda_, foreground_mass=mass)
+    assert plan.min() >= 0
+    np.testing.assert_allclose(plan.sum(0) * maps[0].size, 1, atol=1e-12)
+    np.testing.assert_allclose(plan.sum((1, 2)), [1 - mass, mass], atol=1e-9)
+    one_step = two_class_plan(maps, lambda_=lambda_, foreground_mass=mass, mode="one_step")
+    np.testing.assert_allclose(one_step.sum((1, 2)), [1 - mass, mass], atol=1e-12)
+
+
+@settings(max_examples=80, deadline=None)
+@given(maps=any_maps(), mass=MASS, lambda_=LAMBDA, mode=st.sampled_from(["converged", "one_step"]))
+def test_a_pixel_more_like_foreground_gets_more_of_it(
+    maps: Array, mass: float, lambda_: float, mode: str
+) -> None:
+    plan = two_class_plan(maps, lambda_=lambda_, foreground_mass=mass, mode=mode)
+    order = np.argsort((maps[1] - maps[0]).ravel(), kind="stable")
+    assert (np.diff(plan[1].ravel()[order]) * maps[0].size >= -1e-12).all()
+    if mode == "converged":
+        more = two_class_plan(maps, lambda_=lambda_, foreground_mass=(1 + mass) / 2)
+        assert (more[1] >= plan[1] - 1e-12).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(maps=any_maps(), mass=MASS, lambda_=LAMBDA, seed=st.integers(0, 99))
+def test_the_order_of_pixels_and_a_common_offset_do_not_matter(
+    maps: Array, mass: float, lambda_: float, seed: int
+) -> None:
+    plan = two_class_plan(maps, lambda_=lambda_, foreground_mass=mass)
+    order = np.random.default_rng(seed).permutation(maps[0].size)
+    flat = maps.reshape(2, 1, -1)
+    shuffled = two_class_plan(flat[..., order] + 0.25, lambda_=lambda_, foreground_mass=mass)
+    np.testing.assert_allclose(shuffled, plan.reshape(flat.shape)[..., order], atol=1e-10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), mass=st.floats(0.1, 0.9))
+def test_without_entropy_the_plan_is_a_quantile_threshold(seed: int, mass: float) -> None:
+    levels = np.random.default_rng(seed).permutation(200).reshape(2, 10, 10)
+    plan = two_class_plan(levels / 200, lambda_=1e-5, foreground_mass=mass)
+    d = levels[1] - levels[0]
+    cut = np.sort(d, axis=None)[::-1][int(mass * 100)]  # ties there share what is left of the mass
+    assert (plan[1][d > cut] * 100 > 1 - 1e-6).all()
+    assert (plan[1][d < cut] * 100 < 1e-6).all()
 
 
 @pytest.mark.parametrize("lambda_", [1e-4, 1e-2, 10.0])

@@ -87,8 +87,10 @@ def test_every_setting_of_a_backbone_or_segmenter_has_an_entry() -> None:
         "dinov2_reg": ["mini", "small", "base", "large", "giant"],
     }
     wanted = {f"{family}_{size}" for family, sizes in families.items() for size in sizes}
+    wanted |= {f"{name}_fit3d" for name in ("mae_base", "dinov2_small", "dinov2_base")}
+    wanted |= {"dinov2_reg_small_fit3d"}
     wanted |= {"sam_mini", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
-    wanted |= {"resnet50_imagenet", "resnet101_imagenet"}
+    wanted |= {"resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet"}
     assert set(registry.names()) == wanted
 
 
@@ -281,7 +283,7 @@ def test_the_commands(home: Path, official: Path, server: str) -> None:
     run = CliRunner().invoke
     assert "sam_vit_h" in run(app, ["list"]).output
     assert str(path.name) in run(app, ["fetch", "toy"]).output.replace("\n", "")
-    assert "official" in run(app, ["verify", "toy"]).output
+    assert "your own" in run(app, ["verify", "toy"]).output
     path.write_bytes(b"changed")
     assert isinstance(run(app, ["verify"]).exception, UserError)
     path.unlink()

@@ -12,7 +12,7 @@ import torch
 from coin_ray.compat import ensure_torchvision
 from coin_ray.errors import UserError
 from coin_ray.weights.files import read_state
-from coin_ray.weights.registry import digest, entry, locate
+from coin_ray.weights.registry import backbone_name, digest, entry, locate
 
 Tokens = Callable[[torch.Tensor], torch.Tensor]
 
@@ -22,8 +22,8 @@ class Backbone:
     """A frozen transformer with patches of ``patch`` px and tokens of ``dim`` channels.
 
     ``tokens`` takes (B, 3, h, w) float32 on ``device``, normalised by ``mean`` and ``std`` (RGB in
-    [0, 1]), h and w multiples of ``patch``, and gives (B, dim, h / patch, w / patch) float32: the
-    last block after the final LayerNorm, without class and register tokens.
+    [0, 1]), h and w multiples of ``patch``, and gives (B, dim, h / patch, w / patch) float32: one
+    block's output after the final LayerNorm, without class and register tokens.
     """
 
     patch: int
@@ -34,28 +34,41 @@ class Backbone:
     tokens: Tokens
 
 
-def load_backbone(family: str, size: str, *, device: str = "cpu") -> Backbone:
+def load_backbone(
+    family: str, size: str, *, weights: str = "plain", layer: int = -1, device: str = "cpu"
+) -> Backbone:
     """The backbone registered as ``<family>_<size>``; the last two of a process are kept.
 
-    UserError if the name is unknown, the file is missing, or it does not fit the architecture.
+    ``weights`` "fit3d" takes the 3D-aware fine-tuned ones (Yue et al. 2024), registered as
+    ``<family>_<size>_fit3d``. ``layer`` -1 gives the last block's tokens, -2 those of the block
+    before, and so on; the final LayerNorm comes after each. UserError if the name is unknown, the
+    file is missing or does not fit the architecture, or there is no such block.
     """
-    name = f"{family}_{size}"
-    return _load(name, digest(name), str(device))
+    name = backbone_name(family, size, weights)
+    return _load(name, digest(name), layer, str(device))
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, sha256: str, device: str) -> Backbone:
+def _load(name: str, sha256: str, layer: int, device: str) -> Backbone:
     build = entry(name).build
     model, cfg = build_vit(build["model"], build.get("overrides", {}))
     _fill(model, name)
     model.eval().requires_grad_(False).to(device)
-    patch = int(model.patch_embed.patch_size[0])
+    patch, depth = int(model.patch_embed.patch_size[0]), len(model.blocks)
+    if not -depth <= layer <= -1:
+        raise UserError(
+            f"{name} has no such block",
+            where="uss.layer",
+            expected=f"-{depth} (its first block) to -1 (its last)",
+            found=str(layer),
+        )
 
     @torch.inference_mode()
     def tokens(batch: torch.Tensor) -> torch.Tensor:
-        rows, columns = (side // patch for side in batch.shape[-2:])
-        out = model.forward_features(batch)[:, model.num_prefix_tokens :]
-        return out.transpose(1, 2).unflatten(2, (rows, columns))
+        (found,) = model.forward_intermediates(
+            batch, indices=[depth + layer], norm=True, stop_early=True, intermediates_only=True
+        )
+        return found
 
     mean, std = (tuple(build.get(key) or cfg[key]) for key in ("mean", "std"))
     return Backbone(patch, int(model.embed_dim), mean, std, torch.device(device), tokens)

@@ -7,7 +7,7 @@ image's own. Sums and counts are kept, so that any number of images merges witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,18 @@ def class_sums(features: WindowFeatures, foreground: NDArray[np.bool_]) -> Class
     return ClassSums(sums, np.array([foreground.size - inside_count, inside_count]))
 
 
-def merge(parts: Iterable[ClassSums]) -> ClassSums:
-    """The sums of several images together, added in the order given."""
-    parts = list(parts)
-    return ClassSums(sum(p.sums for p in parts), sum(p.counts for p in parts))  # type: ignore[arg-type]
+def merge(parts: Sequence[ClassSums], weight: str = "pixel") -> ClassSums:
+    """The sums of several images together, added in the order given.
+
+    ``weight`` "pixel" lets every pixel count alike. "image" lets every image count alike that has
+    the class: the sums are then those of the images' means, the counts numbers of images.
+    """
+    if weight not in ("pixel", "image"):
+        raise ValueError(f"weight: {weight}")
+    sums, counts = (np.stack([getattr(p, name) for p in parts]) for name in ("sums", "counts"))
+    if weight == "image":
+        sums, counts = sums / np.maximum(counts, 1)[..., None], np.minimum(counts, 1)
+    return ClassSums(sums.sum(axis=0), counts.sum(axis=0))
 
 
 def centroids(
@@ -68,7 +76,7 @@ def centroids(
 ) -> NDArray[np.float64]:
     """(2, D) centroids, row 0 background, row 1 foreground; not re-normalised (the cosine does it).
 
-    ``scope`` "dataset" takes the foreground from ``dataset_sums``, pixel-weighted over all images,
+    ``scope`` "dataset" takes the foreground from ``dataset_sums`` (:func:`merge` of all images),
     "image" from the image. A class without a pixel gives zeros, to which everything has cosine 0.
     """
     if scope not in ("image", "dataset"):

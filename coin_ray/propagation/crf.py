@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
+
+
+def load_dense_crf() -> Any:
+    """The class of the extra ``crf``; UserError that names the extra where it is missing."""
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except ImportError as error:
+        raise UserError(
+            "the dense CRF is not installed",
+            expected="the module pydensecrf",
+            found=str(error),
+            do="`pip install coin-ray[crf]` (needs a C++ compiler), or `crf.enabled: false`",
+        ) from error
+    return DenseCRF2D
 
 
 def dense_crf(
@@ -24,21 +40,14 @@ def dense_crf(
 
     ``image`` (H, W, 3) uint8 RGB, ``probabilities`` (2, H, W) in [0, 1] (need not sum to 1),
     ``gamma`` a power on the foreground map before, sigmas in px and in grey levels (rgb). UserError
-    if the extra is not installed. Holds the interpreter lock: parallelise over processes.
+    if the extra is not installed. It holds the interpreter lock, so threads would run one after
+    another; a study gives every image a task in a process of its own.
     """
-    try:
-        from pydensecrf.densecrf import DenseCRF2D
-    except ImportError as error:
-        raise UserError(
-            "the dense CRF is not installed",
-            expected="the module pydensecrf",
-            found=str(error),
-            do="`pip install coin-ray[crf]` (needs a C++ compiler), or `crf.enabled: false`",
-        ) from error
+    field_type = load_dense_crf()
     maps = np.array(probabilities, dtype=np.float32)
     maps[1] **= gamma
     height, width = image.shape[:2]
-    field = DenseCRF2D(width, height, 2)
+    field = field_type(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(np.clip(maps, 1e-5, 1)).reshape(2, -1)))
     field.addPairwiseGaussian(sxy=gaussian_sigma, compat=gaussian_weight)
     field.addPairwiseBilateral(

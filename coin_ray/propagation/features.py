@@ -89,18 +89,18 @@ def extract_features(
         torch.tensor(v, device=backbone.device)[:, None, None]
         for v in (backbone.mean, backbone.std)
     )
-    parts = []
+    tokens = np.empty((len(origins), backbone.dim, *(2 * [final // backbone.patch])), np.float16)
     for first in range(0, len(origins), batch):
         crops = np.stack(
             [image[y : y + side, x : x + side] for y, x in origins[first : first + batch]]
         )
         pixels = torch.from_numpy(crops).to(backbone.device).permute(0, 3, 1, 2).float() / 255
         pixels = _resize((_resize(pixels, zoomed).clamp_(0, 1) - mean) / std, final)
-        tokens = backbone.tokens(pixels)
+        found = backbone.tokens(pixels)
         if hflip:
-            tokens = (tokens + backbone.tokens(pixels.flip(3)).flip(3)) / 2
-        parts.append(tokens.to(torch.float16).cpu().numpy())
-    return WindowFeatures(np.concatenate(parts), origins, side, (height, width))
+            found = (found + backbone.tokens(pixels.flip(3)).flip(3)) / 2
+        tokens[first : first + batch] = found.to(torch.float16).cpu().numpy()
+    return WindowFeatures(tokens, origins, side, (height, width))
 
 
 def _resize(pixels: torch.Tensor, side: int) -> torch.Tensor:

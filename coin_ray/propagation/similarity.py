@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,19 +13,31 @@ Float32 = NDArray[np.float32]
 
 
 def similarity_map(
-    features: WindowFeatures,
-    centroids: NDArray[np.floating],
+    pairs: Iterable[tuple[WindowFeatures, NDArray[np.floating]]],
     *,
     relu: bool = False,
     minmax: bool = True,
+    percentile: float = 0.0,
     complement: bool = True,
 ) -> Float32:
     """(2, H, W) float32, row 0 background, row 1 foreground.
 
-    ``centroids`` (2, D). Values are cosines in [-1, 1]; ``relu`` clips them at 0, ``minmax`` brings
-    each channel to [0, 1] over the image (raw cosines of a masked autoencoder are all near 1, so
-    this is what makes them differ), ``complement`` sets background to max(background, 1 - fg).
+    ``pairs`` hold an image's features at each zoom with the centroids (2, D) at that zoom; their
+    cosines, in [-1, 1], are averaged. ``relu`` clips the mean at 0, ``minmax`` brings each channel
+    to [0, 1] over the image (raw cosines of a masked autoencoder are all near 1, so this is what
+    makes them differ), from its ``percentile`` (in [0, 50); 0 = the minimum) to 100 minus that,
+    ``complement`` sets background to max(background, 1 - foreground).
     """
+    cosines = [_cosine(features, centroids) for features, centroids in pairs]
+    out: Float32 = np.mean(cosines, axis=0)
+    if relu:
+        np.maximum(out, 0, out=out)
+    if minmax:
+        out = _to_unit_range(out, percentile)
+    return with_complement(out) if complement else out
+
+
+def _cosine(features: WindowFeatures, centroids: NDArray[np.floating]) -> Float32:
     norms = np.linalg.norm(centroids, axis=1)
     unit = (centroids / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
     out = np.empty((2, *features.shape), dtype=np.float32)
@@ -31,11 +45,7 @@ def similarity_map(
         flat = np.moveaxis(block, 0, -1)
         length = np.sqrt(np.einsum("ywd,ywd->yw", flat, flat))
         out[:, rows] = np.moveaxis(flat @ unit.T, -1, 0) / np.maximum(length, 1e-12)
-    if relu:
-        np.maximum(out, 0, out=out)
-    if minmax:
-        out = _to_unit_range(out)
-    return with_complement(out) if complement else out
+    return out
 
 
 def with_complement(maps: Float32) -> Float32:
@@ -43,8 +53,8 @@ def with_complement(maps: Float32) -> Float32:
     return np.stack([np.maximum(maps[0], 1 - maps[1]), maps[1]])
 
 
-def _to_unit_range(maps: Float32) -> Float32:
+def _to_unit_range(maps: Float32, percentile: float) -> Float32:
+    ends = np.percentile(maps, [percentile, 100 - percentile], axis=(1, 2), keepdims=True)
+    low, high = ends.astype(np.float32)
     # A range below 1e-5 is rounding noise (a constant image) and must not be blown up.
-    low = maps.min(axis=(1, 2), keepdims=True)
-    span = maps.max(axis=(1, 2), keepdims=True) - low
-    return np.clip((maps - low) / np.maximum(span, np.float32(1e-5)), 0, 1)
+    return np.clip((maps - low) / np.maximum(high - low, np.float32(1e-5)), 0, 1)

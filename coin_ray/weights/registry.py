@@ -2,7 +2,7 @@
 
 The entries are ``registry.yaml`` beside this module. A ``registry.yaml`` of the same form in the
 home folder (``COIN_RAY_HOME``, default ``~/.cache/coin_ray``) adds entries or replaces them, so
-that weights of one's own (a FiT3D fine-tune, say) need no change here.
+that weights of one's own need no change here.
 """
 
 from __future__ import annotations
@@ -60,6 +60,17 @@ def path_of(weights: Weights) -> Path:
 def names() -> list[str]:
     """Every name that :func:`entry` knows, in the order of the registry."""
     return list(_entries())
+
+
+def own_names() -> list[str]:
+    """The names that the registry in the home folder has."""
+    own = home() / "registry.yaml"
+    return list(_read(str(own), own.stat().st_mtime_ns)) if own.is_file() else []
+
+
+def backbone_name(family: str, size: str, weights: str = "plain") -> str:
+    """Name of a backbone's entry; ``weights`` other than "plain" are appended (``_fit3d``)."""
+    return f"{family}_{size}" if weights == "plain" else f"{family}_{size}_{weights}"
 
 
 def entry(name: str) -> Weights:
