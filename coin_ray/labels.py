@@ -6,6 +6,7 @@ that may overlap (a promptable segmenter draws each instance on its own), croppe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +98,49 @@ class InstanceMasks:
         """(N,) pixels of each mask."""
         return np.array([int(c.sum()) for c in self.crops], dtype=np.int64)
 
+    def take(self, which: NDArray[np.integer]) -> InstanceMasks:
+        """The masks at the indices ``which``, in that order."""
+        crops = [self.crops[i] for i in which.tolist()]
+        return InstanceMasks(self.boxes[which], crops, self.predicted_iou[which])
+
+    def paint(self, shape: tuple[int, ...], scores: NDArray[np.floating]) -> LabelMap:
+        """All masks in one label map of ``shape`` (H, W), ids and layers in ascending score (N,).
+
+        So the best one wins where masks overlap, and of equal scores the last. A mask that others
+        cover completely is gone; the ids have no gap.
+        """
+        out = np.zeros(shape, dtype=np.int32)
+        for new_id, i in enumerate(np.argsort(scores, kind="stable").tolist(), start=1):
+            y0, x0, y1, x1 = self.boxes[i].tolist()
+            out[y0:y1, x0:x1][self.crops[i]] = new_id
+        return relabel(out)
+
+    def distinct(self, scores: NDArray[np.floating], max_iou: float) -> NDArray[np.int64]:
+        """Indices of the masks that no better one covers, best first.
+
+        Greedy, in descending score (N,), of equal scores the first: a mask is left out if its IoU
+        with one already taken is above ``max_iou``.
+        """
+        areas = self.areas()
+        taken = np.zeros(0, dtype=np.int64)
+        for i in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist():
+            own, others = self.boxes[i], self.boxes[taken]
+            start = np.maximum(own[:2], others[:, :2])
+            stop = np.minimum(own[2:], others[:, 2:])
+            for k in np.flatnonzero((stop > start).all(axis=1)).tolist():
+                j, window = int(taken[k]), (start[k], stop[k])
+                both = np.count_nonzero(self._within(i, *window) & self._within(j, *window))
+                if both > max_iou * (areas[i] + areas[j] - both):
+                    break
+            else:
+                taken = np.append(taken, i)
+        return taken
+
+    def _within(self, i: int, start: NDArray[np.int64], stop: NDArray[np.int64]) -> BoolArray:
+        """Mask ``i`` in a window of the image that lies in its box."""
+        (y0, x0), (y1, x1) = start - self.boxes[i, :2], stop - self.boxes[i, :2]
+        return self.crops[i][y0:y1, x0:x1]
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Plain arrays for the store: boxes, predicted_iou and all crops bit-packed in a row."""
         flat = np.concatenate([c.ravel() for c in self.crops]) if self.crops else np.zeros(0, bool)
@@ -114,6 +158,15 @@ class InstanceMasks:
         pieces = np.split(flat, ends[:-1]) if len(bbox) else []
         crops = [c.reshape(s) for c, s in zip(pieces, shapes, strict=True)]
         return cls(bbox, crops, np.asarray(arrays["predicted_iou"], dtype=np.float32))
+
+    @classmethod
+    def join(cls, parts: Sequence[InstanceMasks]) -> InstanceMasks:
+        """All masks of ``parts`` (at least one) in a row."""
+        return cls(
+            np.concatenate([p.boxes for p in parts]),
+            [crop for p in parts for crop in p.crops],
+            np.concatenate([p.predicted_iou for p in parts]),
+        )
 
     @classmethod
     def from_label_map(cls, label_map: LabelMap) -> InstanceMasks:

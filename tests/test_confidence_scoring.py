@@ -1,4 +1,4 @@
-"""Score (Eq. 6) on masks with known IoU; prompt points."""
+"""Score (Eq. 6) on masks with known IoU; what sanity checks look at; prompt points."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coin_ray.confidence.prompts import prompt_points
-from coin_ray.confidence.scoring import agreement
+from coin_ray.confidence.scoring import agreement, area_ratios, holds_points
 from coin_ray.labels import InstanceMasks, relabel
 
 
@@ -71,6 +71,20 @@ def test_scores_equal_full_image_arithmetic(seed: int, n: int) -> None:
         for i, m in enumerate(full)
     ]
     np.testing.assert_allclose(agreement(labels, masks_of(*full)), expected, rtol=1e-5)
+
+
+def test_area_ratios_and_prompts_inside_by_hand() -> None:
+    labels = np.zeros((30, 30), dtype=np.int32)
+    labels[2:6, 2:6], labels[10:14, 10:14], labels[20:24, 20:24] = 1, 2, 3
+    ring = square((30, 30), 8, 8, 8)
+    ring[11:13, 11:13] = False
+    masks = masks_of(square((30, 30), 2, 2, 2), ring, np.zeros((30, 30), bool))
+    np.testing.assert_allclose(area_ratios(labels, masks), [4 / 16, 60 / 16, 0])
+    points = np.array([[3.0, 3.0], [11.0, 12.0], [21.0, 21.0]])
+    assert holds_points(masks, points).tolist() == [True, False, False]
+    assert holds_points(masks, points - [[2, 2], [0, 3], [0, 0]]).tolist() == [False, True, False]
+    assert holds_points(masks_of(), np.zeros((0, 2))).shape == (0,)
+    assert area_ratios(np.zeros((4, 4), np.int32), masks_of()).shape == (0,)
 
 
 def test_centroid_prompts_are_rounded_down() -> None:

@@ -50,6 +50,30 @@ def test_edges_are_those_of_the_crop() -> None:
     assert np.array_equal(edge, edge_target(foreground.astype(np.int32)))
 
 
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("factor", [0.4, 0.7, 1.0, 1.6])
+def test_contours_are_cut_out_with_the_image(factor: float, rotate: bool) -> None:
+    """Lines stay where they were, and none tears: a gap would let the inside leak out."""
+    from scipy.ndimage import binary_dilation, binary_erosion, label
+
+    image, pseudo = coded()
+    contours = edge_target(pseudo.label_map)
+    image[..., 2] = np.where(contours, 255, 0)
+    options = PLAIN | {"rotate": rotate, "scale": (factor, factor), "contours": contours}
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        crop, foreground, edge, ignore = sample_crop(image, pseudo, rng, crop=64, **options)
+        near = binary_dilation(edge, np.ones((3, 3)))
+        assert edge.any() and (near | (crop[..., 2] < 120)).all()
+        parts, _ = label(~edge)
+        core = parts[binary_erosion(foreground, iterations=2) & ~edge]
+        around = parts[~binary_dilation(foreground, iterations=2)]
+        assert len(core) and not set(core.tolist()) & set(around.tolist())
+        if factor == 1.0:
+            assert np.array_equal(edge, crop[..., 2] == 255)
+        assert not edge[ignore & (crop == (124, 116, 104)).all(axis=2)].any()
+
+
 def test_small_image_is_placed_and_the_rest_ignored() -> None:
     image, pseudo = coded(40, 50)
     pseudo = PseudoLabels(pseudo.label_map, np.zeros((40, 50), dtype=bool))

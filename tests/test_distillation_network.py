@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from coin_ray.distillation.inference import instances_from_probability, predict_probability
-from coin_ray.distillation.network import build_student, normalise
+from coin_ray.distillation.network import build_student
 from coin_ray.errors import UserError
+from coin_ray.weights.modules import normalise
 
 
 @pytest.fixture(scope="module", autouse=True)

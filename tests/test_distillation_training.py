@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,10 @@ def test_initial_continues_with_a_fresh_schedule() -> None:
     _, warm = train_round(IMAGES, PSEUDO, iterations=2, round_index=2, initial=frozen, **SMALL)
     assert np.mean(warm["loss"]) < 0.7 * np.mean(cold["loss"])
     assert same(frozen, weights)
+    # A constant rate ends elsewhere than a falling one.
+    steady, _ = train_round(IMAGES, PSEUDO, iterations=2, schedule="constant", **SMALL)
+    falling, _ = train_round(IMAGES, PSEUDO, iterations=2, **SMALL)
+    assert not same(steady, falling)
     # With a vanishing step the round returns what it started from, buffers apart.
     still = SMALL | {"lr": 1e-30, "weight_decay": 0.0}
     kept, _ = train_round(IMAGES, PSEUDO, iterations=1, initial=weights, **still)
@@ -121,6 +126,55 @@ def test_without_an_edge_head() -> None:
 def test_edge_weight_counts() -> None:
     _, log = train_round(IMAGES, PSEUDO, iterations=1, edge_weight=0.25, **SMALL)
     assert log["loss"][0] == pytest.approx(log["segmentation"][0] + 0.25 * log["edge"][0])
+
+
+def test_segmentation_weight_counts() -> None:
+    _, log = train_round(IMAGES, PSEUDO, iterations=1, segmentation_weight=0.5, **SMALL)
+    assert log["loss"][0] == pytest.approx(0.5 * log["segmentation"][0] + log["edge"][0])
+
+
+def test_edges_may_be_those_of_canny_found_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    from coin_ray.distillation import training
+
+    found: list[int] = []
+    original = training.canny_target
+    monkeypatch.setattr(
+        training, "canny_target", lambda labels: found.append(1) or original(labels)
+    )
+    _, boundary = train_round(IMAGES, PSEUDO, iterations=2, **SMALL)
+    _, canny = train_round(IMAGES, PSEUDO, iterations=2, edge_target="canny", **SMALL)
+    assert len(found) == len(IMAGES)
+    assert canny["segmentation"][0] == boundary["segmentation"][0]
+    assert canny["edge"][0] != boundary["edge"][0]
+    train_round(IMAGES, PSEUDO, iterations=1, edge_target="canny", edge=False, **SMALL)
+    assert len(found) == len(IMAGES)
+
+
+def test_the_memory_layout_changes_rounding_only() -> None:
+    last, _ = train_round(IMAGES, PSEUDO, iterations=2, channels_last=True, **SMALL)
+    first, _ = train_round(IMAGES, PSEUDO, iterations=2, channels_last=False, **SMALL)
+    assert all(np.allclose(first[k], last[k], atol=1e-4) for k in last)
+
+
+def test_a_compiled_student_has_the_same_weights_by_the_same_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tracing is real; the code generation is left out, as it needs a C++ compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, log = train_round(IMAGES, PSEUDO, iterations=2, **SMALL)
+    fast, fast_log = train_round(IMAGES, PSEUDO, iterations=2, compile=True, **SMALL)
+    assert fast.keys() == plain.keys()
+    assert fast_log["loss"] == pytest.approx(log["loss"], abs=1e-5)
+    assert all(np.allclose(fast[k], plain[k], atol=1e-5) for k in plain)
+
+
+def test_a_student_that_cannot_be_compiled_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(module: Any, example: Any) -> Any:
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=no_compiler))
+    with pytest.raises(UserError, match=r"student\.compile[\s\S]*C\+\+ compiler"):
+        train_round(IMAGES, PSEUDO, iterations=1, compile=True, **SMALL)
 
 
 def test_images_without_any_target_do_not_break_the_round() -> None:
@@ -204,8 +258,12 @@ def test_average_with_warm_up_by_hand() -> None:
     assert "num_batches_tracked" not in average
 
 
-def test_poly_schedule_and_groups() -> None:
-    assert optimisation.poly(0, 10) == 1 and optimisation.poly(5, 10) == pytest.approx(0.5**0.9)
+def test_schedules_and_groups() -> None:
+    factor = optimisation.rate_factor
+    assert factor("poly", 0, 10) == 1 and factor("poly", 5, 10) == pytest.approx(0.5**0.9)
+    assert factor("constant", 0, 10) == factor("constant", 9, 10) == 1
+    with pytest.raises(ValueError, match="cosine"):
+        factor("cosine", 0, 10)
     unet = build_student(arch="unet", width=4, encoder="", encoder_weights="none", edge=True)
     whole = optimisation.build_optimiser(
         unet, optimiser="sgd", lr=1e-3, head_lr=10, weight_decay=4e-5

@@ -61,3 +61,49 @@ def test_touching_instances_have_a_boundary_between_them():
     label_map[:, 2:] = 2
     assert boundaries(label_map).tolist() == [[False, True, True, False]] * 3
     assert not boundaries(np.ones((3, 3), np.int32)).any()
+
+
+def random_masks(seed: int) -> tuple[InstanceMasks, np.ndarray, np.ndarray]:
+    """Masks that overlap, the same at full size (n, 12, 14), and scores with ties."""
+    rng = np.random.default_rng(seed)
+    full = np.zeros((int(rng.integers(0, 7)), 12, 14), dtype=bool)
+    for mask in full:
+        y, x = rng.integers(0, 9, 2)
+        mask[y : y + rng.integers(1, 7), x : x + rng.integers(1, 7)] = True
+    parts = [InstanceMasks.from_label_map(mask.astype(np.int32)) for mask in full]
+    empty = InstanceMasks.from_label_map(np.zeros((1, 1), np.int32))
+    return InstanceMasks.join([empty, *parts]), full, np.round(rng.random(len(full)), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), limit=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_distinct_masks_are_the_greedy_choice(seed, limit):
+    masks, full, scores = random_masks(seed)
+    kept = masks.distinct(scores, limit).tolist()
+
+    def iou(i, j):
+        return (full[i] & full[j]).sum() / (full[i] | full[j]).sum()
+
+    before = [[j for j in kept if (-scores[j], j) < (-scores[i], i)] for i in range(len(full))]
+    for i, better in enumerate(before):
+        assert (i in kept) == all(iou(i, j) <= limit for j in better)
+    assert kept == sorted(kept, key=lambda i: (-scores[i], i))
+    assert limit < 1 or len(kept) == len(full)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_best_mask_is_painted_last(seed):
+    masks, full, scores = random_masks(seed)
+    painted = masks.paint((12, 14), scores)
+    owner = np.full((12, 14), -1)
+    for i in np.argsort(scores, kind="stable"):
+        owner[full[i]] = i
+    assert np.array_equal(painted > 0, owner >= 0)
+    assert painted.max(initial=0) == len(np.unique(owner[owner >= 0]))
+    for i in np.unique(owner[owner >= 0]):
+        assert len(np.unique(painted[owner == i])) == 1
+    order = np.arange(len(full))[::-1]
+    turned = masks.take(order)
+    assert np.array_equal(turned.boxes, masks.boxes[order])
+    assert [c.sum() for c in turned.crops] == full[order].sum(axis=(1, 2)).tolist()

@@ -6,8 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coin_ray.metrics.adjacency import adjacent_cells, split_metrics
+from coin_ray.metrics.evaluate import evaluate
+from coin_ray.pipeline import stages
+from coin_ray.pipeline.settings import Cell
+from tests.test_metrics_properties import discs, edited
 
 
 def cells(*columns, width=3, size=40):
@@ -84,3 +90,43 @@ def test_a_part_without_truth_is_skipped():
     v = split_metrics(cells(5, 30), cells(5, 30))
     assert math.isnan(v["adj_aji"])
     assert v["nonadj_aji"] == 1
+
+
+def test_the_radius_is_a_setting_and_both_evaluators_always_report():
+    true, predicted = cells(5, 10, 30), cells(5, 10, 30)  # a gap of 2 px
+    for radius, adjacent in ((0, 0), (1, 2), (2, 2), (11, 3)):
+        config = Cell.model_validate({"evaluate": {"adjacency_radius": radius}})
+        values = stages.evaluate(config, true, predicted)
+        assert values["n_adjacent"] == adjacent
+        assert values["aji"] == values["official_aji"] == 1
+    without = stages.evaluate(
+        Cell.model_validate({"evaluate": {"adjacency_radius": None}}), true, predicted
+    )
+    assert set(values) - set(without) == {
+        "n_adjacent", "adj_aji", "adj_iou", "adj_fn", "adj_fp",
+        "nonadj_aji", "nonadj_iou", "nonadj_fn", "nonadj_fp",
+    }  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), radius=st.integers(0, 3))
+def test_parts_of_random_maps(seed, radius):
+    """Each cell is in one part; a perfect prediction is perfect in both; with one part empty the
+    other is the whole."""
+    rng = np.random.default_rng(seed)
+    true = discs(rng, int(rng.integers(1, 9)))
+    predicted = edited(rng, true)
+    adjacent = adjacent_cells(true, radius=radius)
+    near = adjacent_cells(true, radius=radius + 1)
+    assert (near | ~adjacent).all()  # a wider reach never separates
+    perfect = split_metrics(true, true, radius=radius)
+    for name, members in (("adj", adjacent), ("nonadj", ~adjacent)):
+        for metric in ("aji", "iou"):
+            value = perfect[f"{name}_{metric}"]
+            assert value == 1 if members.any() else math.isnan(value)
+    if adjacent.all() or not adjacent.any():
+        name = "adj" if adjacent.all() else "nonadj"
+        whole = evaluate(true, predicted, official=False)
+        part = split_metrics(true, predicted, radius=radius)
+        for metric in ("aji", "iou", "fn", "fp"):
+            assert part[f"{name}_{metric}"] == pytest.approx(whole[metric])

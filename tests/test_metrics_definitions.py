@@ -101,6 +101,17 @@ def test_lower_threshold_needs_an_assignment():
     assert quality.sq == pytest.approx(3 / 8)
 
 
+def test_published_values_of_another_implementation():
+    """The 4 x 4 maps and values that MONAI checks its panoptic quality with."""
+    true = np.array([[1, 1, 2, 1], [0, 0, 0, 0], [1, 3, 0, 0], [4, 3, 3, 3]])
+    predicted = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [2, 0, 3, 3], [4, 2, 2, 0]])
+    other_ids = np.array([0, 7, 1, 8, 9])[predicted]
+    assert panoptic(contingency(true, predicted)).pq == pytest.approx(0.25)
+    loose = panoptic(contingency(true, predicted), threshold=0.3)
+    assert loose.sq == pytest.approx(0.6)
+    assert panoptic(contingency(true, other_ids), threshold=0.3).dq == pytest.approx(0.75)
+
+
 def test_aji_and_assignment_differ_where_one_prediction_serves_two():
     true, predicted = draw(SQUARE, (2, 6, 6, 10)), draw((2, 2, 6, 10))
     table = contingency(true, predicted)

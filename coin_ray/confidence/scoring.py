@@ -1,11 +1,11 @@
-"""Agreement of an instance with the promptable segmenter's mask of it."""
+"""An instance beside the promptable segmenter's mask of it: agreement, size, the prompt."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import InstanceMasks, LabelMap, areas
+from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, areas
 
 EPSILON = 1e-5
 
@@ -29,3 +29,17 @@ def agreement(label_map: LabelMap, masks: InstanceMasks) -> NDArray[np.float32]:
         dtype=np.float64,
     )
     return (both / (own + masks.areas() - both + EPSILON)).astype(np.float32)
+
+
+def area_ratios(label_map: LabelMap, masks: InstanceMasks) -> NDArray[np.float32]:
+    """(N,) area of each mask over that of its instance, >= 0."""
+    return (masks.areas() / np.maximum(areas(label_map), 1)).astype(np.float32)
+
+
+def holds_points(masks: InstanceMasks, points_yx: NDArray[np.float64]) -> BoolArray:
+    """(N,) True where a mask holds its own prompt point (N, 2), a pixel position (y, x)."""
+    at = np.floor(points_yx).astype(np.int64) - masks.boxes[:, :2]
+    found = np.zeros(len(masks), dtype=bool)
+    for i, (crop, (y, x)) in enumerate(zip(masks.crops, at.tolist(), strict=True)):
+        found[i] = 0 <= y < crop.shape[0] and 0 <= x < crop.shape[1] and crop[y, x]
+    return found

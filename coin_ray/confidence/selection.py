@@ -1,4 +1,5 @@
-"""Which instances are trusted: the non-parametric threshold (COIN Eq. 7), acceptance (Eq. 8)."""
+"""Which instances are trusted: the non-parametric threshold (COIN Eq. 7), acceptance (Eq. 8) and
+sanity checks of the segmenter's masks."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import BoolArray
+from coin_ray.labels import BoolArray, InstanceMasks
 
-Rule = Literal["mean", "mean_plus_std", "cv", "fixed", "top_fraction"]
+Rule = Literal["mean", "mean_plus_std", "cv", "fixed", "otsu", "top_fraction"]
 FALLBACK_SHARE = 0.05
 
 
@@ -25,8 +26,10 @@ def threshold(
 
     ``scores`` (N,) of one image, or of all images that share a threshold. ``mean``: their mean;
     ``mean_plus_std``: mean plus population standard deviation, as the public code and its README;
-    ``cv``: standard deviation over mean, as the paper's supplement words it. These three are at
-    most ``cap``, and equal to it without scores (``cv``: or with mean 0). ``fixed``: ``value``.
+    ``cv``: standard deviation over mean, as the paper's supplement words it; ``otsu``: the best
+    score of the lower class where two classes differ most (Otsu 1979, on the scores themselves;
+    that score itself if all are equal). These four are at most ``cap``, and equal to it without
+    scores (``cv``: or with mean 0). ``fixed``: ``value``.
     ``top_fraction``: the best score that is not among the first ``value`` * N (rounded, at least
     one), so that at most those exceed it; just below the lowest score if all are wanted. ValueError
     for NaN, infinite scores or an unknown rule.
@@ -36,7 +39,7 @@ def threshold(
         raise ValueError("scores must be finite")
     if rule == "fixed":
         return float(value)
-    if rule not in ("mean", "mean_plus_std", "cv", "top_fraction"):
+    if rule not in ("mean", "mean_plus_std", "cv", "otsu", "top_fraction"):
         raise ValueError(f"unknown selection rule {rule!r}")
     if not len(x):
         return float(cap)
@@ -48,6 +51,8 @@ def threshold(
         mean, std = float(x[0]), 0.0
     else:
         mean, std = float(x.mean()), float(x.std())
+    if rule == "otsu":
+        return min(_otsu(x), cap)
     if rule == "mean":
         return min(mean, cap)
     if rule == "mean_plus_std":
@@ -55,21 +60,68 @@ def threshold(
     return min(std / mean, cap) if mean > 0 else float(cap)
 
 
+def _otsu(x: NDArray[np.float64]) -> float:
+    """The largest of the lower of two classes whose means differ most, weighted by their sizes."""
+    ranked = np.sort(x)
+    below = np.arange(1, len(x))
+    sums = np.cumsum(ranked)
+    lower = sums[:-1] / below
+    upper = (sums[-1] - sums[:-1]) / (len(x) - below)
+    between = below * (len(x) - below) * (upper - lower) ** 2
+    between[ranked[1:] == ranked[:-1]] = -1  # equal scores are not torn apart
+    return float(ranked[between.argmax()] if (between > 0).any() else ranked[-1])
+
+
+def sound(
+    area_ratio_of: NDArray[np.floating],
+    holds_point: BoolArray,
+    *,
+    area_ratio: tuple[float, float] | None,
+    contains_point: bool,
+) -> BoolArray:
+    """(N,) True for masks that can be one nucleus: their area over the instance's lies in
+    ``area_ratio`` (both ends included; None = any) and, with ``contains_point``, they hold their
+    prompt."""
+    out = np.ones(len(area_ratio_of), dtype=bool)
+    if area_ratio is not None:
+        out &= (area_ratio_of >= area_ratio[0]) & (area_ratio_of <= area_ratio[1])
+    return out & holds_point if contains_point else out
+
+
 def accept(
     scores: NDArray[np.floating],
+    sound: BoolArray | None = None,
     *,
     rule: Rule = "mean_plus_std",
     value: float = 0.5,
     cap: float = 0.9,
 ) -> BoolArray:
-    """(N,) True where the score is strictly above :func:`threshold`; same arguments.
+    """(N,) True where the score is strictly above :func:`threshold` (same arguments) and the mask
+    is ``sound`` (N,), None = all.
 
-    If none is, the best 5 % (rounded up, so at least one; of equal scores the first) are taken
-    instead, as a step without any label cannot train; a score of 0 is never accepted that way.
+    If none is, the best 5 % of all (rounded up, so at least one; of equal scores the first) that
+    are sound are taken instead, as a step without any label cannot train; a score of 0 is never
+    accepted that way. With all above the threshold all are accepted.
     """
     x = np.asarray(scores, dtype=np.float64).ravel()
-    accepted = x > threshold(x, rule=rule, value=value, cap=cap)
+    allowed = np.ones(len(x), dtype=bool) if sound is None else sound
+    accepted = allowed & (x > threshold(x, rule=rule, value=value, cap=cap))
     if not accepted.any():
-        best = np.argsort(-x, kind="stable")[: ceil(FALLBACK_SHARE * len(x))]
-        accepted[best[x[best] > 0]] = True
+        order = np.argsort(-x, kind="stable")
+        best = order[allowed[order] & (x[order] > 0)][: ceil(FALLBACK_SHARE * len(x))]
+        accepted[best] = True
     return accepted
+
+
+def without_overlaps(
+    accepted: BoolArray,
+    scores: NDArray[np.floating],
+    masks: InstanceMasks,
+    max_overlap: float,
+) -> BoolArray:
+    """``accepted`` (N,) without the masks whose IoU with a better accepted one (of equal scores the
+    first) is above ``max_overlap``: two instances drawn as the same nucleus. 1 refuses none."""
+    at = np.flatnonzero(accepted)
+    out = np.zeros_like(accepted)
+    out[at[masks.take(at).distinct(scores[at], max_overlap)]] = True
+    return out

@@ -29,6 +29,7 @@ def sample_crop(
     color_jitter: float,
     stain_jitter: float,
     hue_jitter: float = 0.0,
+    contours: BoolArray | None = None,
 ) -> tuple[Image, BoolArray, BoolArray, BoolArray]:
     """Image crop (c, c, 3) uint8, foreground, edge and ignore (c, c) bool, all from ``rng``.
 
@@ -37,9 +38,9 @@ def sample_crop(
     with probability .5 (brightness, contrast, saturation uniform in 1 +- ``color_jitter``, hue
     rotated by up to ``hue_jitter`` turns). Up to four windows are drawn until one holds a labelled
     nucleus: on sparse tissue most windows hold none and teach nothing about Dice. A rescaled image
-    smaller than the crop is placed at random, and the rest is ignored. The edge target is taken on
-    the resampled label map: a resampled contour would be torn when shrinking and thick when
-    growing.
+    smaller than the crop is placed at random, and the rest is ignored. The edge target is cut out
+    of ``contours`` (H, W), or is the boundary of the resampled label map, which is one pixel wide
+    at every scale.
     """
     factor = rng.uniform(*scale)
     height, width = pseudo.label_map.shape
@@ -56,17 +57,23 @@ def sample_crop(
     new_w = crop if window_w == side else min(crop, max(1, round(window_w * factor)))
     picture = _resize(image[window], new_h, new_w)
     nearest = np.ix_(_nearest(window_h, new_h), _nearest(window_w, new_w))
-    labels, ignore = pseudo.label_map[window][nearest], pseudo.ignore[window][nearest]
+    layers: list[NDArray] = [
+        picture,
+        pseudo.label_map[window][nearest],
+        pseudo.ignore[window][nearest],
+    ]
+    if contours is not None:
+        layers.append(_resize_lines(contours[window], new_h, new_w))
     if (new_h, new_w) != (crop, crop):
-        picture, labels, ignore = _pad(picture, labels, ignore, crop, rng)
+        layers = _pad(layers, crop, rng)
     turns = int(rng.integers(4)) if rotate else 0
     flips = rng.random(2) < 0.5
-    picture, labels, ignore = (_turn(a, turns, flips) for a in (picture, labels, ignore))
+    picture, labels, ignore, *lines = (_turn(a, turns, flips) for a in layers)
     if stain_jitter > 0:
         picture = jitter_stain(picture, rng, sigma=stain_jitter)
     if (color_jitter > 0 or hue_jitter > 0) and rng.random() < 0.5:
         picture = _jitter_colour(picture, rng, color_jitter, hue_jitter)
-    return picture, labels > 0, edge_target(labels), ignore
+    return picture, labels > 0, lines[0] if lines else edge_target(labels), ignore
 
 
 def _nearest(old: int, new: int) -> NDArray[np.intp]:
@@ -82,22 +89,26 @@ def _resize(image: Image, height: int, width: int) -> Image:
     return np.asarray(picture.resize((width, height), Pillow.Resampling.BICUBIC))
 
 
-def _pad(
-    picture: Image,
-    labels: NDArray[np.int32],
-    ignore: BoolArray,
-    crop: int,
-    rng: np.random.Generator,
-) -> tuple[Image, NDArray[np.int32], BoolArray]:
-    height, width = labels.shape
+def _resize_lines(lines: BoolArray, height: int, width: int) -> BoolArray:
+    """Nearest pixels, and every line pixel where it lands: no line tears when it shrinks."""
+    old_h, old_w = lines.shape
+    out = lines[np.ix_(_nearest(old_h, height), _nearest(old_w, width))]
+    y, x = np.nonzero(lines)
+    out[(2 * y + 1) * height // (2 * old_h), (2 * x + 1) * width // (2 * old_w)] = True
+    return out
+
+
+def _pad(layers: list[NDArray], crop: int, rng: np.random.Generator) -> list[NDArray]:
+    """Picture, labels, ignore and perhaps contours at one random place of the crop."""
+    height, width = layers[0].shape[:2]
     y, x = int(rng.integers(crop - height + 1)), int(rng.integers(crop - width + 1))
-    place = (slice(y, y + height), slice(x, x + width))
-    out = np.empty((crop, crop, 3), dtype=np.uint8)
-    out[:] = _PAD
-    new_labels = np.zeros((crop, crop), dtype=labels.dtype)
-    new_ignore = np.ones((crop, crop), dtype=bool)
-    out[place], new_labels[place], new_ignore[place] = picture, labels, ignore
-    return out, new_labels, new_ignore
+    out = []
+    for layer, beyond in zip(layers, (_PAD, 0, True, False), strict=False):
+        padded = np.empty((crop, crop, *layer.shape[2:]), dtype=layer.dtype)
+        padded[:] = beyond
+        padded[y : y + height, x : x + width] = layer
+        out.append(padded)
+    return out
 
 
 def _turn(array: NDArray, turns: int, flips: NDArray[np.bool_]) -> NDArray:

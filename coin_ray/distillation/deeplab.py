@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coin_ray.compat import ensure_torchvision
-from coin_ray.errors import UserError
+from coin_ray.weights.modules import load_imagenet
 
 
 def _conv(channels_in: int, channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
@@ -91,24 +91,6 @@ def _resnet(name: str, weights: str) -> tuple[nn.Module, int, int]:
     first = model.layer4[0].conv2  # timm dilates it by the previous stage's rate
     first.dilation, first.padding = (1, 1), (1, 1)
     if weights == "imagenet":
-        _load_imagenet(model, f"{name}_imagenet")
+        load_imagenet(model, f"{name}_imagenet")
     low, high = model.feature_info.channels()
     return model, low, high
-
-
-def _load_imagenet(model: nn.Module, entry: str) -> None:
-    """Official timm or torchvision ResNet state dict (same names) without its classifier."""
-    from coin_ray.weights.files import load_state
-    from coin_ray.weights.registry import locate
-
-    state = {k: v for k, v in load_state(entry).items() if not k.startswith("fc.")}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f"these are not the weights of {entry}",
-            where=str(locate(entry)),
-            expected="the state dict of a timm or torchvision ResNet",
-            found=" ".join(str(error).splitlines()[1:])[:200].strip(),
-            do=f"fetch the file again: coin-ray models fetch {entry}",
-        ) from error

@@ -3,8 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from coin_ray.errors import UserError
+
+
+class Compiled:
+    """The forward pass of a module through ``torch.compile``; the module itself stays as it is.
+
+    UserError at the first call where it cannot be compiled.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._forward = torch.compile(module)
+
+    def __call__(self, x: Tensor) -> Any:
+        try:
+            return self._forward(x)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise UserError(
+                "the student cannot be compiled",
+                where="student.compile",
+                expected="what torch.compile needs: a C++ compiler and Python's headers, and on a "
+                "GPU Triton",
+                found=str(error).strip().splitlines()[0],
+                do="install them, or `student.compile: false`",
+            ) from error
 
 
 def finite_loss(loss: float, round_index: int, step: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coin_ray.distillation.network import normalise
 from coin_ray.distillation.unet import HALO, STRIDE
-from coin_ray.imaging.instances import clean_mask, distance_map, find_markers, split_instances
+from coin_ray.imaging.instances import (
+    FootprintScale,
+    clean_mask,
+    distance_map,
+    find_markers,
+    footprint_radius,
+    split_instances,
+)
 from coin_ray.labels import LabelMap
+from coin_ray.weights.modules import normalise
 
 FloatMap = NDArray[np.float32]
 
@@ -90,6 +97,7 @@ def instances_from_probability(
     edge: FloatMap | None,
     *,
     minmax: bool = False,
+    refine: Callable[[FloatMap], FloatMap] | None = None,
     evidence: FloatMap | None = None,
     stain_weight: float = 0.0,
     edge_markers: bool = False,
@@ -97,15 +105,18 @@ def instances_from_probability(
     opening: int = 0,
     method: str = "watershed",
     footprint: int = 12,
+    footprint_scale: FootprintScale = "mpp",
     sigma: float = 1.0,
     keep_border: bool = True,
+    closing: int = 0,
     min_area: int = 0,
     scale: float = 1.0,
 ) -> LabelMap:
     """Label map of a student's probability ``seg`` (H, W), and ``edge`` (H, W) or None.
 
     ``minmax`` stretches ``seg`` to [0, 1] first (the public code does; it makes noise out of an
-    image without cells). Foreground is logit(p) + ``stain_weight`` * ``evidence`` > 0, with
+    image without cells), then ``refine`` (a dense CRF) gives its own map of the same shape and
+    range. Foreground is logit(p) + ``stain_weight`` * ``evidence`` > 0, with
     ``evidence`` (H, W) the signed stain evidence; weight 0 is p > .5. Then holes are filled, the
     mask opened with a disk of ``opening`` px, and split into instances. ``edge_markers`` takes the
     watershed's markers from the interiors seg * (1 - edge) > .5 instead of the whole foreground.
@@ -117,6 +128,7 @@ def instances_from_probability(
     if edge_markers and edge is None:
         raise ValueError("edge_markers needs an edge map")
     p = _stretch(seg) if minmax else seg
+    p = p if refine is None else refine(p)
     foreground = p > 0.5
     if stain_weight > 0 and evidence is not None:
         clipped = np.clip(p, 1e-6, 1 - 1e-6)
@@ -126,12 +138,14 @@ def instances_from_probability(
 
         foreground = binary_fill_holes(foreground)
     foreground = clean_mask(foreground, opening=opening, max_hole=0, min_area=0, scale=scale)
-    split: dict[str, Any] = {"method": method, "footprint": footprint, "sigma": sigma}
-    split |= {"keep_border": keep_border, "min_area": min_area, "scale": scale}
+    radius: dict[str, Any] = {"footprint": footprint, "footprint_scale": footprint_scale}
+    radius |= {"scale": scale}
+    split: dict[str, Any] = {"method": method, "sigma": sigma, "closing": closing, **radius}
+    split |= {"keep_border": keep_border, "min_area": min_area}
     if edge_markers and edge is not None:
         interior = foreground & (p * (1 - edge) > 0.5)
         depth = distance_map(interior, sigma=sigma * scale)
-        reach = max(1, round(footprint * scale))
+        reach = footprint_radius(depth, interior, **radius)
         split["markers"] = find_markers(depth, interior, footprint=reach, keep_border=keep_border)
     return split_instances(foreground, **split)
 

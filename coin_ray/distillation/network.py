@@ -1,17 +1,15 @@
-"""Builds the student network; normalisation of its input."""
+"""Builds the student network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for every student: a U-Net does not mind
-STD = (0.229, 0.224, 0.225)
+from coin_ray.weights.modules import load_arrays
 
 
 def build_student(
@@ -56,16 +54,3 @@ def student_from_weights(
 def channels_last(model: nn.Module) -> nn.Module:
     """The module with its convolutions stored for channels-last inputs (faster on CPU and GPU)."""
     return cast(nn.Module, model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-
-
-def load_arrays(model: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Copies plain arrays into a module, every name required."""
-    # np.array: arrays of the store are read-only, and from_numpy shares memory.
-    model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-
-
-def normalise(images: Tensor) -> Tensor:
-    """(B, 3, H, W) values in 0..255, any dtype -> float32 with ImageNet mean and deviation."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - mean) / std

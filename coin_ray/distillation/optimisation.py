@@ -27,9 +27,14 @@ def build_optimiser(
     raise ValueError(f"unknown optimiser {optimiser!r}")
 
 
-def poly(step: int, steps: int) -> float:
-    """Factor (1 - step / steps) ** .9 on the learning rate, ``step`` from 0."""
-    return (1 - step / steps) ** 0.9
+def rate_factor(schedule: str, step: int, steps: int) -> float:
+    """On the learning rate of ``step`` (from 0): (1 - step / steps) ** .9 for ``poly``, 1 for
+    ``constant``."""
+    if schedule == "poly":
+        return (1 - step / steps) ** 0.9
+    if schedule == "constant":
+        return 1.0
+    raise ValueError(f"unknown schedule {schedule!r}")
 
 
 def ema_decay(ema: float, step: int) -> float:

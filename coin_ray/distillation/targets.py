@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, boundaries, boxes, count, relabel
+from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, boundaries, count
 
 Source = Literal["segmenter", "prediction", "intersection"]
+SAME_NUCLEUS = 0.5  # IoU above which two masks are of one nucleus
+
+
+def _no_masks() -> InstanceMasks:
+    return InstanceMasks.from_label_map(np.zeros((1, 1), dtype=np.int32))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The masks that labels were painted from, and their ``scores`` (M,); empty at first."""
+
+    masks: InstanceMasks = field(default_factory=_no_masks)
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+
+    def updated(self, masks: InstanceMasks, scores: NDArray[np.floating]) -> Memory:
+        """With newly accepted ``masks`` and their ``scores``.
+
+        Of masks of one nucleus (IoU > 0.5) the one of the highest score stays, of equal scores the
+        remembered one. So the same masks accepted again change nothing.
+        """
+        everything = InstanceMasks.join([self.masks, masks])
+        all_scores = np.concatenate([self.scores, scores]).astype(np.float32)
+        kept = np.sort(everything.distinct(all_scores, SAME_NUCLEUS))
+        return Memory(everything.take(kept), all_scores[kept])
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays for the store."""
+        return {**self.masks.to_arrays(), "scores": self.scores}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Memory:
+        """Inverse of :meth:`to_arrays`; other arrays among them are left alone."""
+        return cls(InstanceMasks.from_arrays(arrays), arrays["scores"])
 
 
 @dataclass(frozen=True)
@@ -18,11 +51,13 @@ class PseudoLabels:
     """Targets of one image.
 
     ``label_map`` (H, W) int32, 0 = background, ids 1..N = painted accepted instances;
-    ``ignore`` (H, W) bool, pixels without a target, never True on a painted instance.
+    ``ignore`` (H, W) bool, pixels without a target, never True on a painted instance;
+    ``memory`` for the next refresh, None without one.
     """
 
     label_map: LabelMap
     ignore: BoolArray
+    memory: Memory | None = None
 
 
 def pseudo_labels(
@@ -33,6 +68,7 @@ def pseudo_labels(
     *,
     source: Source,
     missed_foreground: BoolArray | None = None,
+    memory: Memory | None = None,
 ) -> PseudoLabels:
     """Accepted instances painted, rejected ones ignored, all else background (COIN Eq. 9).
 
@@ -43,33 +79,42 @@ def pseudo_labels(
     overlap: the segmenter's mask as it is (pixels outside the instance become foreground too), the
     predicted instance itself, or the intersection of both.  ``missed_foreground`` (H, W) bool marks
     background that should not be taught as such (Step-1 foreground the student lost): ignored
-    wherever nothing is painted.  ValueError when the lengths disagree.
+    wherever nothing is painted.  With a ``memory`` the masks of earlier refreshes are painted too,
+    each unless a better one of the same nucleus was accepted since (:meth:`Memory.updated`).
+    ValueError when the lengths disagree.
     """
     n = count(label_map)
     if len(scores) != n or len(accepted) != n or (masks is not None and len(masks) != n):
         found = (len(scores), len(accepted), None if masks is None else len(masks))
         raise ValueError(f"{n} instances, but scores, accepted, masks have lengths {found}")
-    if source != "prediction" and masks is None:
-        raise ValueError(f"source {source!r} needs the segmenter's masks")
-    painted = np.zeros_like(label_map)
-    own = boxes(label_map)
-    order = np.argsort(scores, kind="stable")
-    for new_id, i in enumerate(order[np.asarray(accepted, dtype=bool)[order]].tolist(), start=1):
-        if source == "prediction":
-            y0, x0, y1, x1 = own[i].tolist()
-            region = label_map[y0:y1, x0:x1] == i + 1
-        else:
-            assert masks is not None
-            y0, x0, y1, x1 = masks.boxes[i].tolist()
-            region = masks.crops[i]
-            if source == "intersection":
-                region = region & (label_map[y0:y1, x0:x1] == i + 1)
-        painted[y0:y1, x0:x1][region] = new_id
+    chosen = np.flatnonzero(accepted)
+    paint = _drawn(label_map, masks, source).take(chosen)
+    by_score = np.asarray(scores)[chosen]
+    if memory is not None:
+        memory = memory.updated(paint, by_score)
+        paint, by_score = memory.masks, memory.scores
+    painted = paint.paint(label_map.shape, by_score)
     ignore = label_map > 0
     if missed_foreground is not None:
         ignore |= missed_foreground
-    # A mask that later ones covered completely has left a gap in the ids.
-    return PseudoLabels(relabel(painted), ignore & (painted == 0))
+    return PseudoLabels(painted, ignore & (painted == 0), memory)
+
+
+def _drawn(label_map: LabelMap, masks: InstanceMasks | None, source: Source) -> InstanceMasks:
+    """The mask that stands for each instance."""
+    if source == "prediction":
+        return InstanceMasks.from_label_map(label_map)
+    if masks is None:
+        raise ValueError(f"source {source!r} needs the segmenter's masks")
+    if source == "segmenter":
+        return masks
+    crops = [
+        crop & (label_map[y0:y1, x0:x1] == i + 1)
+        for i, (crop, (y0, x0, y1, x1)) in enumerate(
+            zip(masks.crops, masks.boxes.tolist(), strict=True)
+        )
+    ]
+    return InstanceMasks(masks.boxes, crops, masks.predicted_iou)
 
 
 def edge_target(label_map: LabelMap) -> BoolArray:

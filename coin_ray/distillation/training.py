@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coin_ray.distillation import optimisation, sampling
+from coin_ray.distillation import network, optimisation, sampling
 from coin_ray.distillation.augment import sample_crop
-from coin_ray.distillation.guards import check_batch, finite_loss
+from coin_ray.distillation.canny import canny_target
+from coin_ray.distillation.guards import Compiled, check_batch, finite_loss
 from coin_ray.distillation.losses import segmentation_loss
-from coin_ray.distillation.network import build_student, channels_last, load_arrays, normalise
 from coin_ray.distillation.targets import PseudoLabels
+from coin_ray.labels import BoolArray
+from coin_ray.weights.modules import load_arrays, normalise, to_arrays
 
 Weights = dict[str, NDArray[Any]]
 
@@ -38,15 +40,20 @@ def train_round(
     optimiser: str = "sgd",
     lr: float = 1e-3,
     head_lr: float = 10.0,
+    schedule: str = "poly",
     weight_decay: float = 4e-5,
     ema: float = 0.999,
     edge_weight: float = 1.0,
+    segmentation_weight: float = 1.0,
+    edge_target: str = "boundary",
     scale: tuple[float, float] = (0.5, 2.0),
     rotate: bool = False,
     color_jitter: float = 0.5,
     stain_jitter: float = 0.0,
     hue_jitter: float = 0.0,
     bf16: bool = False,
+    channels_last: bool = True,
+    compile: bool = False,
     seed: int = 0,
     round_index: int = 1,
     device: str | torch.device = "cpu",
@@ -61,22 +68,28 @@ def train_round(
     ``images`` (H, W, 3) uint8 and their ``pseudo`` labels, of any sizes.  Every draw comes from
     (``seed``, ``round_index``, step, index in the global ``batch``), so the number of workers only
     shards the batch; on a CPU the same arguments and thread count give the same bytes.  ``initial``
-    continues from the weights of the last round with a fresh optimiser, poly schedule and EMA.
+    continues from the weights of the last round with a fresh optimiser, schedule and EMA.
+    ``edge_target`` is the ``boundary`` of the crop's label map, or ``canny``, found once per image
+    (:func:`coin_ray.distillation.canny.canny_target`) and cropped.  ``channels_last`` and
+    ``compile`` (of the forward pass) change the speed only, up to rounding.
     ``wrap`` makes the module data-parallel (gradients averaged over ``world`` workers, batch-norm
     statistics per worker); ``workers`` threads draw crops ahead.  ``progress(step, iterations,
     loss)`` is called after every step, from 1.  The log holds ``loss``, ``segmentation`` and, with
     an edge head, ``edge``, as seen by this worker.
 
-    UserError without images, when a worker's share of the batch is too small, or when the loss is
-    not finite (naming the step).
+    UserError without images, when a worker's share of the batch is too small, when the loss is not
+    finite (naming the step), or when the student cannot be compiled.
     """
     check_batch(
         len(images), len(pseudo), len(sampling.shard(batch, rank, world)), batch, world, arch
     )
     device = torch.device(device)
     log: dict[str, list[float]] = {"loss": [], "segmentation": []}
+    contours: Sequence[BoolArray | None] = [None] * len(images)
     if edge:
         log["edge"] = []
+        if edge_target == "canny":
+            contours = [canny_target(p.label_map) for p in pseudo]
 
     def draw(index: int, rng: np.random.Generator) -> sampling.Arrays:
         return sample_crop(
@@ -89,6 +102,7 @@ def train_round(
             color_jitter=color_jitter,
             stain_jitter=stain_jitter,
             hue_jitter=hue_jitter,
+            contours=contours[index],
         )
 
     def draw_step(step: int, pool: ThreadPoolExecutor | None) -> sampling.Arrays:
@@ -100,13 +114,14 @@ def train_round(
     with _own_generator(device):
         torch.manual_seed(sampling.torch_seed(seed, round_index, -1, 0))  # alike on every worker
         source = "none" if initial is not None else encoder_weights
-        bare = build_student(
+        bare = network.build_student(
             arch=arch, width=width, encoder=encoder, encoder_weights=source, edge=edge
         )
         if initial is not None:
             load_arrays(bare, initial)
-        channels_last(bare.to(device)).train()
-        model = wrap(bare)
+        bare.to(device).train()
+        model = wrap(network.channels_last(bare) if channels_last else bare)
+        forward = Compiled(model) if compile else model
         descent = optimisation.build_optimiser(
             bare, optimiser=optimiser, lr=lr, head_lr=head_lr, weight_decay=weight_decay
         )
@@ -115,10 +130,11 @@ def train_round(
         for step, arrays in enumerate(sampling.batches(draw_step, iterations, workers)):
             torch.manual_seed(sampling.torch_seed(seed, round_index, step, rank))
             for group, rate in zip(descent.param_groups, base, strict=True):
-                group["lr"] = rate * optimisation.poly(step, iterations)
+                group["lr"] = rate * optimisation.rate_factor(schedule, step, iterations)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                losses = _losses(model, *_tensors(arrays, device))
-            loss = sum(w * term for w, term in zip((1.0, edge_weight), losses, strict=False))
+                losses = _losses(forward, *_tensors(arrays, device, channels_last))
+            weights = (segmentation_weight, edge_weight)
+            loss = sum(w * term for w, term in zip(weights, losses, strict=False))
             assert isinstance(loss, Tensor)
             value = finite_loss(loss.item(), round_index, step)
             descent.zero_grad(set_to_none=True)
@@ -130,13 +146,17 @@ def train_round(
             if progress:
                 progress(step + 1, iterations, value)
     state = bare.state_dict() | average
-    return {name: tensor.cpu().contiguous().numpy() for name, tensor in state.items()}, log
+    return to_arrays(state), log
 
 
 def _losses(
-    model: nn.Module, images: Tensor, foreground: Tensor, edges: Tensor, ignore: Tensor
+    forward: Callable[[Tensor], Any],
+    images: Tensor,
+    foreground: Tensor,
+    edges: Tensor,
+    ignore: Tensor,
 ) -> list[Tensor]:
-    outputs = model(normalise(images))
+    outputs = forward(normalise(images))
     return [
         segmentation_loss(logits, target.long(), ignore)
         for logits, target in zip(outputs, (foreground, edges), strict=True)
@@ -144,9 +164,10 @@ def _losses(
     ]
 
 
-def _tensors(arrays: sampling.Arrays, device: torch.device) -> list[Tensor]:
+def _tensors(arrays: sampling.Arrays, device: torch.device, channels_last: bool) -> list[Tensor]:
     image, *targets = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
-    return [image.permute(0, 3, 1, 2), *targets]  # (B, H, W, 3) read as NCHW is channels-last
+    image = image.permute(0, 3, 1, 2)  # (B, H, W, 3) read as NCHW is channels-last
+    return [image if channels_last else image.contiguous(), *targets]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,52 @@
+"""Between weight files, plain arrays and torch modules; the input that ImageNet weights expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coin_ray.errors import UserError
+from coin_ray.weights.files import load_state
+from coin_ray.weights.registry import locate
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet; networks from scratch do not mind
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(B, 3, H, W) values in 0..255, any dtype -> float32 with ImageNet mean and deviation."""
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
+    return (images.float() / 255 - mean) / std
+
+
+def to_arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """A state dict as plain arrays on the CPU, that :func:`load_arrays` takes back."""
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in state.items()}
+
+
+def load_arrays(model: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Copies plain arrays into a module, every name required."""
+    # np.array: arrays of the store are read-only, and from_numpy shares memory.
+    model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+
+
+def load_imagenet(model: nn.Module, name: str) -> None:
+    """Copies the registered timm or torchvision ResNet ``name``, its classifier left out, into
+    ``model`` (same names). UserError if the file is missing or of another network."""
+    state = {k: v for k, v in load_state(name).items() if not k.startswith("fc.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"these are not the weights of {name}",
+            where=str(locate(name)),
+            expected="the state dict of a timm or torchvision ResNet",
+            found=" ".join(str(error).splitlines()[1:])[:200].strip(),
+            do=f"fetch the file again: coin-ray models fetch {name}",
+        ) from error
