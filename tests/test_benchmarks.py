@@ -116,7 +116,7 @@ def test_similarity(features: WindowFeatures) -> None:
     from coin_ray.propagation.similarity import similarity_map
 
     vectors = np.random.default_rng(3).normal(0.2, 1, (2, 12)).astype(np.float32)
-    fast = similarity_map(features, vectors)
+    fast = similarity_map([(features, vectors)])
     slow = literal.similarity(pixel_features(features), torch.from_numpy(vectors))
     assert np.allclose(fast, slow, atol=1e-5)
 
