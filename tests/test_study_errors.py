@@ -50,7 +50,7 @@ def test_all_problems_of_all_files_at_once() -> None:
     Path("tiny.yaml").write_text(SPACE.replace("uss.size: mini", "uss.size: mni"))
     message = refused(
         factor(LEVELS.replace("uss.family: none", "uss.family: nne, ot.lambda: -1"))
-        + "seeds: none\nscreen: 3\nobjective: {metric: aij}\n",
+        + "seeds: none\nscren: 3\nobjective: {metric: aij}\n",
         Request(settings=("ot.lambd=1",), data=("nowhere",)),
     )
     for part in (
@@ -60,13 +60,27 @@ def test_all_problems_of_all_files_at_once() -> None:
         "s.yaml:8:42  ot.lambda cannot be -1",
         "expected a number > 0",
         "s.yaml:9:8  seeds cannot be none",
-        "s.yaml:10:1  unknown key 'screen'",
+        "s.yaml:10:1  unknown key 'scren'",
+        "did you mean 'screen'?",
         "s.yaml:11:21  metric cannot be aij",
         "--set ot.lambd=1  unknown key 'ot.lambd'",
         "--data nowhere  there is no such folder",
     ):
         assert part in message
     assert message.endswith("8 problems. Nothing was started.")
+
+
+SWITCHES = (
+    "factors:\n"
+    "  a: {baseline: 'off', levels: {'off': {}, 'on': {crf.enabled: true}}}\n"
+    "  b: {baseline: 'off', levels: {'off': {}, 'on': {student.rotate: true}}}\n"
+    "  c: {baseline: 'off', levels: {'off': {}, 'on': {uss.relu: true}}}\n"
+    "  d: {baseline: 'off', levels: {'off': {}, 'on': {uss.hflip: false}}}\n"
+)
+
+
+def search(space: str, rest: str = "trials: 9\n") -> str:
+    return f"design: search\n{rest}space:\n{space}"
 
 
 CASES = {
@@ -130,7 +144,37 @@ CASES = {
         factor(LEVELS, "exclude: [{backbone: mae}]\n"), "this excludes the baseline",
     ),
     "unknown design": ("design: gird\n", "did you mean 'grid'?"),
-    "a later design": ("design: search\n", "design: search does not exist yet"),
+    "a fraction of another design": (
+        "design: grid\nfraction: resolution_iv\n", "fraction goes with design: factorial",
+    ),
+    "another fraction": (
+        "design: factorial\nfraction: half\n" + SWITCHES, "expected resolution_iv",
+    ),
+    "a fraction of three": (
+        "design: factorial\nfraction: resolution_iv\n" + SWITCHES.rpartition("  d:")[0],
+        "a fraction needs 4 factors, there are 3",
+    ),
+    "a fraction with exclude": (
+        "design: factorial\nfraction: resolution_iv\n" + SWITCHES + "exclude: [{a: 'on'}]\n",
+        "a fraction cannot do with exclude",
+    ),
+    "a fraction with when": (
+        "design: factorial\nfraction: resolution_iv\n"
+        + SWITCHES.replace("  d: {", "  d: {when: {a: 'on'}, "),
+        "a fraction cannot do with the when of 'd'",
+    ),
+    "when of a later factor": (
+        "design: grid\n" + SWITCHES.replace("  a: {", "  a: {when: {b: 'on'}, "),
+        "unknown factor 'b'",
+    ),
+    "when of an unknown level": (
+        "design: grid\n" + SWITCHES.replace("  d: {", "  d: {when: {a: [onn]}, "),
+        "did you mean 'on'?  (levels of a: off, on)",
+    ),
+    "when without levels": (
+        "design: grid\n" + SWITCHES.replace("  d: {", "  d: {when: a, "),
+        "expected levels of factors",
+    ),
     "three levels of a switch": (
         factor(LEVELS + "      dino: {uss.family: dinov1}\n", "design: ladder\n"),
         "a ladder switches each factor between two levels, 'backbone' has 3",
@@ -165,7 +209,118 @@ CASES = {
         "aji cannot be high",
     ),
     "unknown resource": ("resources: {stage: {gpus: 1}}\n", "did you mean 'gpu'?"),
-    "no seed": ("seeds: 0\n", "expected 3 or [0, 1, 2]"),
+    "optimising on test tiles": (
+        search("  ot.lambda: {log: [0.1, 1.0]}\n") + "objective: {metric: aji}\n",
+        "aji of generated may not choose: it is a test split",
+    ),
+    "stopping on test tiles": (
+        "objective: {metric: pq, split: val}\nstopping: {rule: asha}\n",
+        "pq of generated may not choose",
+    ),
+    "labels of a proxy": (
+        "objective: {metric: aji, split: proxy}\n", "aji reads labels, proxy has none",
+    ),
+    "no seed": ("seeds: 0\n", "expected 3, [0, 1, 2] or {first: 2, max: 6}"),
+    "sequential seeds without an end": ("seeds: {first: 2}\n", "seeds needs the key 'max'"),
+    "sequential seeds the wrong way": (
+        "seeds: {first: 6, max: 6}\n", "first has to be below max",
+    ),
+    "sequential seeds of a search": (
+        search("  ot.lambda: {log: [0.1, 1.0]}\n") + "seeds: {first: 2, max: 6}\n",
+        "sequential seeds do not go with design: search",
+    ),
+    "a screen of nothing": ("screen: {keep: 0}\n", "expected a whole number >= 1"),
+    "a screen by labels": ("screen: {keep: 2, metric: aji}\n", "metric cannot be aji"),
+    "a screen without a number": ("screen: {metric: score_std}\n", "screen needs the key 'keep'"),
+    "an unknown rule": ("stopping: {rule: ahsa}\n", "did you mean 'asha'?"),
+    "no rule": ("stopping: {grace: 2}\n", "stopping needs the key 'rule'"),
+    "a reduction to all": ("stopping: {rule: asha, reduction: 1}\n", "a whole number >= 2"),
+    "an unknown analysis": ("analysis: {confidnce: 0.9}\n", "did you mean 'confidence'?"),
+    "full confidence": ("analysis: {confidence: 1}\n", "expected a number > 0 and < 1"),
+    "a correction": ("analysis: {correction: bonferroni}\n", "expected holm or none"),
+    "no budget": ("budget: {gpu_hours: 0}\n", "expected a number > 0"),
+    "1e-3 in a block": ("analysis: {min_effect: 1e-3}\n", "write 1.0e-3"),
+    "a word for a block": ("budget: none\n", "budget has to be a map"),
+    "1e-3 in published": (
+        factor(LEVELS, "published: {source: x, rows: {mae: {d: {aji: 1e-3}}}}\n"),
+        "YAML reads 1e-3 as text, not as a number: write 1.0e-3",
+    ),
+    "published without numbers": ("published: {source: x}\n", "published needs the key 'rows'"),
+    "an unknown published metric": (
+        factor(LEVELS, "published: {source: x, rows: {mae: {d: {adj_aij: 0.5}}}}\n"),
+        "did you mean 'adj_aji'?",
+    ),
+    "a search of a grid": ("trials: 3\n", "trials goes with design: search"),
+    "a search with factors": (
+        search("  ot.lambda: {log: [0.1, 1.0]}\n") + factor(LEVELS),
+        "factors does not go with design: search",
+    ),
+    "a search without a space": (
+        "design: search\ntrials: 3\n", "design: search needs the key 'space'",
+    ),
+    "a search without an end": (
+        search("  ot.lambda: {log: [0.1, 1.0]}\n", ""), "design: search needs the key 'trials'",
+    ),
+    "an unknown sampler": (
+        search("  ot.lambda: {log: [0.1, 1.0]}\n", "trials: 9\nsampler: tpee\n"),
+        "did you mean 'tpe'?",
+    ),
+    "a grid of a range": (
+        search("  ot.lambda: {log: [0.1, 1.0]}\n", "sampler: grid\n"),
+        "sampler: grid cannot list ot.lambda, a log range",
+    ),
+    "cmaes of words": (
+        search("  select.rule: {any: [mean, fixed]}\n", "trials: 9\nsampler: cmaes\n"),
+        "sampler: cmaes moves numbers, select.rule is one of a list",
+    ),
+    "an unknown setting": (search("  ot.lamda: {log: [0.1, 1.0]}\n"), "did you mean 'ot.lambda'?"),
+    "a range without a kind": (
+        search("  ot.lambda: {step: 2}\n"), "needs one of log, lin, int, any",
+    ),
+    "an unknown kind": (
+        search("  ot.lambda: {log: [0.1, 1.0], setp: 2}\n"), "did you mean 'step'?",
+    ),
+    "a range upside down": (search("  ot.lambda: {lin: [1.0, 0.1]}\n"), "lin needs low < high"),
+    "a log range from nothing": (
+        search("  ot.prior: {log: [0, 1.0]}\n"), "log needs 0 < low < high",
+    ),
+    "one end": (search("  ot.lambda: {log: [0.1]}\n"), "log needs [low, high]"),
+    "1e-3 in a range": (
+        search("  ot.lambda: {log: [1e-3, 1.0]}\n"), "write 1.0e-3",
+    ),
+    "a range outside of the setting": (
+        search("  select.value: {lin: [0.5, 1.5]}\n"), "select.value cannot be 1.5",
+    ),
+    "a range of fractions for a count": (
+        search("  rounds.count: {lin: [1, 3]}\n"), "write int",
+    ),
+    "a step of a scale": (
+        search("  ot.lambda: {log: [0.1, 1.0], step: 2}\n"), "step goes with int, not with log",
+    ),
+    "a word twice": (search("  select.rule: {any: [mean, mean]}\n"), "'mean' is listed twice"),
+    "an unknown word": (search("  select.rule: {any: [mean, fixd]}\n"), "did you mean 'fixed'?"),
+    "a word that needs more": (
+        search("  ucis.model: {any: [stain, files]}\n"), "ucis.model: files needs ucis.path",
+    ),
+    "when of a later setting": (
+        search(
+            "  select.value: {lin: [0.3, 0.9], when: {select.rule: fixed}}\n"
+            "  select.rule: {any: [mean, fixed]}\n"
+        ),
+        "write it above select.value",
+    ),
+    "when of an unknown setting": (
+        search("  select.value: {lin: [0.3, 0.9], when: {select.rul: fixed}}\n"),
+        "did you mean 'select.rule'?",
+    ),
+    "when of an unknown value": (
+        search("  select.value: {lin: [0.3, 0.9], when: {select.rule: fixd}}\n"),
+        "did you mean 'fixed'?",
+    ),
+    "a range that nobody gives": (
+        "design: search\ntrials: 9\nspace: [ot.lambda]\n",
+        "what this extends gives no range for 'ot.lambda'",
+    ),
     "a seed twice": ("seeds: [1, 1]\n", "seed 1 is listed twice"),
     "data without a place": ("data: [monuseg]\n", "where is the data 'monuseg'?"),
     "data that is not there": (

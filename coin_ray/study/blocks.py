@@ -1,4 +1,4 @@
-"""The small blocks of a study file: seeds, objective, report, published, resources.
+"""The small blocks of a study file: seeds, objective, report, published, resources and their like.
 
 Each reader takes a Node, notes what is wrong and returns plain values; a block with a problem comes
 back as far as it could be read, so that the rest of the file is still checked.
@@ -6,28 +6,66 @@ back as far as it could be read, so that the rest of the file is still checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
+from typing import Any, TypeVar, get_type_hints
 
+from coin_ray.pipeline.chain import VERSIONS
+from coin_ray.pipeline.nodes import TRAINED
+from coin_ray.pipeline.settings import Positive
 from coin_ray.study.errors import Problems, suggestion
 from coin_ray.study.grammar import Node, label
-from coin_ray.study.resolved import Objective, Published
+from coin_ray.study.metrics import METRICS
+from coin_ray.study.resolved import AtLeastOne, Objective, Published
+from coin_ray.study.values import BAD, describe, read, shortened
 
-RESOURCES = {"stage": ("cpu", "gpu"), "round": ("cpu", "workers")}
-METRICS = (
-    "aji", "aji_plus", "pq", "sq", "dq", "dice", "iou", "miou", "fn", "fp", "n_true", "n_predicted",
-)  # fmt: skip
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageResources:
+    """What a stage may take: CPUs, GPUs (a fraction too), GiB of memory."""
+
+    cpu: Positive | None = None
+    gpu: Positive | None = None
+    memory: Positive | None = None
+
+
+@dataclass(frozen=True)
+class RoundResources:
+    """What a round, or the training of a coarse model, may take: CPUs, GPUs and GiB of memory a
+    process, and processes."""
+
+    cpu: Positive | None = None
+    gpu: Positive | None = None
+    memory: Positive | None = None
+    workers: AtLeastOne | None = None
+
+
+@dataclass(frozen=True)
+class SeedRange:
+    """Sequential seeds: the ``first`` for every level, up to ``max`` where the verdict is open."""
+
+    first: AtLeastOne
+    max: AtLeastOne
+
+
+RESOURCES: Mapping[str, type] = {
+    **{step: StageResources for step in ("stage", *VERSIONS) if step not in TRAINED},
+    "round": RoundResources,
+}
+"""``stage`` is for every stage that is not named itself."""
 
 
 @dataclass
 class Reader:
-    """A map whose keys are asked for one by one; what was never asked for is an unknown key."""
+    """A map whose keys are known; those that are not are noted."""
 
     node: Node
     problems: Problems
     what: str
-    known: tuple[str, ...]
+    known: Sequence[str]
     values: Mapping[str, Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,26 +80,37 @@ class Reader:
                 hint = suggestion(key, self.known, f"keys of {self.what}")
                 self.problems.add(self.node.keys[key], f"unknown key '{key}'", hint)
 
-    def get(self, key: str, kind: type | tuple[type, ...], default: Any, expected: str) -> Any:
-        """The scalar under ``key``; ``default`` if it is absent, or noted as of another type."""
-        node = self.values.get(key)
-        if node is None:
-            return default
-        wrong_bool = isinstance(node.value, bool) and kind is not bool
-        if node.kind != "scalar" or wrong_bool or not isinstance(node.value, kind):
-            shown = node.text if node.kind == "scalar" else f"a {node.kind}"
-            self.problems.add(node.place, f"{key} cannot be {shown}", f"expected {expected}")
-            return default
-        return node.value
 
-    def choice(self, key: str, choices: Sequence[str], default: str) -> str:
-        """One of ``choices``."""
-        value = str(self.get(key, str, default, " or ".join(choices)))
-        if value not in choices:
-            hint = suggestion(value, choices, "one of")
-            self.problems.add(self.values[key].place, f"{key} cannot be {value}", hint)
-            return default
-        return value
+def keys_of(kind: type) -> Mapping[str, Any]:
+    """The keys of a block, with their types: the fields of its dataclass."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def required_keys(kind: type) -> tuple[str, ...]:
+    """The keys that a block cannot do without."""
+    return tuple(
+        f.name
+        for f in dataclass_fields(kind)
+        if f.default is MISSING and f.default_factory is MISSING
+    )
+
+
+def read_block(node: Node, kind: type[T], what: str, problems: Problems) -> T | None:
+    """A map as the dataclass whose fields are its keys. A bad value counts as left out; None when
+    a key that is needed cannot be had."""
+    keys = keys_of(kind)
+    given = Reader(node, problems, what, tuple(keys)).values
+    found = {
+        key: value
+        for key, child in given.items()
+        if key in keys and (value := read(child, keys[key], key, problems)) is not BAD
+    }
+    if node.kind == "map":
+        for key in required_keys(kind):
+            if key not in given:
+                hint = f"{key}: {shortened(describe(keys[key]))}"
+                problems.add(node.place, f"{what} needs the key '{key}'", hint)
+    return kind(**found) if found.keys() >= set(required_keys(kind)) else None
 
 
 def items(node: Node) -> list[Node]:
@@ -69,26 +118,32 @@ def items(node: Node) -> list[Node]:
     return node.value if node.kind == "list" else [node]
 
 
-def read_seeds(node: Node, problems: Problems) -> tuple[int, ...]:
-    """``3`` is 0, 1, 2; ``[0, 7]`` is itself."""
-    whole = node.kind == "scalar" and _is_int(node.value) and node.value > 0
-    if whole:
-        return tuple(range(node.value))
+def read_seeds(node: Node, problems: Problems) -> tuple[tuple[int, ...], int | None]:
+    """``3`` is 0, 1, 2; ``[0, 7]`` is itself; ``{first: 2, max: 6}`` is 0 .. 5, of which all levels
+    get the first two (the second value; None where every seed is run)."""
+    if node.kind == "map":
+        span = read_block(node, SeedRange, "seeds", problems)
+        if span is None:
+            return (0,), None
+        if span.first >= span.max:
+            problems.add(node.place, "seeds: first has to be below max", f"or seeds: {span.max}")
+        return tuple(range(span.max)), span.first
+    if node.kind == "scalar" and _is_int(node.value) and node.value > 0:
+        return tuple(range(node.value)), None
     listed = (
         node.kind == "list"
         and node.value
         and all(n.kind == "scalar" and _is_int(n.value) and n.value >= 0 for n in node.value)
     )
     if not listed:
-        problems.add(
-            node.place, f"seeds cannot be {node.text or node.kind}", "expected 3 or [0, 1, 2]"
-        )
-        return (0,)
+        hint = "expected 3, [0, 1, 2] or {first: 2, max: 6}"
+        problems.add(node.place, f"seeds cannot be {node.text or node.kind}", hint)
+        return (0,), None
     seeds = [n.value for n in node.value]
     for index, seed in enumerate(seeds):
         if seed in seeds[:index]:
             problems.add(node.value[index].place, f"seed {seed} is listed twice")
-    return tuple(dict.fromkeys(seeds))
+    return tuple(dict.fromkeys(seeds)), None
 
 
 def _is_int(value: Any) -> bool:
@@ -96,22 +151,23 @@ def _is_int(value: Any) -> bool:
 
 
 def read_objective(node: Node, problems: Problems) -> Objective:
-    """What ranks cells; a split named test is refused."""
-    reader = Reader(node, problems, "objective", ("metric", "mode", "split"))
-    split = str(reader.get("split", str, "proxy", "proxy or val"))
-    if split == "test":
+    """What ranks cells; a split named test is refused. Without ``split`` the metric says it."""
+    given = node.value if node.kind == "map" else {}
+    split = given.get("split")
+    if split is not None and split.text == "test":
         problems.add(
-            reader.values["split"].place,
+            split.place,
             "a study may not optimise on a split named test",
             "use split: proxy (no labels) or val",
         )
-    else:
-        split = reader.choice("split", ("proxy", "val"), "proxy")
-    metric = reader.choice("metric", ("agreement", *METRICS), "agreement")
-    mode: Literal["max", "min"] = "max"
-    if reader.choice("mode", ("max", "min"), "max") == "min":
-        mode = "min"
-    return Objective(metric, mode, split)
+        node = replace(node, value={k: n for k, n in given.items() if k != "split"})
+    goal = read_block(node, Objective, "objective", problems) or Objective()
+    if goal.metric not in METRICS or goal.split == "val":
+        return goal
+    if split is not None and split.text == "proxy":
+        hint = "write split: val, or rank by agreement"
+        problems.add(split.place, f"{goal.metric} reads labels, proxy has none", hint)
+    return replace(goal, split="val")
 
 
 def read_report(node: Node, problems: Problems) -> tuple[str, ...]:
@@ -127,58 +183,25 @@ def read_report(node: Node, problems: Problems) -> tuple[str, ...]:
 
 
 def read_resources(node: Node, problems: Problems) -> dict[str, dict[str, float]]:
-    """What a step may take: ``stage`` cpu and gpu (a fraction too), ``round`` cpu and workers."""
-    found = Reader(node, problems, "resources", tuple(RESOURCES))
+    """What steps may take, by stage; see ``RESOURCES``."""
+    found = Reader(node, problems, "resources", tuple(RESOURCES)).values
     out: dict[str, dict[str, float]] = {}
-    for step, child in found.values.items():
-        if step not in RESOURCES:
-            continue
-        reader = Reader(child, problems, f"resources of {step}", RESOURCES[step])
-        values = {key: reader.get(key, (int, float), None, "a number > 0") for key in reader.values}
-        for key, value in values.items():
-            if value is not None and value <= 0:
-                problems.add(child.value[key].place, f"{key} cannot be {value}", "expected > 0")
-        out[step] = {key: float(value) for key, value in values.items() if value is not None}
+    for step, child in found.items():
+        if step in RESOURCES:
+            taken = read_block(child, RESOURCES[step], f"resources of {step}", problems)
+            if taken is not None:
+                given = vars(taken).items()
+                out[step] = {key: float(value) for key, value in given if value is not None}
     return out
 
 
-def read_published(node: Node, labels: Sequence[str], problems: Problems) -> Published:
+def read_published(node: Node, labels: Sequence[str], problems: Problems) -> Published | None:
     """Numbers of a paper by level, data set and metric. Levels are checked unless ``labels`` is
     empty (they could not be read); data names are free."""
-    known = ("source", "tolerance", "comparable", "note", "rows")
-    reader = Reader(node, problems, "published", known)
-    comparable = reader.values.get("comparable")
-    profiles = tuple(label(n, problems) for n in items(comparable)) if comparable else ()
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    rows_node = reader.values.get("rows")
-    for level, by_data in _children(rows_node, "rows", problems):
-        if labels and level not in labels:
-            hint = suggestion(level, labels, "levels")
-            assert rows_node is not None
-            problems.add(rows_node.keys[level], f"unknown level '{level}'", hint)
-        rows[level] = {
-            data: _numbers(values, problems)
-            for data, values in _children(by_data, "a row", problems)
-        }
-    return Published(
-        source=str(reader.get("source", str, "", "text")),
-        rows=rows,
-        tolerance=float(reader.get("tolerance", (int, float), 0.01, "a number")),
-        comparable=profiles or Published.comparable,
-        note=str(reader.get("note", str, "", "text")),
-    )
-
-
-def _children(node: Node | None, what: str, problems: Problems) -> Iterable[tuple[str, Node]]:
-    if node is None:
-        return ()
-    if node.kind != "map":
-        problems.add(node.place, f"{what} has to be a map", "LEVEL: {DATA: {aji: 0.5}}")
-        return ()
-    return tuple(node.value.items())
-
-
-def _numbers(node: Node, problems: Problems) -> dict[str, float]:
-    reader = Reader(node, problems, "published numbers", METRICS)
-    found = {key: reader.get(key, (int, float), None, "a number") for key in reader.values}
-    return {key: float(value) for key, value in found.items() if value is not None}
+    rows = node.value.get("rows") if node.kind == "map" else None
+    if labels and rows is not None and rows.kind == "map":
+        for level, place in rows.keys.items():
+            if level not in labels:
+                hint = suggestion(level, labels, "levels")
+                problems.add(place, f"unknown level '{level}'", hint)
+    return read_block(node, Published, "published", problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,35 @@ from coin_ray.study.blocks import Reader
 from coin_ray.study.errors import Problems, suggestion
 from coin_ray.study.grammar import Node, label, load
 
-STUDY_KEYS = (
-    "study", "title", "question", "extends", "baseline", "design", "data", "seeds", "factors",
-    "exclude", "objective", "report", "published", "resources",
-)  # fmt: skip
-PROFILE_KEYS = ("profile", "title", "extends", "baseline", "data", "seeds", "resources")
+KEYS: Mapping[str, str] = {
+    "study": "name of the study: a-z, 0-9, _ and -, for it names folders",
+    "profile": "name of the search space; a file with this key is one, and no study",
+    "title": "one line for the report",
+    "question": "what the study asks, in a sentence",
+    "extends": "file or name whose blocks count where this file has none: a search space, a study",
+    "baseline": "settings of every cell",
+    "design": "which combinations of levels are run",
+    "fraction": "a share of a factorial: no main effect is mixed up with a two-factor interaction",
+    "factors": "what varies: a level is a label and any number of settings",
+    "exclude": "combinations of levels that are not run",
+    "space": "ranges that a search draws settings from; a list takes those of the search space",
+    "trials": "configurations that a search tries",
+    "sampler": "what proposes them",
+    "stopping": "which cells stop before their last round",
+    "screen": "score all levels before the first round, train the best only",
+    "data": "images: generated, or name -> folder",
+    "seeds": "random seeds: how many, which, or {first, max}",
+    "objective": "what ranks cells",
+    "report": "metrics of the result table",
+    "analysis": "intervals and tests",
+    "published": "numbers of a paper to stand beside ours",
+    "budget": "hours beyond which the study does not start",
+    "resources": "what a stage or a round may take; changes no result",
+}
+"""Every key of a study or search space and what it is for."""
+
+PROFILE_KEYS = ("profile", "title", "extends", "baseline", "space", "data", "seeds", "resources")
+STUDY_KEYS = tuple(key for key in KEYS if key != "profile")
 
 
 @dataclass(frozen=True)

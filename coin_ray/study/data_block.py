@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from coin_ray.study.blocks import Reader, items
+from pydantic import Field
+
+from coin_ray.pipeline.settings import OneOrMore, Positive
+from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.grammar import Node, label
-from coin_ray.study.resolved import DataSpec
+from coin_ray.study.resolved import AtLeastOne, DataSpec, Kind
+
+GENERATED = "generated"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles that the project draws: numbers of training and of evaluated tiles, side in px, random
+    seed. ``train: 0`` trains on the evaluated ones, without their labels."""
+
+    train: Annotated[int, Field(ge=0)] = 4
+    test: AtLeastOne = 4
+    size: Annotated[int, Field(ge=64)] = 256
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images on disk: ``path`` from the file's own folder; ``split`` of a data set with splits;
+    other folders to ``train`` on; microns per pixel where the files do not say."""
+
+    path: Annotated[str, Field(min_length=1)]
+    split: str | None = None
+    train: OneOrMore[str] | None = None
+    mpp: Positive | None = None
+
+
+TILES_ONLY = keys_of(Tiles).keys() - keys_of(Folder).keys()
 
 
 def read_data(node: Node, folder: Path, problems: Problems) -> tuple[DataSpec, ...]:
@@ -27,58 +59,27 @@ def read_data(node: Node, folder: Path, problems: Problems) -> tuple[DataSpec, .
     )
 
 
-_GENERATED = ("train", "test", "size", "seed")
-_FOLDER = ("path", "split", "train", "mpp")
-
-
 def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Problems) -> DataSpec:
     if node is None or node.value is None:
-        if name != "generated":
-            problems.add(
-                at, f"where is the data '{name}'?", f"write {name}: {{path: FOLDER}}, or generated"
-            )
-        return DataSpec(name, "generated", options=_tiles(4, 4, 256, 0))
-    on_disk = node.kind == "map" and "path" in node.value
-    reader = Reader(node, problems, f"data {name}", _FOLDER if on_disk else _GENERATED)
-    if not on_disk:
-        if name != "generated" and node.kind == "map" and not set(node.value) & set(_GENERATED):
-            problems.add(at, f"data '{name}' has no path", "write path: FOLDER")
-        counts = [
-            _at_least(reader, key, default, least)
-            for key, default, least in (
-                ("train", 4, 0),
-                ("test", 4, 1),
-                ("size", 256, 64),
-                ("seed", 0, 0),
-            )
-        ]
-        return DataSpec(name, "generated", options=_tiles(*counts))
-    path = _existing(reader.values["path"], folder, problems)
-    train = reader.values.get("train")
-    trains = tuple(_existing(n, folder, problems) for n in items(train)) if train else ()
-    split = reader.get("split", str, None, "the name of a split, such as test")
-    mpp = reader.get("mpp", (int, float), None, "microns per pixel, such as 0.25")
-    return DataSpec(name, "dataset" if split else "folder", path, split, trains, mpp)
-
-
-def _tiles(train: int, test: int, size: int, seed: int) -> dict[str, int]:
-    return {"train": train, "test": test, "size": size, "seed": seed}
-
-
-def _at_least(reader: Reader, key: str, default: int, least: int) -> int:
-    value = int(reader.get(key, int, default, f"a whole number >= {least}"))
-    if value < least:
-        reader.problems.add(
-            reader.values[key].place, f"{key} cannot be {value}", f"expected {least} or more"
-        )
-        return default
-    return value
+        if name != GENERATED:
+            hint = f"write {name}: {{path: FOLDER}}, or {GENERATED}"
+            problems.add(at, f"where is the data '{name}'?", hint)
+        return DataSpec(name, "generated", options=asdict(Tiles()))
+    keys = set(node.value) if node.kind == "map" else set()
+    if "path" not in keys and (name == GENERATED or keys & TILES_ONLY):
+        tiles = read_block(node, Tiles, f"data {name}", problems) or Tiles()
+        return DataSpec(name, "generated", options=asdict(tiles))
+    found = read_block(node, Folder, f"data {name}", problems)
+    if found is None:
+        return DataSpec(name, "folder")
+    path = _existing(node.value["path"], folder, problems)
+    train = items(node.value["train"]) if found.train else []
+    trains = tuple(_existing(child, folder, problems) for child in train)
+    kind: Kind = "dataset" if found.split else "folder"
+    return DataSpec(name, kind, path, found.split, trains, found.mpp)
 
 
 def _existing(node: Node, folder: Path, problems: Problems) -> str:
-    if node.kind != "scalar" or not node.text:
-        problems.add(node.place, "expected the path of a folder")
-        return ""
     path = (folder / Path(node.text).expanduser()).absolute()
     if not path.exists():
         problems.add(node.place, "there is no such folder or image", f"looked at {path}")

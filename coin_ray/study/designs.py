@@ -2,10 +2,14 @@
 
 * ``one_at_a_time``: the baseline, then every other level of every factor with the rest at baseline.
 * ``grid``: every combination.
-* ``factorial``: every combination of factors with two levels each (main effects, interactions).
+* ``factorial``: every combination of factors with two levels each (main effects, interactions), or
+  a fraction of them that still estimates every main effect free of two-factor interactions.
 * ``leave_one_out``: the baseline is the full method; each factor in turn takes its other level.
 * ``ladder``: from the baseline, the factors take their other level one after the other and keep it;
   the result depends on the order of the factors.
+
+A factor may be varied only ``when`` others have certain levels; elsewhere it stays at its baseline,
+and combinations that come to the same are one.
 """
 
 from __future__ import annotations
@@ -13,18 +17,20 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A name, its level labels in order, and the one that stands when the factor is not varied."""
+    """A name, its level labels in order, and the one that stands when the factor is not varied.
+    ``when``: earlier factor -> the levels, one of which it has to have for this one to vary."""
 
     name: str
     levels: tuple[str, ...]
     baseline: str
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -41,17 +47,27 @@ class Combination:
 
 
 def expand(
-    design: str, factors: Sequence[Factor], exclude: Sequence[Mapping[str, str]] = ()
+    design: str,
+    factors: Sequence[Factor],
+    exclude: Sequence[Mapping[str, tuple[str, ...]]] = (),
+    *,
+    fraction: bool = False,
 ) -> list[Combination]:
     """The combinations of a design in table order, without the excluded ones.
 
-    An entry of ``exclude`` names levels of some factors and drops every combination that has all of
-    them. Labels are unique. Raises KeyError for a name that is no design.
+    An entry of ``exclude`` names levels of some factors and drops every combination that has one of
+    them for each. ``fraction`` takes the factorial's share of resolution IV. Labels are unique.
+    Raises KeyError for a name that is no design.
     """
     if not factors:
         return [Combination(BASELINE, {})]
-    rows = _DESIGNS[design](factors)
-    kept = [row for row in rows if not any(_matches(row.levels, entry) for entry in exclude)]
+    rows = _resolution_iv(factors) if fraction else _DESIGNS[design](factors)
+    found: dict[tuple[str, ...], Combination] = {}
+    for row in rows:
+        levels = _settled(row.levels, factors)
+        label = row.label or _label(design, levels, factors)
+        found.setdefault(tuple(levels.values()), Combination(label, levels))
+    kept = [row for row in found.values() if not any(_has(row.levels, entry) for entry in exclude)]
     return _unique(kept, factors)
 
 
@@ -85,13 +101,36 @@ def _one_at_a_time(factors: Sequence[Factor]) -> list[Combination]:
 
 
 def _grid(factors: Sequence[Factor]) -> list[Combination]:
+    names = [factor.name for factor in factors]
     product = itertools.product(*(factor.levels for factor in factors))
-    rows = [dict(zip((f.name for f in factors), row, strict=True)) for row in product]
-    every = [level for factor in factors for level in factor.levels]
-    if len(set(every)) == len(every):
-        return [Combination(", ".join(row.values()), row) for row in rows]
-    # Switches share their labels ("on", "off"), so a label alone would not say which one it is.
-    return [Combination(", ".join(f"{n} {v}" for n, v in row.items()), row) for row in rows]
+    return [Combination("", dict(zip(names, row, strict=True))) for row in product]
+
+
+def _resolution_iv(factors: Sequence[Factor]) -> list[Combination]:
+    basic, words = generators(len(factors))
+    rows = []
+    for bits in itertools.product((0, 1), repeat=basic):
+        switched = [*bits, *(sum(bits[i] for i in word) % 2 for word in words)]
+        levels = {
+            factor.name: factor.others[0] if on else factor.baseline
+            for factor, on in zip(factors, switched, strict=True)
+        }
+        rows.append(Combination("", levels))
+    return rows
+
+
+def generators(factors: int) -> tuple[int, list[tuple[int, ...]]]:
+    """How many of a fraction's factors vary freely, and for each of the others the free ones whose
+    product it follows; the smallest two-level design of resolution IV, the baseline in it.
+
+    Products of an odd number of factors: any of their relations then ties an even number of
+    factors, and never just two. One single product takes all free factors, which ties most.
+    """
+    free = next(m for m in itertools.count(1) if 2 ** (m - 1) >= factors)
+    if factors == free + 1:
+        return free, [tuple(range(free))]
+    odd = (w for size in range(3, free + 1, 2) for w in itertools.combinations(range(free), size))
+    return free, list(itertools.islice(odd, max(0, factors - free)))
 
 
 def _leave_one_out(factors: Sequence[Factor]) -> list[Combination]:
@@ -122,8 +161,35 @@ _DESIGNS: dict[str, Callable[[Sequence[Factor]], list[Combination]]] = {
 }
 
 
-def _matches(levels: Mapping[str, str], entry: Mapping[str, str]) -> bool:
-    return all(levels.get(name) == label for name, label in entry.items())
+def _has(levels: Mapping[str, str], wanted: Mapping[str, tuple[str, ...]]) -> bool:
+    return all(levels[name] in allowed for name, allowed in wanted.items())
+
+
+def _settled(levels: Mapping[str, str], factors: Sequence[Factor]) -> dict[str, str]:
+    """Every factor that does not vary here at its baseline; a ``when`` looks at earlier factors."""
+    out = dict(levels)
+    for factor in factors:
+        if not _has(out, factor.when):
+            out[factor.name] = factor.baseline
+    return out
+
+
+def _label(design: str, levels: Mapping[str, str], factors: Sequence[Factor]) -> str:
+    """The levels of a combination: of a grid those that vary, of a factorial (which may have a
+    dozen factors) those that are switched."""
+    shown = [
+        factor
+        for factor in factors
+        if _has(levels, factor.when)
+        and (design != "factorial" or levels[factor.name] != factor.baseline)
+    ]
+    every = [level for factor in factors for level in factor.levels]
+    if len(set(every)) == len(every):
+        words = [levels[factor.name] for factor in shown]
+    else:
+        # Switches share their labels ("on", "off"): a label alone would not say which one it is.
+        words = [f"{factor.name} {levels[factor.name]}" for factor in shown]
+    return ", ".join(words) or BASELINE
 
 
 def _unique(rows: Sequence[Combination], factors: Sequence[Factor]) -> list[Combination]:

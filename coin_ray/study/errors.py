@@ -98,11 +98,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def suggestion(word: str, known: Sequence[str], what: str) -> str:
     """``did you mean 'x'?  (what: a, b, c)`` with at most a line of names."""
     guess = nearest(word, known)
-    names = ", ".join(known)
-    if len(names) > 160:
-        names = names[: names.rfind(", ", 0, 160)] + ", …"
-    listed = f"({what}: {names})" if known else ""
+    listed = f"({what}: {shortened(', '.join(known))})" if known else ""
     return f"did you mean '{guess}'?  {listed}".rstrip() if guess else listed
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """At most a line of a comma-separated list."""
+    return text if len(text) <= most else text[: text.rfind(", ", 0, most)] + ", …"
 
 
 def shown_path(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coin_ray.study import designs
@@ -27,17 +27,33 @@ def read_factors(node: Node, design: str, problems: Problems) -> list[FactorBloc
     if node.kind != "map":
         problems.add(node.place, "factors has to be a map", "NAME: {baseline: LABEL, levels: {…}}")
         return []
-    found = [
-        _factor(name, child, node.keys[name], design, problems)
-        for name, child in node.value.items()
-    ]
-    return [block for block in found if block is not None]
+    found: list[FactorBlock] = []
+    for index, (name, child) in enumerate(node.value.items()):
+        # Behind a factor that could not be read, a `when` cannot be checked.
+        earlier = [block.factor for block in found] if len(found) == index else None
+        block = _factor(name, child, node.keys[name], design, earlier, problems)
+        if block is not None:
+            found.append(block)
+    return found
+
+
+FACTOR_KEYS: Mapping[str, str] = {
+    "levels": "label -> settings, or a list of values of one key",
+    "baseline": "the level that stands while other factors vary",
+    "key": "the setting of a list of levels; without it the factor's name is one",
+    "when": "earlier factor -> level or levels with which alone this factor varies",
+}
 
 
 def _factor(
-    name: str, node: Node, at: Place, design: str, problems: Problems
+    name: str,
+    node: Node,
+    at: Place,
+    design: str,
+    earlier: Sequence[Factor] | None,
+    problems: Problems,
 ) -> FactorBlock | None:
-    reader = Reader(node, problems, f"factor {name}", ("key", "baseline", "levels"))
+    reader = Reader(node, problems, f"factor {name}", tuple(FACTOR_KEYS))
     levels = reader.values.get("levels")
     if levels is None:
         problems.add(at, f"factor '{name}' has no levels", "levels: {LABEL: {uss.family: mae}}")
@@ -69,7 +85,34 @@ def _factor(
             "use design: grid or one_at_a_time for more",
         )
         return None
-    return FactorBlock(Factor(name, tuple(patches), base), patches, places)
+    when, holds = reader.values.get("when"), {}
+    if when is not None and earlier is not None:
+        holds = _levels_of(when, earlier, "earlier factors", problems)
+    return FactorBlock(Factor(name, tuple(patches), base, holds), patches, places)
+
+
+def _levels_of(
+    node: Node, factors: Sequence[Factor], what: str, problems: Problems
+) -> dict[str, tuple[str, ...]]:
+    """Factor -> its levels that a ``when`` or an ``exclude`` entry names; what is unknown is noted
+    and left out."""
+    by_name = {factor.name: factor for factor in factors}
+    if node.kind != "map" or not node.value:
+        problems.add(node.place, "expected levels of factors", "such as {FACTOR: LEVEL}")
+        return {}
+    out = {}
+    for name, child in node.value.items():
+        if name not in by_name:
+            hint = suggestion(name, list(by_name), what)
+            problems.add(node.keys[name], f"unknown factor '{name}'", hint)
+            continue
+        levels = by_name[name].levels
+        for item in items(child):
+            if label(item, problems) not in levels:
+                hint = suggestion(item.text, levels, f"levels of {name}")
+                problems.add(item.place, f"unknown level '{item.text}'", hint)
+        out[name] = tuple(item.text for item in items(child) if item.text in levels)
+    return {name: levels for name, levels in out.items() if levels}
 
 
 def _listed_levels(
@@ -96,27 +139,11 @@ def _listed_levels(
 
 
 def read_exclude(
-    node: Node, factors: Iterable[Factor], problems: Problems
-) -> list[tuple[dict[str, str], Place]]:
-    """Each entry as factor -> level, with its place."""
-    by_name = {factor.name: factor for factor in factors}
-    out = []
-    for entry in items(node):
-        if entry.kind != "map" or not entry.value:
-            problems.add(entry.place, "an exclude entry names levels", "- {FACTOR: LEVEL}")
-            continue
-        levels: dict[str, str] = {}
-        for name, child in entry.value.items():
-            if name not in by_name:
-                hint = suggestion(name, list(by_name), "factors")
-                problems.add(entry.keys[name], f"unknown factor '{name}'", hint)
-                continue
-            text = label(child, problems)
-            if text not in by_name[name].levels:
-                hint = suggestion(text, by_name[name].levels, f"levels of {name}")
-                problems.add(child.place, f"unknown level '{text}'", hint)
-                continue
-            levels[name] = text
-        if len(levels) == len(entry.value):
-            out.append((levels, entry.place))
-    return out
+    node: Node, factors: Sequence[Factor], problems: Problems
+) -> list[tuple[dict[str, tuple[str, ...]], Place]]:
+    """Each entry as factor -> levels, with its place."""
+    found = [(_levels_of(n, factors, "factors", problems), n) for n in items(node)]
+    # An entry that lost a factor to a mistake would exclude too much.
+    return [
+        (entry, n.place) for entry, n in found if n.kind == "map" and len(entry) == len(n.value)
+    ]

@@ -1,18 +1,25 @@
 """What a study file becomes: cells that are complete configurations, nothing left to look up.
 
 Everything downstream (plan, sweep, tracking, report) takes a ``ResolvedStudy`` and never reads
-YAML. All classes are frozen and pickle, so they travel to Ray workers as they are.
+YAML. All classes are frozen and pickle, so they travel to Ray workers as they are. Those that stand
+for a block of the file are its grammar too: keys, types, ranges and defaults are their fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from coin_ray.pipeline.settings import Cell
+from pydantic import Field
+
+from coin_ray.pipeline.settings import Cell, OneOrMore, Positive
+from coin_ray.study.metrics import Goal, LabelFree, Metric
 
 Kind = Literal["generated", "folder", "dataset"]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,15 @@ class DataSpec:
             return "inductive" if self.options.get("train", 0) else "transductive"
         return "transductive"
 
+    @property
+    def is_test(self) -> bool:
+        """True if the evaluated images are a test split by their name: nothing may be chosen by
+        their labels."""
+        if self.kind == "generated":
+            return True
+        names = [self.split or "", *Path(self.path or "").parts[-2:]]
+        return "test" in [name.lower() for name in names]
+
 
 @dataclass(frozen=True)
 class Published:
@@ -55,20 +71,81 @@ class Published:
     """
 
     source: str
-    rows: Mapping[str, Mapping[str, Mapping[str, float]]]
-    tolerance: float = 0.01
-    comparable: tuple[str, ...] = ("coin", "official")
+    rows: Mapping[str, Mapping[str, Mapping[Metric, float]]]
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    comparable: OneOrMore[str] = ("coin", "official")
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Objective:
     """What a search or "best so far" ranks by; ``agreement`` (mean score of the instances against
-    the segmenter, no label read) unless a study says otherwise."""
+    the segmenter, no label read) unless a study says otherwise. ``split``: proxy reads no labels,
+    val those of data that are no test split."""
 
-    metric: str = "agreement"
+    metric: Goal = "agreement"
     mode: Literal["max", "min"] = "max"
-    split: str = "proxy"
+    split: Literal["proxy", "val"] = "proxy"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting that a search varies. ``kind`` log and lin: floats in [``values``[0],
+    ``values``[1]]; int: whole numbers in it, by ``step``; any: one of ``values``. ``when``: dotted
+    key -> values, one of which it has to have for the setting to be asked for."""
+
+    key: str
+    kind: Literal["log", "lin", "int", "any"]
+    values: tuple[Any, ...]
+    step: AtLeastOne = 1
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Search:
+    """``design: search``: a sampler proposes ``trials`` configurations one after the other."""
+
+    space: tuple[Dimension, ...]
+    trials: AtLeastOne
+    sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """ASHA with rounds as rungs: at least ``grace`` rounds, 1 in ``reduction`` goes on."""
+
+    rule: Literal["none", "asha"]
+    grace: AtLeastOne = 1
+    reduction: Annotated[int, Field(ge=2)] = 3
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Score the stages before the first round of all levels, distil only the ``keep`` best and the
+    baseline. ``metric`` reads no label."""
+
+    keep: AtLeastOne
+    metric: LabelFree = "agreement"
+    mode: Literal["max", "min"] = "max"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """``confidence`` of intervals, ``alpha`` of tests; ``min_effect`` is worth having."""
+
+    confidence: Share = 0.95
+    alpha: Share = 0.05
+    correction: Literal["holm", "none"] = "holm"
+    min_effect: Annotated[float, Field(ge=0)] = 0.01
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hours beyond which a study does not start; without one there is no limit."""
+
+    gpu_hours: Positive | None = None
+    cpu_hours: Positive | None = None
+    wall_hours: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +171,12 @@ class ResolvedStudy:
 
     ``cells`` are ordered so that every level gets one seed before any gets two. ``levels`` are the
     labels in table order, ``patches`` the dotted settings in which each level differs from the
-    base, ``factors`` the level labels of each factor. ``resources`` (``stage`` and ``round`` ->
-    cpu, gpu, workers) is runtime only. ``source_files`` are the YAML files read, the study first;
+    base, ``factors`` the level labels of each factor. ``resources`` (stage ->
+    cpu, gpu, memory, workers) is runtime only. ``source_files`` are the YAML files read, the study first;
     ``overrides`` the ``--set`` settings. ``profile_reason`` says in one phrase where the profile
-    came from, ``warnings`` what is allowed and probably not meant.
+    came from, ``warnings`` what is allowed and probably not meant. With ``first_seeds`` the seeds
+    after those are run only for levels whose verdict against the baseline is open. With ``search``
+    the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
     """
 
     name: str
@@ -120,6 +199,12 @@ class ResolvedStudy:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     profile_reason: str = ""
     warnings: tuple[str, ...] = ()
+    search: Search | None = None
+    stopping: Stopping = Stopping("none")
+    screen: Screen | None = None
+    first_seeds: int | None = None
+    analysis: Analysis = Analysis()
+    budget: Budget = Budget()
 
     @property
     def run_name(self) -> str:

@@ -7,39 +7,38 @@ exchanges the search spaces at the end of the chain and leaves the study files a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study import blocks, designs, files
+from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.chain import Document, first, read_chain
 from coin_ray.study.command_line import Request, given_data, given_seeds
 from coin_ray.study.data_block import read_data
-from coin_ray.study.designs import Combination
 from coin_ray.study.errors import Place, Problems, shown_path, suggestion
-from coin_ray.study.factors import FactorBlock, read_exclude, read_factors
-from coin_ray.study.grammar import label
-from coin_ray.study.names import unique_slugs
+from coin_ray.study.grammar import Node, label
+from coin_ray.study.metrics import METRICS
 from coin_ray.study.patches import Patch, configure, read_override, read_patch
-from coin_ray.study.resolved import DataSpec, Objective, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import (
+    Analysis,
+    Budget,
+    DataSpec,
+    Objective,
+    ResolvedStudy,
+    Screen,
+    Search,
+    Stopping,
+)
+from coin_ray.study.rows import make_rows, note_clashes, row_warnings
+from coin_ray.study.search import baseline_labels, settings_of, wanted
+from coin_ray.study.varied import SEARCH, read_varied
 
-_LATER = ("search",)
 _REPORT = ("aji", "pq", "dice", "miou")
-_MOST_CELLS = 100_000
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]*$")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A level of the result table with everything needed to make its configuration."""
-
-    combination: Combination
-    patches: Sequence[Patch]
-    place: Place
+T = TypeVar("T")
 
 
 def resolve(study: str, request: Request | None = None) -> ResolvedStudy:
@@ -84,30 +83,44 @@ def _resolve(
     for text in request.settings:
         overrides |= read_override(text, problems)
 
-    design = _design(chain, problems)
-    factors, complete = _factors(chain, design, problems)
-    exclude = _exclude(chain, factors, problems) if complete else []
-    rows = _rows(design, factors, exclude, base, head)
+    varied = read_varied(chain, base, problems)
+    factors, search = varied.factors, varied.search
+    rows = make_rows(varied.combinations, factors, base, head)
     for row in rows:
-        _clash(row, problems)
-    data = given_data(request, problems) or _data(chain, problems)
-    seeds = given_seeds(request, problems) or _seeds(chain, problems)
-    name = _name(chain, head, problems)
+        note_clashes(row, problems)
     made = [configure([*row.patches, overrides], row.place, problems) for row in rows]
-    configs = [config for config in made if config is not None]
     labels = tuple(row.combination.label for row in rows)
+
+    data = given_data(request, problems) or _data(chain, problems)
+    seeds, first_seeds = _seeds(chain, request, varied.design, problems)
+    name = _name(chain, head, problems)
     published = first(chain, "published")
     objective = first(chain, "objective")
     report = first(chain, "report")
     resources = first(chain, "resources")
-    known = labels if complete else ()
+    known = labels if varied.complete and search is None else ()
     numbers = blocks.read_published(published[0], known, problems) if published else None
     goal = blocks.read_objective(objective[0], problems) if objective else Objective()
     metrics = blocks.read_report(report[0], problems) if report else _REPORT
     needs = blocks.read_resources(resources[0], problems) if resources else {}
+    stopping = _block(chain, "stopping", Stopping, problems) or Stopping("none")
+    screen = _block(chain, "screen", Screen, problems) if varied.design != SEARCH else None
+    analysis = _block(chain, "analysis", Analysis, problems) or Analysis()
+    budget = _block(chain, "budget", Budget, problems) or Budget()
+    if objective and (varied.design == SEARCH or stopping.rule != "none"):
+        _no_choice_on_test(goal, objective[0], data, problems)
     problems.raise_if_any()
+
+    configs = [config for config in made if config is not None]
     base_levels = designs.baseline([block.factor for block in factors])
     baseline = next(r.combination.label for r in rows if r.combination.levels == base_levels)
+    levels = [
+        Level(label, row.combination.levels, config)
+        for label, row, config in zip(labels, rows, configs, strict=True)
+    ]
+    if search is not None:
+        levels = [Level(baseline, baseline_labels(search, configs[0]), configs[0])]
+    fixed = {key: setting.value for key, setting in overrides.items()}
     return ResolvedStudy(
         name=name,
         title=_text(chain, "title") or name,
@@ -118,21 +131,36 @@ def _resolve(
         data=data,
         levels=labels,
         baseline_level=baseline,
-        cells=_cells(rows, configs, data, seeds),
-        design=design,
+        cells=make_cells(levels, data, seeds),
+        design=varied.design,
         seeds=seeds,
+        first_seeds=first_seeds,
         factors={block.factor.name: block.factor.levels for block in factors},
         patches={
             row.combination.label: {k: s.value for p in row.patches[1:] for k, s in p.items()}
             for row in rows
         },
-        overrides={key: setting.value for key, setting in overrides.items()},
-        warnings=_warnings(rows, configs, factors, overrides),
+        overrides=fixed,
+        warnings=(
+            *row_warnings(rows, configs, factors, fixed),
+            *_search_warnings(search, configs[0], fixed),
+            *_screen_warnings(screen, len(levels)),
+        ),
         published=numbers,
         objective=goal,
         report=metrics,
         resources=needs,
+        search=search,
+        stopping=stopping,
+        screen=screen,
+        analysis=analysis,
+        budget=budget,
     )
+
+
+def _block(chain: Sequence[Document], key: str, kind: type[T], problems: Problems) -> T | None:
+    found = first(chain, key)
+    return blocks.read_block(found[0], kind, key, problems) if found else None
 
 
 def _name(chain: Sequence[Document], head: Place, problems: Problems) -> str:
@@ -162,131 +190,49 @@ def _data(chain: Sequence[Document], problems: Problems) -> tuple[DataSpec, ...]
     return read_data(found[0], found[1].path.parent, problems)
 
 
-def _seeds(chain: Sequence[Document], problems: Problems) -> tuple[int, ...]:
+def _seeds(
+    chain: Sequence[Document], request: Request, design: str, problems: Problems
+) -> tuple[tuple[int, ...], int | None]:
+    given = given_seeds(request, problems)
+    if given:
+        return given, None
     found = first(chain, "seeds")
-    return blocks.read_seeds(found[0], problems) if found else (0,)
-
-
-def _design(chain: Sequence[Document], problems: Problems) -> str:
-    found = first(chain, "design")
     if found is None:
-        return "one_at_a_time"
-    design = label(found[0], problems)
-    if design in designs.names():
-        return design
-    if design in _LATER:
-        problems.add(found[0].place, f"design: {design} does not exist yet", "use grid")
-    else:
-        hint = suggestion(design, designs.names(), "designs")
-        problems.add(found[0].place, f"unknown design '{design}'", hint)
-    return "one_at_a_time"
+        return (0,), None
+    seeds, sequential = blocks.read_seeds(found[0], problems)
+    if sequential and design == SEARCH:
+        hint = "every configuration gets the same: a number, or a list"
+        problems.add(found[0].place, f"sequential seeds do not go with design: {SEARCH}", hint)
+    return seeds, sequential
 
 
-def _factors(
-    chain: Sequence[Document], design: str, problems: Problems
-) -> tuple[list[FactorBlock], bool]:
-    """The factors that can be varied, and whether they are all that the file names."""
-    found = first(chain, "factors")
-    if found is None:
-        return [], True
-    node = found[0]
-    factors = read_factors(node, design, problems)
-    cells = math.prod(len(block.factor.levels) for block in factors)
-    if design in ("grid", "factorial") and cells > _MOST_CELLS:
-        message = f"this {design} has {cells} combinations"
-        problems.add(node.place, message, f"at most {_MOST_CELLS}")
-        return [], False
-    return factors, node.kind == "map" and len(factors) == len(node.value)
-
-
-def _exclude(
-    chain: Sequence[Document], factors: Sequence[FactorBlock], problems: Problems
-) -> list[dict[str, str]]:
-    found = first(chain, "exclude")
-    if found is None:
-        return []
-    plain = [block.factor for block in factors]
-    entries = read_exclude(found[0], plain, problems)
-    for entry, place in entries:
-        if entry.items() <= designs.baseline(plain).items():
-            problems.add(place, "this excludes the baseline", "every level is compared with it")
-    return [entry for entry, _ in entries]
-
-
-def _rows(
-    design: str,
-    factors: Sequence[FactorBlock],
-    exclude: Sequence[Mapping[str, str]],
-    base: Patch,
-    head: Place,
-) -> list[Row]:
-    by_name = {block.factor.name: block for block in factors}
-    rows = []
-    for combination in designs.expand(design, [block.factor for block in factors], exclude):
-        chosen = [(by_name[name], level) for name, level in combination.levels.items()]
-        patches = [base, *(block.patches[level] for block, level in chosen)]
-        place = chosen[0][0].places[chosen[0][1]] if chosen else head
-        rows.append(Row(combination, patches, place))
-    return rows
-
-
-def _clash(row: Row, problems: Problems) -> None:
-    """Two factors that set the same key would silently hide each other."""
-    owner: dict[str, str] = {}
-    for name, patch in zip(row.combination.levels, row.patches[1:], strict=True):
-        for key, setting in patch.items():
-            if key in owner:
-                problems.add(
-                    setting.place,
-                    f"factors '{owner[key]}' and '{name}' both set {key}",
-                    "let one factor own a key",
-                )
-            owner[key] = name
-
-
-def _cells(
-    rows: Sequence[Row], configs: Sequence[Cell], data: Sequence[DataSpec], seeds: Sequence[int]
-) -> tuple[StudyCell, ...]:
-    """Seeds outermost: every level gets its first seed before any gets a second."""
-    slugs = unique_slugs([row.combination.label for row in rows])
-    data_slugs = unique_slugs([spec.name for spec in data])
-    return tuple(
-        StudyCell(
-            level=row.combination.label,
-            labels=row.combination.levels,
-            data=spec,
-            seed=seed,
-            config=config,
-            key_label=f"{slug}--{data_slug}--s{seed}",
+def _no_choice_on_test(
+    goal: Objective, node: Node, data: Sequence[DataSpec], problems: Problems
+) -> None:
+    """A test split may be evaluated by any design and chosen by none."""
+    tested = [spec.name for spec in data if spec.is_test]
+    if goal.metric in METRICS and tested:
+        problems.add(
+            node.value["metric"].place,
+            f"{goal.metric} of {', '.join(tested)} may not choose: it is a test split",
+            "rank by agreement, which reads no label, or by data with split: val",
         )
-        for seed in seeds
-        for spec, data_slug in zip(data, data_slugs, strict=True)
-        for row, config, slug in zip(rows, configs, slugs, strict=True)
-    )
 
 
-def _warnings(
-    rows: Sequence[Row],
-    configs: Sequence[Cell],
-    factors: Sequence[FactorBlock],
-    overrides: Mapping[str, Any],
-) -> tuple[str, ...]:
-    """What is allowed and probably not meant."""
-    out = []
-    first: dict[Cell, str] = {}
-    for row, config in zip(rows, configs, strict=True):
-        twin = first.setdefault(config, row.combination.label)
-        if twin != row.combination.label:
-            out.append(f"levels '{twin}' and '{row.combination.label}' are the same configuration")
-    varied = {key for block in factors for patch in block.patches.values() for key in patch}
-    out += [
-        f"--set {key} overrides what the study's levels set" for key in overrides.keys() & varied
-    ]
-    for block in factors:
-        used = {row.combination.levels[block.factor.name] for row in rows}
-        out += [
-            f"level '{level}' of {block.factor.name} is never used"
-            for level in block.factor.levels
-            if level not in used
-        ]
-    return tuple(out)
+def _search_warnings(search: Search | None, base: Cell, overrides: Mapping[str, Any]) -> list[str]:
+    if search is None:
+        return []
+    varied = {dimension.key for dimension in search.space}
+    out = [f"--set {key} fixes what the search varies" for key in overrides if key in varied]
+    settings = settings_of(base)
+    for dimension in search.space:
+        if not (dimension.when.keys() & varied or wanted(dimension, settings)):
+            conditions = ", ".join(f"{key} is {settings[key]}" for key in dimension.when)
+            out.append(f"{dimension.key} is never asked for: {conditions} in every trial")
+    return out
+
+
+def _screen_warnings(screen: Screen | None, levels: int) -> list[str]:
+    if screen is None or screen.keep < levels - 1:
+        return []
+    return [f"screen keeps {screen.keep} of {levels - 1} levels: it saves nothing"]

@@ -1,0 +1,78 @@
+"""Rows of the result table: the combinations of a design with the settings that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coin_ray.pipeline.settings import Cell
+from coin_ray.study.designs import Combination
+from coin_ray.study.errors import Place, Problems
+from coin_ray.study.factors import FactorBlock
+from coin_ray.study.patches import Patch
+
+
+@dataclass(frozen=True)
+class Row:
+    """A level of the result table with everything needed to make its configuration."""
+
+    combination: Combination
+    patches: Sequence[Patch]
+    place: Place
+
+
+def make_rows(
+    combinations: Sequence[Combination], factors: Sequence[FactorBlock], base: Patch, head: Place
+) -> list[Row]:
+    """Each combination with its patches, the base first; ``head`` stands for a study without
+    factors."""
+    by_name = {block.factor.name: block for block in factors}
+    rows = []
+    for combination in combinations:
+        chosen = [(by_name[name], level) for name, level in combination.levels.items()]
+        patches = [base, *(block.patches[level] for block, level in chosen)]
+        place = chosen[0][0].places[chosen[0][1]] if chosen else head
+        rows.append(Row(combination, patches, place))
+    return rows
+
+
+def note_clashes(row: Row, problems: Problems) -> None:
+    """Two factors that set the same key would silently hide each other."""
+    owner: dict[str, str] = {}
+    for name, patch in zip(row.combination.levels, row.patches[1:], strict=True):
+        for key, setting in patch.items():
+            if key in owner:
+                problems.add(
+                    setting.place,
+                    f"factors '{owner[key]}' and '{name}' both set {key}",
+                    "let one factor own a key",
+                )
+            owner[key] = name
+
+
+def row_warnings(
+    rows: Sequence[Row],
+    configs: Sequence[Cell],
+    factors: Sequence[FactorBlock],
+    overrides: Mapping[str, Any],
+) -> list[str]:
+    """What a design allows and is probably not meant."""
+    out = []
+    first: dict[Cell, str] = {}
+    for row, config in zip(rows, configs, strict=True):
+        twin = first.setdefault(config, row.combination.label)
+        if twin != row.combination.label:
+            out.append(f"levels '{twin}' and '{row.combination.label}' are the same configuration")
+    varied = {key for block in factors for patch in block.patches.values() for key in patch}
+    out += [
+        f"--set {key} overrides what the study's levels set" for key in overrides if key in varied
+    ]
+    for block in factors:
+        used = {row.combination.levels[block.factor.name] for row in rows}
+        out += [
+            f"level '{level}' of {block.factor.name} is never used"
+            for level in block.factor.levels
+            if level not in used
+        ]
+    return out
