@@ -1,4 +1,4 @@
-"""``coin-ray report``: the table of a study that ran."""
+"""``coin-ray report``: the tables, figures and pages of a study that ran."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from coin_ray.cli.options import WORKSPACE
 from coin_ray.errors import UserError
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="write the table as Markdown")
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="write HTML, Markdown, LaTeX, CSV and figures"),
 ]
 
 
@@ -26,27 +27,26 @@ def report(
     workspace: options.Workspace = WORKSPACE,
     out: Out = None,
 ) -> None:
-    """Print the table of a study from what its finished cells left; give the options it ran with.
+    """Report a study from what its finished cells left; give the options it ran with.
 
-    Nothing is computed. Cells that have not finished, or whose settings have changed since, are
-    missing from the table and named below it.
+    Prints the tables, or writes everything into a folder: one page that needs nothing else, the
+    same as Markdown and LaTeX, the numbers and the figures. No cell is computed. Cells that have
+    not finished, or whose settings have changed since, are missing and named.
     """
-    from coin_ray.cli.results import console, frame_of, runs_folder, show_tables
-    from coin_ray.report.layout import markdown, result_tables
+    from coin_ray.cli.results import console, results_of, runs_folder, show_tables
 
     resolved = options.resolved(study, profile, data, train, None, settings, seeds)
     runs = runs_folder(workspace, resolved)
-    frame = frame_of(resolved, runs)
-    if frame.is_empty() and not any((runs / cell.key_label).is_dir() for cell in resolved.cells):
+    if not any((runs / cell.key_label).is_dir() for cell in resolved.cells):
         raise UserError(
             "this study has not run with these options",
             where=str(runs),
             do="run `coin-ray sweep` with the same options, or name its --workspace",
         )
-    tables = result_tables(resolved, frame)
+    results = results_of(resolved, runs)
     if out is None:
-        show_tables(console(), tables)
+        show_tables(console(), results)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(markdown(tables))
-    typer.echo(f"wrote {out}")
+    from coin_ray.report.write import write_report
+
+    typer.echo(f"wrote {write_report(results, out)[0]} and the files beside it")

@@ -1,18 +1,18 @@
-"""Where a study's results lie and how its table is printed."""
+"""Where a study's results lie, how its tables are printed and what its last sweep leaves there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coin_ray.study.resolved import ResolvedStudy
 
 if TYPE_CHECKING:
-    import polars as pl
     from rich.console import Console
 
-    from coin_ray.report.layout import ResultTable
+    from coin_ray.report.results import Results
+    from coin_ray.study.datasets import Resolved
 
 PLAIN_WIDTH = 120
 """Characters of a line where there is no terminal that says how wide it is."""
@@ -31,23 +31,55 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(width=PLAIN_WIDTH)
 
 
-def frame_of(study: ResolvedStudy, runs: Path) -> pl.DataFrame:
-    """The study's tidy per-image values, also written beside the cells as parquet and CSV."""
+def results_of(study: ResolvedStudy, runs: Path) -> Results:
+    """What the finished cells of a study say; of a search, of all that it has proposed."""
+    from coin_ray.cluster.trials import with_proposals
+    from coin_ray.report.results import read_results
+
+    return read_results(with_proposals(study, runs), runs)
+
+
+def verdicts_in(runs: Path) -> Callable[[ResolvedStudy], dict[tuple[str, str], str | None]]:
+    """What the finished cells of a part of a study say of its levels, by its first metric:
+    (data set, level) -> better, worse, equal, open or None."""
     from coin_ray.report.collect import collect
+    from coin_ray.report.comparisons import comparisons
 
-    frame = collect(study, runs)
-    if not frame.is_empty():
-        for suffix in ("parquet", "csv"):
-            # A reader of the old file must never meet half of the new one.
-            scratch = runs / f"per_image.{suffix}.tmp"
-            frame.write_parquet(scratch) if suffix == "parquet" else frame.write_csv(scratch)
-            scratch.replace(runs / f"per_image.{suffix}")
-    return frame
+    def verdicts(part: ResolvedStudy) -> dict[tuple[str, str], str | None]:
+        rows = comparisons(collect(part, runs).frame, part).to_dicts()
+        own = [row for row in rows if row["metric"] == part.report[0]]
+        return {(row["dataset"], row["level"]): row["verdict"] for row in own}
+
+    return verdicts
 
 
-def show_tables(screen: Console, tables: Sequence[ResultTable]) -> None:
-    """Print the result tables."""
-    from coin_ray.report.layout import renderables
+def show_tables(screen: Console, results: Results) -> None:
+    """Print the result tables and the comparison with the baseline."""
+    from coin_ray.report.terminal import renderables
 
-    for item in renderables(tables, screen.width):
+    for item in renderables(results.tables, results.compared, screen.width):
         screen.print(item)
+
+
+def sweep_facts(data: Mapping[str, Resolved], device: str) -> dict[str, Any]:
+    """How the numbers of a sweep come about, but for its failures; see ``report.provenance``."""
+    from coin_ray.cli.recording import command_line
+    from coin_ray.tracking.environment import environment, git_commit
+
+    commit, changed = git_commit()
+    return {
+        "command": command_line(),
+        "git_commit": commit,
+        "git_changed": changed,
+        "environment": {**environment(), "device": device},
+        "data": {name: _images(found) for name, found in data.items()},
+    }
+
+
+def _images(found: Resolved) -> dict[str, Any]:
+    return {
+        "digest": found.digest(),
+        "train": {image.name: image.digest() for image in found.train},
+        "evaluated": {sample.image.name: sample.image.digest() for sample in found.samples},
+        "labelled": sum(sample.has_truth for sample in found.samples),
+    }

@@ -1,140 +1,196 @@
-"""The result table as Markdown and for a terminal, with everything needed to read it beside it."""
+"""The result table of each data set, with everything needed to read it beside it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import polars as pl
 
-from coin_ray.report.intervals import CONFIDENCE, FEW_IMAGES, Estimate
-from coin_ray.report.tables import TITLES, Column, columns, entry
-from coin_ray.study.resolved import DataSpec, Published, ResolvedStudy
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
+from coin_ray.report.ends import End, ends
+from coin_ray.report.published import Numbers, published_for
+from coin_ray.report.tables import FINAL, Column, columns, entry, mode
+from coin_ray.study.resolved import DataSpec, ResolvedStudy
+from coin_ray.study.statistics.intervals import FEW_IMAGES, Estimate, estimate
+from coin_ray.study.statistics.paired import aligned
 
 SETTINGS = {
     "transductive": "transductive: trained, without labels, on the images it is evaluated on",
     "inductive": "inductive: trained, without labels, on other images",
 }
-_BETTER: dict[str, Callable[[list[float]], float] | None] = {
-    "fn": min,
-    "fp": min,
-    "n_true": None,
-    "n_predicted": None,
-}
+MOST_NOTES = 20
+"""Missing levels that are named one by one."""
 
 
 @dataclass(frozen=True)
 class ResultTable:
     """The table of one data set: ``rows`` level -> an estimate per column, None where missing.
 
-    ``published`` holds level -> metric -> value where the paper measured the same thing.
+    ``published`` holds what a paper has for this data set, None where the study names no paper.
     """
 
+    dataset: str
     title: str
     caption: str
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[Estimate | None, ...]]
     baseline: str
-    published: Mapping[str, Mapping[str, float]]
+    published: Numbers | None
     notes: tuple[str, ...]
 
+    def at_end(self, level: str, metric: str) -> Estimate | None:
+        """A metric at the end of a level's chain; None where it is missing or not in the table."""
+        # The last column of a metric is its final one; see ``columns``.
+        places = [i for i, column in enumerate(self.columns) if column.metric == metric]
+        return self.rows[level][places[-1]] if places else None
 
-def result_tables(study: ResolvedStudy, frame: pl.DataFrame) -> list[ResultTable]:
-    """One table per data set of ``study``, from its tidy per-image values."""
+    def interval(self, level: str, metric: str) -> tuple[float, float | None, float | None] | None:
+        """Mean and ends of the interval of ``at_end``."""
+        found = self.at_end(level, metric)
+        return (found.mean, found.low, found.high) if found else None
+
+    def best_level(self, metric: str, *, baseline: bool = True) -> str | None:
+        """The level with the best final value, the baseline among them or not; None where nothing
+        was measured, or more is neither better nor worse."""
+        found = {
+            level: value.mean
+            for level in self.rows
+            if (value := self.at_end(level, metric)) and (baseline or level != self.baseline)
+        }
+        pick = min if mode(metric) == "min" else max
+        return pick(found, key=lambda level: found[level]) if found and mode(metric) else None
+
+    def best(self) -> list[float | None]:
+        """The best mean of each column; None where more is neither better nor worse."""
+        out: list[float | None] = []
+        by_column = zip(*self.rows.values(), strict=True)
+        for column, values in zip(self.columns, by_column, strict=True):
+            means = [e.mean for e in values if e is not None]
+            direction = mode(column.metric)
+            pick = min if direction == "min" else max
+            out.append(pick(means) if means and direction and len(self.rows) > 1 else None)
+        return out
+
+    def is_baseline(self, level: str) -> bool:
+        """True for the level that the others are compared with."""
+        return level == self.baseline and len(self.rows) > 1
+
+    @property
+    def reference(self) -> str:
+        """The baseline as words."""
+        return "the baseline" if self.baseline == "baseline" else f"the baseline {self.baseline}"
+
+    def name(self, level: str) -> str:
+        """The level's label, saying of the baseline that it is."""
+        said = self.is_baseline(level) and level != "baseline"
+        return f"{level} (baseline)" if said else level
+
+
+def result_tables(
+    study: ResolvedStudy, frame: pl.DataFrame, causes: Mapping[str, str] | None = None
+) -> list[ResultTable]:
+    """One table per data set of ``study``, from its tidy per-image values; ``causes`` says of a
+    cell (its label) why it has none."""
+    found = ends(frame, study)
     return [
-        _table(study, spec, frame.filter(pl.col("dataset") == spec.name)) for spec in study.data
+        _table(
+            study,
+            spec,
+            frame.filter(pl.col("dataset") == spec.name),
+            {level: found[spec.name, level] for level in study.levels},
+            causes or {},
+        )
+        for spec in study.data
     ]
 
 
-def _table(study: ResolvedStudy, spec: DataSpec, frame: pl.DataFrame) -> ResultTable:
+def _table(
+    study: ResolvedStudy,
+    spec: DataSpec,
+    frame: pl.DataFrame,
+    final: Mapping[str, End],
+    causes: Mapping[str, str],
+) -> ResultTable:
+    confidence = study.analysis.confidence
     wanted = columns(frame, study.report)
-    rows = {level: tuple(entry(frame, level, c) for c in wanted) for level in study.levels}
+    by_level = frame.partition_by("level", as_dict=True)
+    rows = {
+        level: tuple(
+            _final(end, column.metric, confidence)
+            if column.step == FINAL
+            else entry(by_level.get((level,), frame.clear()), level, column, confidence)
+            for column in wanted
+        )
+        for level, end in final.items()
+    }
     found = [e for row in rows.values() for e in row if e is not None]
     images = frame["image"].n_unique()
-    seeds = frame["seed"].n_unique()
-    published, refused = _published(study.published, study.profile, spec.name)
-    notes = [*_missing(study, spec, frame), *refused]
+    numbers = None
+    if study.published is not None:
+        numbers = published_for(study.published, study.profile, spec.name)
+    notes = _missing(study, spec, final, causes)
+    if frame.is_empty():
+        notes.insert(0, "No image has labels, or no cell has finished: nothing to measure.")
     if found:
-        percent = f"{CONFIDENCE:.0%}"
         notes.append(
-            f"Mean over images, {percent} bootstrap interval (images resampled, then their seeds)."
+            f"Mean over images, {confidence:.0%} bootstrap interval (images and random seeds "
+            "resampled)."
         )
     if 0 < images < FEW_IMAGES:
         notes.append(f"{images} images, fewer than {FEW_IMAGES}: intervals are approximate.")
     if skipped := max((e.skipped for e in found), default=0):
         notes.append(f"Skipped where truth and prediction are both empty: up to {skipped} images.")
     caption = (
-        f"profile {study.profile} · data {spec.name} · {_count(images, 'labelled image')} · "
-        f"{_count(seeds, 'random seed')} · {SETTINGS[spec.setting]}"
+        f"profile {study.profile} · data {spec.name} · {count(images, 'labelled image')} · "
+        f"{count(frame['seed'].n_unique(), 'random seed')} · {SETTINGS[spec.setting]}"
     )
     return ResultTable(
-        study.title, caption, tuple(wanted), rows, study.baseline_level, published, tuple(notes)
+        spec.name,
+        study.title,
+        caption,
+        tuple(wanted),
+        rows,
+        study.baseline_level,
+        numbers,
+        tuple(notes),
     )
 
 
-def _count(n: int, word: str) -> str:
+def _final(end: End, metric: str, confidence: float) -> Estimate | None:
+    """A metric at the end of a level's chain."""
+    if not end.values.get(metric):
+        return None
+    (values,) = aligned(end.values[metric])
+    return estimate(values, skipped=end.images - len(values), confidence=confidence)
+
+
+def count(n: int, word: str) -> str:
+    """``1 image``, ``2 images``."""
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
-def _missing(study: ResolvedStudy, spec: DataSpec, frame: pl.DataFrame) -> list[str]:
+def _missing(
+    study: ResolvedStudy, spec: DataSpec, final: Mapping[str, End], causes: Mapping[str, str]
+) -> list[str]:
     """Cells without a value: a mean over fewer seeds than asked for is said to be one."""
-    if frame.is_empty():
-        return ["No image has labels, or no cell has finished: there is nothing to measure."]
-    have = set(frame.select("level", "seed").unique().iter_rows())
+    lacking: dict[tuple[str, str], list[int]] = {}
+    measured = any(end.values for end in final.values())
+    for cell in study.cells:
+        why = causes.get(cell.key_label, "")
+        gone = cell.data.name == spec.name and cell.seed in final[cell.level].missing
+        # Where nothing at all was measured only what failed is named.
+        if gone and (why or measured):
+            lacking.setdefault((cell.level, why), []).append(cell.seed)
     out = []
-    for level in study.levels:
-        lacking = [seed for seed in study.seeds if (level, seed) not in have]
-        if lacking:
-            seeds = ", ".join(str(seed) for seed in lacking)
-            out.append(f"Missing: {level}, random seed {seeds}.")
+    for (level, why), seeds in lacking.items():
+        listed = ", ".join(str(seed) for seed in sorted(seeds))
+        out.append(f"Missing: {level}, random seed {listed}{f' ({why})' if why else ''}.")
+    if len(out) > MOST_NOTES:
+        out = [*out[:MOST_NOTES], f"… and {len(out) - MOST_NOTES} more levels with seeds missing."]
     return out
 
 
-def _published(
-    published: Published | None, profile: str, data: str
-) -> tuple[dict[str, Mapping[str, float]], list[str]]:
-    """Published values for a data set, and why there are none."""
-    if published is None:
-        return {}, []
-    rows = {
-        level: values
-        for level, by_data in published.rows.items()
-        for name, values in by_data.items()
-        if _same(name, data)
-    }
-    note = f" ({published.note})" if published.note else ""
-    if rows and profile in published.comparable:
-        return rows, [f"Published: {published.source}{note}."]
-    names = sorted({name for by_data in published.rows.values() for name in by_data})
-    return {}, [
-        f"Numbers of {published.source} are for profile {' or '.join(published.comparable)} on "
-        f"{', '.join(names)}; they are not comparable with profile {profile} on {data}."
-    ]
-
-
-def _same(left: str, right: str) -> bool:
-    """MoNuSeg-test, MoNuSeg_test and monuseg test are one data set."""
-    bare = ["".join(c for c in name.lower() if c.isalnum()) for name in (left, right)]
-    return bare[0] == bare[1]
-
-
-def _best(table: ResultTable) -> list[float | None]:
-    """The best mean of each column; None where more is neither better nor worse."""
-    out: list[float | None] = []
-    for column, values in zip(table.columns, zip(*table.rows.values(), strict=True), strict=True):
-        means = [e.mean for e in values if e is not None]
-        pick = _BETTER.get(column.metric, max)
-        out.append(pick(means) if means and pick and len(table.rows) > 1 else None)
-    return out
-
-
-def _n(row: Sequence[Estimate | None]) -> str:
+def seeds_and_images(row: Sequence[Estimate | None]) -> str:
     """Images, and random seeds where there are several, behind the last value of a level."""
     last = next((e for e in reversed(row) if e is not None), None)
     if last is None:
@@ -142,99 +198,21 @@ def _n(row: Sequence[Estimate | None]) -> str:
     return str(last.images) if last.seeds == 1 else f"{last.images}×{last.seeds}"
 
 
-def _paper_columns(table: ResultTable) -> list[tuple[str, int]]:
-    """Metric and own column of the numbers that the paper has, too."""
-    last = {c.metric: i for i, c in enumerate(table.columns)}
-    held = {metric for values in table.published.values() for metric in values}
-    return [(metric, i) for metric, i in last.items() if metric in held]
+def summary(tables: Sequence[ResultTable]) -> pl.DataFrame:
+    """Long table: dataset, level, step, metric, mean, low, high, images, seeds, skipped, t_low,
+    t_high.
 
-
-def markdown(tables: Sequence[ResultTable]) -> str:
-    """All tables as Markdown, the best mean of a column in bold."""
-    blocks = []
-    for table in tables:
-        best, paper = _best(table), _paper_columns(table)
-        header = ["level", "n", *(c.title for c in table.columns)]
-        header += [f"{TITLES.get(metric, metric)} published" for metric, _ in paper]
-        lines = [_row(header), "|---|" + "---:|" * (len(header) - 1)]
-        for level, row in table.rows.items():
-            name = f"{level} (baseline)" if _is_baseline(table, level) else level
-            cells = [_markdown_cell(e, top) for e, top in zip(row, best, strict=True)]
-            numbers = [_paper(table, level, metric, row[i]) for metric, i in paper]
-            lines.append(_row([name, _n(row), *cells, *numbers]))
-        notes = [f"- {note}" for note in table.notes]
-        blocks.append("\n".join([f"## {table.title}", "", table.caption, "", *lines, "", *notes]))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _markdown_cell(value: Estimate | None, best: float | None) -> str:
-    if value is None:
-        return "missing"
-    mean = f"**{value.mean:.3f}**" if value.mean == best else f"{value.mean:.3f}"
-    if value.low is None or value.high is None:
-        return mean
-    return f"{mean} ({value.low:.3f}–{value.high:.3f})"
-
-
-def _is_baseline(table: ResultTable, level: str) -> bool:
-    return level == table.baseline and len(table.rows) > 1
-
-
-def _paper(table: ResultTable, level: str, metric: str, own: Estimate | None) -> str:
-    value = table.published.get(level, {}).get(metric)
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if own is None else f"{value:.3f} ({own.mean - value:+.3f})"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
-
-
-def renderables(tables: Sequence[ResultTable], width: int) -> list[RenderableType]:
-    """All tables for a rich console of ``width`` characters: the interval stands below its mean,
-    and is left out where it does not fit."""
-    out: list[RenderableType] = []
-    for table in tables:
-        names = max(len(level) for level in table.rows) + 2
-        needed = names + 8 + 11 * len(table.columns) + 11 * len(_paper_columns(table))
-        out += _drawn(table, intervals=width >= needed)
-    return out
-
-
-def _drawn(table: ResultTable, *, intervals: bool) -> list[RenderableType]:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    best, paper = _best(table), _paper_columns(table)
-    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1) if intervals else (0, 0, 0, 1))
-    drawn.add_column("level", no_wrap=True)
-    for title in ["n", *(c.title for c in table.columns)]:
-        drawn.add_column(re.sub(r" (?!\d)", "\n", title), justify="right", no_wrap=True)
-    for metric, _ in paper:
-        drawn.add_column(f"{TITLES.get(metric, metric)}\npaper", justify="right", no_wrap=True)
-    for level, row in table.rows.items():
-        name = f"{level} *" if _is_baseline(table, level) else level
-        cells = [_cell(e, top, intervals) for e, top in zip(row, best, strict=True)]
-        numbers = [_paper(table, level, metric, None) for metric, _ in paper]
-        drawn.add_row(Text(name), _n(row), *cells, *(Text(_short(n)) for n in numbers))
-    star = ["* baseline"] if len(table.rows) > 1 else []
-    notes = [Text(note, style="dim") for note in (*star, *table.notes)]
-    return [Text(table.title, style="bold"), Text(table.caption), drawn, *notes]
-
-
-def _cell(value: Estimate | None, best: float | None, intervals: bool) -> Text:
-    from rich.text import Text
-
-    if value is None:
-        return Text("–", style="red")
-    mean = Text(_short(f"{value.mean:.3f}"), style="bold green" if value.mean == best else "")
-    if intervals and value.low is not None and value.high is not None:
-        bounds = f"{_short(f'{value.low:.3f}')}–{_short(f'{value.high:.3f}')}"
-        mean = Text.assemble(mean, (f"\n{bounds}", "dim"))
-    return mean
-
-
-def _short(number: str) -> str:
-    return number.removeprefix("0") if number.startswith("0.") else number
+    Every level appears in every column; values that do not exist are null, never left out.
+    """
+    rows = [
+        {"dataset": table.dataset, "level": level, "step": column.step, "metric": column.metric}
+        | (found.as_dict() if found else {})
+        for table in tables
+        for level, row in table.rows.items()
+        for column, found in zip(table.columns, row, strict=True)
+    ]
+    names = dict.fromkeys(("dataset", "level", "step", "metric"), pl.String)
+    numbers = dict.fromkeys(("mean", "low", "high"), pl.Float64)
+    counts = dict.fromkeys(("images", "seeds", "skipped"), pl.Int64)
+    student = dict.fromkeys(("t_low", "t_high"), pl.Float64)
+    return pl.DataFrame(rows, schema={**names, **numbers, **counts, **student})

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
-from coin_ray.report.intervals import Estimate, estimate
+from coin_ray.study.statistics.intervals import CONFIDENCE, Estimate, estimate
 
 SCHEMA = {
     "study": pl.String,
@@ -32,6 +33,7 @@ TITLES = {
     "iou": "IoU (fg)", "miou": "mIoU", "fn": "FN", "fp": "FP", "n_true": "nuclei",
     "n_predicted": "found",
 }  # fmt: skip
+_PARTS = {"adj": "adjacent", "nonadj": "non-adjacent", "official": "official"}
 _STEP_TITLES = {"ucis": "coarse", "step1": "step 1", "pseudo_labels": "pseudo labels"}
 FINAL = "final"
 
@@ -46,10 +48,25 @@ class Column:
     @property
     def title(self) -> str:
         """Such as ``AJI round 2``, or the bare metric for the end of the chain."""
-        metric = TITLES.get(self.metric, self.metric)
+        metric = metric_title(self.metric)
         if self.step == FINAL:
             return metric
         return f"{metric} {_STEP_TITLES.get(self.step, self.step.replace('_', ' '))}"
+
+
+def metric_title(metric: str) -> str:
+    """Such as ``AJI``, ``AJI (adjacent)`` or ``AJI (official)``."""
+    part, _, rest = metric.partition("_")
+    if metric not in TITLES and part in _PARTS:
+        return f"{TITLES.get(rest, rest)} ({_PARTS[part]})"
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def mode(metric: str) -> Literal["max", "min"] | None:
+    """Whether more of a metric is better, or less; None where it is neither."""
+    if metric.startswith("n_"):
+        return None
+    return "min" if metric.endswith(("fn", "fp")) else "max"
 
 
 def tidy(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
@@ -64,6 +81,16 @@ def final_step(steps: Sequence[str]) -> str:
         return FINAL
     rounds = [step for step in steps if _round(step)]
     return max(rounds, key=_round) if rounds else "step1"
+
+
+def at_end(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of every cell at the end of its chain."""
+    ends = [
+        (cell, final_step(part["step"].unique().to_list()))
+        for (cell,), part in frame.group_by("cell", maintain_order=True)
+    ]
+    names = {"cell": pl.String, "step": pl.String}
+    return frame.join(pl.DataFrame(ends, schema=names, orient="row"), on=list(names), how="semi")
 
 
 def columns(frame: pl.DataFrame, metrics: Sequence[str]) -> list[Column]:
@@ -85,44 +112,21 @@ def _round(step: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def entry(frame: pl.DataFrame, level: str, column: Column) -> Estimate | None:
-    """Mean and interval of a column for one level of a table of one data set; None where no image
-    has a value. An image that is empty in truth and prediction (NaN) is skipped and counted."""
-    own = frame.filter(pl.col("level") == level)
-    step = column.step
-    if step == FINAL:
-        step = final_step(own["step"].unique().to_list())
-    cells = own.filter((pl.col("step") == step) & (pl.col("metric") == column.metric))
+def entry(
+    frame: pl.DataFrame, level: str, column: Column, confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """Mean and interval of a column at one step for one level of a table of one data set; None
+    where no image has a value. An image that is empty in truth and prediction (NaN) is skipped and
+    counted."""
+    cells = frame.filter(
+        (pl.col("level") == level)
+        & (pl.col("step") == column.step)
+        & (pl.col("metric") == column.metric)
+    )
     valid = cells.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
     if valid.is_empty():
         return None
-    by_image = valid.sort("image", "seed").group_by("image", maintain_order=True)
-    values = by_image.agg("value")["value"].to_list()
-    skipped = cells["image"].n_unique() - len(values)
-    return estimate(values, skipped=skipped)
-
-
-def summary(
-    frame: pl.DataFrame,
-    levels: Sequence[str],
-    metrics: Sequence[str] = ("aji", "pq", "dice", "miou"),
-) -> pl.DataFrame:
-    """Long table: dataset, level, step, metric, mean, low, high, images, seeds, skipped.
-
-    Every level appears in every column; values that do not exist are null, never left out.
-    """
-    rows = []
-    for dataset in frame["dataset"].unique(maintain_order=True).to_list():
-        part = frame.filter(pl.col("dataset") == dataset)
-        for level in levels:
-            for column in columns(part, metrics):
-                found = entry(part, level, column)
-                values = found.as_dict() if found else {}
-                rows.append(
-                    {"dataset": dataset, "level": level, "step": column.step}
-                    | {"metric": column.metric, **values}
-                )
-    numbers = dict.fromkeys(("mean", "low", "high"), pl.Float64)
-    counts = dict.fromkeys(("images", "seeds", "skipped"), pl.Int64)
-    names = dict.fromkeys(("dataset", "level", "step", "metric"), pl.String)
-    return pl.DataFrame(rows, schema={**names, **numbers, **counts})
+    by_image = valid.sort("image", "seed").pivot(on="seed", index="image", values="value")
+    skipped = cells["image"].n_unique() - len(by_image)
+    values = by_image.drop("image").to_numpy()
+    return estimate(values, skipped=skipped, confidence=confidence)

@@ -1,0 +1,85 @@
+"""Where each level's chain ended, as values by image and random seed, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from coin_ray.report.tables import at_end
+from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.study.statistics.intervals import FEW_IMAGES, Estimate
+from coin_ray.study.statistics.paired import Values
+
+
+@dataclass(frozen=True)
+class End:
+    """One level on one data set. ``values``: metric -> (image, seed) -> value at the ``step`` at
+    which its cells ended, NaN left out. ``images`` counts the labelled images. ``missing`` names
+    the random seeds without a finished cell; ``early`` says that the chain is shorter than asked
+    for."""
+
+    step: str | None
+    values: Mapping[str, Values]
+    images: int
+    missing: tuple[int, ...]
+    early: str | None
+
+    def seeds(self, metric: str) -> set[int]:
+        """The random seeds with a value."""
+        return {seed for _, seed in self.values.get(metric, {})}
+
+
+def ends(frame: pl.DataFrame, study: ResolvedStudy) -> dict[tuple[str, str], End]:
+    """(data set, level) -> its end, for all of the study, from its tidy table.
+
+    A cell that is meant to be distilled and was not counts as missing.
+    """
+    distilled = [cell.key_label for cell in study.cells if cell.config.rounds.count]
+    undone = (pl.col("step") == "step1") & pl.col("cell").is_in(distilled)
+    parts = at_end(frame).filter(~undone).partition_by("dataset", "level", as_dict=True)
+    nothing = frame.clear()
+    return {
+        (spec.name, level): _end(parts.get((spec.name, level), nothing), study, spec.name, level)
+        for spec in study.data
+        for level in study.levels
+    }
+
+
+def _end(part: pl.DataFrame, study: ResolvedStudy, dataset: str, level: str) -> End:
+    cells = [c for c in study.cells if c.level == level and c.data.name == dataset]
+    done = set(part["seed"])
+    missing = tuple(sorted(c.seed for c in cells if c.seed not in done))
+    if part.is_empty():
+        return End(None, {}, 0, missing, None)
+    values: dict[str, dict[tuple[str, int], float]] = {}
+    known = part.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
+    for metric, image, seed, value in known.select("metric", "image", "seed", "value").iter_rows():
+        values.setdefault(metric, {})[image, seed] = value
+    step = ", ".join(sorted(set(part["step"])))
+    rounds = max(c.config.rounds.count for c in cells)
+    short = rounds > 0 and step not in (f"round_{rounds}", "final")
+    early = f"ended at {step} of {rounds}" if short else None
+    return End(step, values, part["image"].n_unique(), missing, early)
+
+
+def bounds(found: Estimate) -> dict[str, Any]:
+    """The columns of an interval."""
+    return {
+        "low": found.low,
+        "high": found.high,
+        "images": found.images,
+        "seeds": found.seeds,
+    }
+
+
+def few_notes(found: Estimate) -> list[str]:
+    """What to know when reading an interval."""
+    out = []
+    if found.images < FEW_IMAGES:
+        out.append(f"{found.images} images, fewer than {FEW_IMAGES}: intervals are approximate")
+    if found.seeds == 1:
+        out.append("one random seed: nothing is known of another training")
+    return out

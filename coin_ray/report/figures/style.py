@@ -1,0 +1,141 @@
+"""One look for all figures: no pyplot, no global state, the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coin_ray.report.blocks import Plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.2
+"""Inches; the text column of the page, and of a paper with two columns."""
+INK, MUTED, FAINT, BAND = "#1f2328", "#6b7280", "#c9ced6", "#eef1f4"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's colours that stand out on white; told apart with any colour vision."""
+MARKERS = ("o", "s", "^", "v", "P", "X")
+FONT = 8.5
+
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": FONT,
+    "axes.titlesize": FONT + 0.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": FONT,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8eaee",
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "coin-ray",
+    "pdf.fonttype": 42,
+}
+
+
+def render(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    """What ``draw`` draws as SVG and as PDF, without a date, so that equal numbers are equal
+    bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        drawn, svg, pdf = draw(), io.BytesIO(), io.BytesIO()
+        drawn.savefig(svg, format="svg", metadata={"Date": None})
+        drawn.set_layout_engine("none")  # everything is in its place: not once more
+        drawn.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    return svg.getvalue(), pdf.getvalue()
+
+
+def plot(kind: str, dataset: str, caption: str, draw: Callable[[], Figure]) -> Plot:
+    """A figure of a data set, drawn, under a file name of its own."""
+    svg, pdf = render(draw)
+    name = re.sub(r"[^a-z0-9]+", "-", f"{kind}-{dataset}".lower()).strip("-")
+    return Plot(name, caption, svg, pdf)
+
+
+def panels(
+    rows: int, columns: int, height: float, *, width: float = WIDTH, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure of ``width`` x ``height`` inches and its axes in reading order."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.06)
+    drawn = Figure(figsize=(width, height), layout=layout)
+    return drawn, list(drawn.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+Looks = Mapping[str, dict[str, Any]]
+"""Level -> the properties of its line."""
+
+
+def strokes(levels: Sequence[str], baseline: str, best: str | None) -> Looks:
+    """Line properties of each level: the baseline in black; a colour and a marker each while there
+    are enough of them, else the ``best`` level in blue and the others grey."""
+    others = [level for level in levels if level != baseline]
+    few = len(others) <= len(PALETTE)
+    out: dict[str, dict[str, Any]] = {}
+    for i, level in enumerate(others):
+        if few:
+            out[level] = {"color": PALETTE[i], "marker": MARKERS[i], "zorder": 3}
+        elif level == best:
+            out[level] = {"color": PALETTE[0], "marker": "o", "zorder": 4}
+        else:
+            out[level] = {"color": FAINT, "marker": "", "zorder": 2}
+    return {**out, baseline: {"color": INK, "marker": "D", "zorder": 5}}
+
+
+def is_named(look: Mapping[str, Any]) -> bool:
+    """Whether a level that looks like this can be told from the others."""
+    return look["color"] != FAINT
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """``positions`` moved as little as needed for any two to lie ``gap`` apart, order kept."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    groups: list[list[int]] = []
+    centre: list[float] = []
+    for i in order:
+        groups.append([i])
+        centre.append(positions[i])
+        # Neighbours that would touch become one group around the mean of what they label.
+        while len(groups) > 1 and centre[-1] - centre[-2] < gap * (
+            (len(groups[-1]) + len(groups[-2])) / 2
+        ):
+            merged = groups[-2] + groups.pop()
+            centre.pop()
+            groups[-1] = merged
+            centre[-1] = sum(positions[k] for k in merged) / len(merged)
+    out = [0.0] * len(positions)
+    for group, middle in zip(groups, centre, strict=True):
+        for place, i in enumerate(group):
+            out[i] = middle + (place - (len(group) - 1) / 2) * gap
+    return out
+
+
+def shortened(text: str, length: int = 32) -> str:
+    """A label that fits beside a figure."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,218 @@
+"""The figures of a study's results: levels, steps, rounds and the objective, and what stands below
+each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import polars as pl
+
+from coin_ray.report.blocks import Plot, Section
+from coin_ray.report.figures import curves, levels, scatter
+from coin_ray.report.figures.style import Looks, plot, strokes
+from coin_ray.report.layout import ResultTable
+from coin_ray.report.numbers import minus
+from coin_ray.report.objective import rank_correlation
+from coin_ray.report.plots_design import of_budget, of_factors, of_settings
+from coin_ray.report.profiles import performance_profile
+from coin_ray.report.results import Results
+from coin_ray.report.tables import FINAL, at_end, metric_title, mode
+
+MOST_LEVELS = 40
+"""Levels of a dot plot; of more, the best are shown."""
+ROUND_FACTS = {
+    "accepted_fraction": "accepted fraction",
+    "score_std": "score spread (standard deviation)",
+    "agreement": "agreement with the segmenter",
+    "churn": "label churn",
+}
+
+
+def figures_section(results: Results) -> Section:
+    """All figures that the design and the data allow, one data set after the other."""
+    several = len(results.tables) > 1
+    kinds = (
+        *(_levels, _differences, _steps, _profile, _rounds),
+        *(of_settings, of_budget, of_factors, _objective),
+    )
+    plots = [
+        replace(plot, caption=f"{table.dataset}. {plot.caption}") if several else plot
+        for table in results.tables
+        for kind in kinds
+        for plot in kind(results, table)
+    ]
+    return Section("Figures", tuple(plots))
+
+
+def _metrics(results: Results, table: ResultTable) -> list[str]:
+    """The report's metrics that were measured, as many as a figure has room for."""
+    return [m for m in results.study.report if any(table.at_end(v, m) for v in table.rows)][:4]
+
+
+def _looks(results: Results, table: ResultTable) -> Looks:
+    """How each level is drawn, the same in all figures of a data set."""
+    return strokes(list(table.rows), table.baseline, table.best_level(results.study.report[0]))
+
+
+def _levels(results: Results, table: ResultTable) -> Iterator[Plot]:
+    """Means with intervals."""
+    if not (metrics := _metrics(results, table)):
+        return
+    best, shown = table.best_level(metrics[0]), _shown(results, table, metrics[0])
+    rows = [
+        levels.Row(level, tuple(table.interval(level, m) for m in metrics), level == best)
+        for level in shown
+    ]
+    titles = [metric_title(metric) for metric in metrics]
+    cut = f" {len(rows)} of {len(table.rows)} levels." if len(rows) < len(table.rows) else ""
+    yield plot(
+        "levels",
+        table.dataset,
+        f"Means with {results.study.analysis.confidence:.0%} intervals. Black diamond and dashed "
+        f"line: the baseline; filled: the best {titles[0]}. Levels share their images, so what "
+        f"counts is the interval of the difference, not whether these overlap.{cut}",
+        lambda: levels.draw_dots(titles, rows, reference=table.baseline),
+    )
+
+
+def _shown(results: Results, table: ResultTable, metric: str) -> list[str]:
+    """The levels in the study's order; of a search or of too many the baseline and the best."""
+    if not results.study.search and len(table.rows) <= MOST_LEVELS:
+        return list(table.rows)
+    found = {level: value for level in table.rows if (value := table.at_end(level, metric))}
+    sign = 1 if mode(metric) == "min" else -1
+    ranked = sorted(found, key=lambda level: sign * found[level].mean)
+    return [table.baseline, *(v for v in ranked if v != table.baseline)][:MOST_LEVELS]
+
+
+def _differences(results: Results, table: ResultTable) -> Iterator[Plot]:
+    """Differences from the baseline with intervals."""
+    metrics = _metrics(results, table)
+    own = results.compared.filter(
+        (pl.col("dataset") == table.dataset) & pl.col("delta").is_not_null()
+    )
+    found = {
+        (row["level"], row["metric"]): (row["delta"], row["low"], row["high"])
+        for row in own.iter_rows(named=True)
+    }
+    shown = _shown(results, table, metrics[0]) if metrics else []
+    rows = [
+        levels.Row(level, tuple(found.get((level, m)) for m in metrics))
+        for level in shown
+        if (level, metrics[0]) in found
+    ]
+    least = results.study.analysis.min_effect
+    if rows:
+        yield plot(
+            "differences",
+            table.dataset,
+            f"Difference from {table.reference}, on the same images and random seeds, "
+            f"with {results.study.analysis.confidence:.0%} intervals. Grey: within ±{least:g}, not "
+            "worth having.",
+            lambda: levels.draw_dots([f"Δ {metric_title(m)}" for m in metrics], rows, band=least),
+        )
+
+
+def _steps(results: Results, table: ResultTable) -> Iterator[Plot]:
+    """AJI along the chain: the learning curve by round, and what came before it."""
+    steps = [
+        (column.title.removeprefix("AJI "), i)
+        for i, column in enumerate(table.columns)
+        if column.metric == "aji" and column.step not in (FINAL, "pseudo_labels")
+    ]
+    lines = {}
+    for level, row in table.rows.items():
+        values = [row[i] for _, i in steps]
+        if any(values):
+            lines[level] = [value.mean if value else None for value in values]
+    if len(steps) > 1 and lines:
+        yield plot(
+            "steps",
+            table.dataset,
+            "Mean AJI along the chain: the coarse mask, the propagated mask of step 1, the student "
+            "after each round. Pseudo labels leave out what was not accepted and are not shown.",
+            lambda: curves.draw_steps(
+                [title for title, _ in steps], lines, _looks(results, table), metric="AJI"
+            ),
+        )
+
+
+def _profile(results: Results, table: ResultTable) -> Iterator[Plot]:
+    metric = results.study.report[0]
+    found = performance_profile(results.frame, results.study).filter(
+        (pl.col("dataset") == table.dataset) & (pl.col("metric") == metric)
+    )
+    lines = {
+        level: (part["threshold"].to_list(), part["share"].to_list())
+        for (level,), part in found.group_by("level", maintain_order=True)
+    }
+    if lines:
+        title = metric_title(metric)
+        yield plot(
+            "profile",
+            table.dataset,
+            f"Performance profile: the share of images on which {title} (mean over random seeds) "
+            "exceeds a value. A curve above another is better on that part of the images.",
+            lambda: levels.draw_profiles(lines, _looks(results, table), metric=title),
+        )
+
+
+def _rounds(results: Results, table: ResultTable) -> Iterator[Plot]:
+    """Accepted fraction, score spread and their like by round."""
+    # The first labels have none before them to differ from.
+    first_churn = (pl.col("fact") == "churn") & (pl.col("round") == 1)
+    own = results.rounds.filter((pl.col("dataset") == table.dataset) & ~first_churn)
+    means = own.group_by("fact", "level", "round").agg(pl.col("value").mean()).sort("round")
+    facts = {}
+    for fact, title in ROUND_FACTS.items():
+        part = means.filter(pl.col("fact") == fact).partition_by("level", as_dict=True)
+        lines = {
+            level: list(part[level,].select("round", "value").iter_rows())
+            for level in results.study.levels
+            if (level,) in part
+        }
+        if lines:
+            facts[title] = lines
+    if facts:
+        yield plot(
+            "rounds",
+            table.dataset,
+            "The pseudo labels of each round, means over random seeds; no label is read. Scores "
+            "whose spread collapses while more is accepted would mean a student that confirms "
+            "itself.",
+            lambda: curves.draw_rounds(facts, _looks(results, table)),
+        )
+
+
+def _objective(results: Results, table: ResultTable) -> Iterator[Plot]:
+    """The objective that reads no label against AJI, with their rank correlation."""
+    goal = results.study.objective.metric
+    cells = [c for c in results.study.cells if c.data.name == table.dataset]
+    objective = {
+        c.key_label: results.facts[c.key_label][goal]
+        for c in cells
+        if goal in results.facts.get(c.key_label, {})
+    }
+    frame = results.frame.filter(pl.col("dataset") == table.dataset)
+    found = rank_correlation(objective, frame).filter(pl.col("rho").is_not_null()).to_dicts()
+    if not found:
+        return
+    own = at_end(frame).filter(pl.col("metric") == "aji").drop_nans("value")
+    means = dict(own.group_by("cell").agg(pl.col("value").mean()).iter_rows())
+    points = {
+        c.key_label: (c.level, objective[c.key_label], means[c.key_label])
+        for c in cells
+        if c.key_label in objective and c.key_label in means
+    }
+    row = found[0]
+    rho = f"{row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    yield plot(
+        "objective",
+        table.dataset,
+        f"Each cell's {goal} against its mean AJI. Spearman's rank correlation over "
+        f"{row['cells']} cells: {minus(rho)}.",
+        lambda: scatter.draw_objective(
+            points, _looks(results, table), objective=goal, metric="mean AJI"
+        ),
+    )

@@ -1,0 +1,117 @@
+"""How the numbers of a study came about: kept beside its cells, told at the end of its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coin_ray.report.blocks import Block, Code, Fold, Section, Table, Value
+from coin_ray.study.resolved import ResolvedStudy
+
+FILE = "sweep.json"
+DIGITS = 12
+"""Characters of a content digest that are shown."""
+
+
+def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
+    """Write what is known about a sweep into the folder of its cells, in place of the last one.
+
+    ``facts``: ``command``, ``git_commit``, ``git_changed``, ``environment`` (python, platform,
+    cores, device, packages), ``data`` (name -> train and evaluated images as name -> content
+    digest, and the number of labelled ones), ``missing`` (cell -> why it has no result).
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    scratch = runs / f"{FILE}.tmp"
+    scratch.write_text(json.dumps(facts, indent=1))
+    scratch.replace(runs / FILE)
+
+
+def last_sweep(runs: Path) -> dict[str, Any]:
+    """What ``keep_sweep`` wrote last; empty if no sweep did."""
+    path = runs / FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def provenance(study: ResolvedStudy, sweep: Mapping[str, Any], files: tuple[str, ...]) -> Section:
+    """Command, commit, environment, data, settings and files."""
+    blocks: list[Block] = []
+    if sweep:
+        blocks += [
+            "The last sweep; what it found in the store may be older.",
+            Code(sweep["command"]),
+            _table("Software and machine", _environment(sweep)),
+            *_data(sweep["data"]),
+        ]
+    else:
+        blocks.append("No sweep was recorded in this folder: command and environment are unknown.")
+    blocks += [_settings(study), _sources(study), Fold("Files of this report", files)]
+    return Section("How this was made", tuple(blocks))
+
+
+def _environment(sweep: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = sweep["environment"]
+    commit = sweep["git_commit"] or "none: an installed package"
+    if sweep["git_changed"]:
+        commit += ", with uncommitted changes"
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    return [
+        ("commit", commit),
+        ("python", found["python"]),
+        ("machine", f"{found['platform']}, {found['cores']} cores, device {found['device']}"),
+        ("packages", packages),
+    ]
+
+
+def _table(caption: str, rows: list[tuple[str, str]]) -> Table:
+    return Table(caption, ("", ""), tuple((Value(a), Value(b)) for a, b in rows), labels=2)
+
+
+def _data(data: Mapping[str, Any]) -> list[Block]:
+    rows, folds = [], []
+    for name, found in data.items():
+        train, evaluated = found["train"], found["evaluated"]
+        where = "the same images" if train == evaluated else f"{len(train)} other images"
+        rows.append(
+            (
+                Value(name),
+                Value(found["digest"][:DIGITS]),
+                Value(str(len(evaluated))),
+                Value(str(found["labelled"])),
+                Value(where),
+            )
+        )
+        lines = [f"{image}  {digest[:DIGITS]}" for image, digest in evaluated.items()]
+        if train != evaluated:
+            lines += [f"{image}  {digest[:DIGITS]}  (train)" for image, digest in train.items()]
+        folds.append(Fold(f"Images of {name} and the digests of their pixels", tuple(lines)))
+    header = ("data", "digest", "evaluated", "with labels", "trained, without labels, on")
+    return [Table("Data", header, tuple(rows), labels=2), *folds]
+
+
+def _settings(study: ResolvedStudy) -> Table:
+    rows = [
+        (
+            Value(level),
+            Value(", ".join(f"{k} = {_plain(v)}" for k, v in study.patches[level].items()) or "–"),
+        )
+        for level in study.levels
+    ]
+    return Table(
+        f"What each level sets on top of the profile {study.profile}",
+        ("level", "settings"),
+        tuple(rows),
+        labels=2,
+    )
+
+
+def _plain(value: Any) -> str:
+    """As it would be written in the study."""
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _sources(study: ResolvedStudy) -> Fold:
+    lines = [f"{key} = {_plain(value)}" for key, value in study.overrides.items()]
+    text = Path(study.source_files[0]).read_text().splitlines() if study.source_files else []
+    return Fold("The study file", (*(f"# --set {line}" for line in lines), *text))

@@ -1,0 +1,59 @@
+"""Everything that a study's finished cells say, read and computed once for all its reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from coin_ray.report.collect import collect
+from coin_ray.report.comparisons import comparisons
+from coin_ray.report.layout import ResultTable, result_tables
+from coin_ray.report.provenance import last_sweep
+from coin_ray.study.resolved import ResolvedStudy
+
+
+@dataclass(frozen=True)
+class Results:
+    """``frame``: per-image values; ``tables``: one a data set; ``compared``: levels against the
+    baseline; ``facts``: cell -> label-free fact -> value; ``rounds``: the same facts by round;
+    ``sweep``: how it was made, as far as it is known (see ``provenance``)."""
+
+    study: ResolvedStudy
+    runs: Path
+    frame: pl.DataFrame
+    tables: list[ResultTable]
+    compared: pl.DataFrame
+    facts: Mapping[str, Mapping[str, float]]
+    rounds: pl.DataFrame
+    sweep: Mapping[str, Any]
+
+
+def objective_by_level(results: Results, dataset: str | None) -> dict[str, float]:
+    """The study's objective of each level where it is a label-free fact: mean over its cells, of
+    all data sets or of one."""
+    values: dict[str, list[float]] = {}
+    for cell in results.study.cells:
+        found = results.facts.get(cell.key_label, {}).get(results.study.objective.metric)
+        if found is not None and dataset in (None, cell.data.name):
+            values.setdefault(cell.level, []).append(found)
+    return {level: sum(found) / len(found) for level, found in values.items()}
+
+
+def read_results(study: ResolvedStudy, runs: Path) -> Results:
+    """Read ``runs``/<cell>/ of every cell of ``study`` and compute the tables."""
+    found, sweep = collect(study, runs), last_sweep(runs)
+    old = dict.fromkeys(found.outdated, "has run with other settings, and not again")
+    return Results(
+        study,
+        runs,
+        found.frame,
+        result_tables(study, found.frame, {**sweep.get("missing", {}), **old}),
+        comparisons(found.frame, study),
+        found.facts,
+        found.rounds,
+        sweep,
+    )

@@ -1,0 +1,191 @@
+"""The tables of a report and the words beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from coin_ray.report.aggregate import aggregate
+from coin_ray.report.blocks import Block, Notes, Section, Table, Value
+from coin_ray.report.layout import ResultTable, seeds_and_images
+from coin_ray.report.numbers import DASH, estimated, interval, p_value, plain, signed
+from coin_ray.report.published import MEANING, verdict
+from coin_ray.report.results import Results
+from coin_ray.report.tables import metric_title
+
+MOST_LEVELS = 12
+"""Of more levels a page compares the first metric alone; ``results.csv`` has them all."""
+
+
+def results_section(results: Results) -> Section:
+    """The table of each data set with its notes."""
+    blocks: list[Block] = []
+    for table in results.tables:
+        best = table.best()
+        rows = tuple(
+            (
+                Value(table.name(level)),
+                Value(seeds_and_images(row)),
+                *(estimated(e, strong=e is not None and e.mean == top)
+                  for e, top in zip(row, best, strict=True)),
+            )
+            for level, row in table.rows.items()
+        )  # fmt: skip
+        header = ("level", "n", *(column.title for column in table.columns))
+        blocks += [Table(table.caption, header, rows), Notes(table.notes)]
+    return Section("Results", tuple(blocks))
+
+
+def baseline_section(results: Results) -> Section | None:
+    """Every level against the baseline; None where there is nothing to compare."""
+    rows = results.compared
+    if rows["delta"].drop_nulls().is_empty():
+        return None
+    analysis = results.study.analysis
+    holm = "Holm-corrected within its family" if analysis.correction == "holm" else "uncorrected"
+    notes = (
+        f"Δ: mean over what both have of level − baseline, on the same images and random seeds, "
+        f"with its {analysis.confidence:.0%} bootstrap interval.",
+        f"p: paired sign-flip tests over images (for these trained models) and over random seeds "
+        f"(for the method), {holm}. Effect: mean over standard deviation of the differences by "
+        "image. P(better): share of images on which the level is better.",
+        f"Verdict: equal, the interval lies within ±{analysis.min_effect:g}; better or worse, p "
+        f"over images is at most {analysis.alpha:g} and the interval leaves out 0; else open, as "
+        "with a single random seed or image.",
+    )
+    tables = [
+        _against_baseline(results, table)
+        for table in results.tables
+        if table.dataset in rows["dataset"]
+    ]
+    return Section("Against the baseline", (*tables, *_across(results), Notes(notes)))
+
+
+def _against_baseline(results: Results, table: ResultTable) -> Table:
+    own = results.compared.filter(pl.col("dataset") == table.dataset)
+    out: list[tuple[Value, ...]] = []
+    starts: list[int] = []
+    metrics = own["metric"].unique(maintain_order=True).to_list()
+    for metric in metrics if len(table.rows) <= MOST_LEVELS else metrics[:1]:
+        starts.append(len(out))
+        for row in own.filter(pl.col("metric") == metric).iter_rows(named=True):
+            name = metric_title(metric) if len(out) == starts[-1] else ""
+            out.append((Value(name), *_comparison(row, table)))
+    header = (
+        "metric",
+        "level",
+        "mean",
+        "Δ",
+        "p images",
+        "p seeds",
+        "effect",
+        "P(better)",
+        "verdict",
+    )
+    caption = f"{table.dataset}, against {table.reference}"
+    return Table(caption, header, tuple(out), labels=2, starts=tuple(starts[1:]))
+
+
+def _comparison(row: Mapping[str, Any], table: ResultTable) -> tuple[Value, ...]:
+    mean = estimated(table.at_end(row["level"], row["metric"]))
+    said = row["verdict"] or DASH
+    return (
+        Value(row["level"]),
+        mean,
+        interval(row["delta"], row["low"], row["high"], "+.3f"),
+        Value(p_value(row["p_image_adjusted"])),
+        Value(p_value(row["p_seed_adjusted"])),
+        interval(row["effect_size"], None, None, "+.2f"),
+        interval(row["improvement"], None, None, ".2f"),
+        Value(said, strong=said in ("better", "worse")),
+    )
+
+
+def _across(results: Results) -> list[Table]:
+    """The levels over several data sets."""
+    rows = aggregate(results.frame, results.study)
+    if rows.is_empty():
+        return []
+    ranked = not rows["average_rank"].drop_nulls().is_empty()
+    out = []
+    for row in rows.iter_rows(named=True):
+        values = (
+            interval(row["iqm"], row["iqm_low"], row["iqm_high"]),
+            interval(row["delta"], row["delta_low"], row["delta_high"], "+.3f"),
+            interval(row["improvement"], row["improvement_low"], row["improvement_high"], ".2f"),
+        )
+        rank = (Value(DASH if row["average_rank"] is None else f"{row['average_rank']:.1f}"),)
+        metric = metric_title(row["metric"])
+        out.append((Value(metric), Value(row["level"]), *values, *(rank if ranked else ())))
+    header: tuple[str, ...] = ("metric", "level", "interquartile mean", "Δ", "P(better)")
+    caption = f"{len(results.study.data)} data sets together, each with the same weight"
+    header += ("average rank",) if ranked else ()
+    return [Table(caption, header, tuple(out), labels=2)]
+
+
+def published_section(results: Results) -> Section | None:
+    """Our means beside a paper's; None where the study names no paper."""
+    published = results.study.published
+    if published is None:
+        return None
+    blocks: list[Block] = []
+    for table in results.tables:
+        assert table.published is not None
+        rows = tuple(
+            _claim(table, level, metric, value, published.tolerance)
+            for level, values in table.published.rows.items()
+            if level in table.rows
+            for metric, value in values.items()
+        )
+        if rows:
+            header = ("level", "metric", "ours", "published", "difference", "verdict")
+            blocks.append(Table(f"{table.dataset}: {published.source}", header, rows, labels=2))
+        blocks.append(Notes((table.published.note,)))
+    if any(table.published and table.published.comparable for table in results.tables):
+        blocks.append(Notes((MEANING.format(tolerance=published.tolerance),)))
+    return Section("Against published numbers", tuple(blocks))
+
+
+def _claim(
+    table: ResultTable, level: str, metric: str, value: float, tolerance: float
+) -> tuple[Value, ...]:
+    assert table.published is not None
+    own = table.at_end(level, metric)
+    low, high = (own.low, own.high) if own is not None else (None, None)
+    said = verdict(
+        own.mean if own is not None else None,
+        low,
+        high,
+        value,
+        tolerance=tolerance,
+        comparable=table.published.comparable,
+    )
+    inside = low is not None and high is not None and low <= value <= high
+    show = own is not None and table.published.comparable
+    return (
+        Value(level),
+        Value(metric_title(metric)),
+        estimated(own),
+        Value(f"{value:.3f}"),
+        Value(signed(own.mean - value) if own is not None and show else DASH),
+        Value(said, "inside our interval" if said == "differs" and inside else ""),
+    )
+
+
+def label_free_section(results: Results) -> Section | None:
+    """What the cells say without labels, by level: means over data sets and random seeds."""
+    names = list(dict.fromkeys(name for found in results.facts.values() for name in found))
+    if not names:
+        return None
+    rows = []
+    for level in results.study.levels:
+        cells = [cell.key_label for cell in results.study.cells if cell.level == level]
+        found = [results.facts[cell] for cell in cells if cell in results.facts]
+        values = ([f[name] for f in found if name in f] for name in names)
+        means = (Value(plain(sum(v) / len(v)) if v else "missing") for v in values)
+        rows.append((Value(level), Value(str(len(found))), *means))
+    header = ("level", "cells", *(name.replace("_", " ") for name in names))
+    caption = "Means over cells; no label is read"
+    return Section("Without labels", (Table(caption, header, tuple(rows)),))

@@ -1,0 +1,98 @@
+"""A report as files: the page, Markdown, LaTeX, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from coin_ray.report import head, sections
+from coin_ray.report.blocks import Document, Section
+from coin_ray.report.gallery import LEGEND, gallery
+from coin_ray.report.latex import latex
+from coin_ray.report.layout import summary
+from coin_ray.report.markdown import markdown
+from coin_ray.report.page import page
+from coin_ray.report.plots import figures_section
+from coin_ray.report.provenance import provenance
+from coin_ray.report.results import Results
+
+KEYS = ["dataset", "level", "metric"]
+TABLES = ("results.csv", "per_image.csv", "per_image.parquet")
+
+
+def write_report(results: Results, folder: Path) -> list[Path]:
+    """Write ``report.html`` (one page that needs nothing else), ``report.md``, ``report.tex``,
+    ``results.csv`` (means, and at the end of the chain the comparison with the baseline),
+    ``per_image.csv`` and ``.parquet``, ``figures/<name>.svg`` and ``.pdf`` into ``folder``.
+
+    Returns the files, the page first. The same results give the same bytes; each file appears whole
+    or not at all. Figures of an earlier report in ``folder`` that this one has not are removed.
+    """
+    figures = figures_section(results)
+    drawn = {
+        f"figures/{plot.name}.{suffix}": data
+        for plot in Document("", "", (), (figures,)).plots
+        for suffix, data in (("svg", plot.svg), ("pdf", plot.pdf))
+    }
+    names = ("report.html", "report.md", "report.tex", *TABLES, *drawn)
+    document = report_document(results, figures, names)
+    texts = {
+        "report.html": page(document),
+        "report.md": markdown(document),
+        "report.tex": latex(document),
+        "results.csv": results_csv(results),
+        "per_image.csv": results.frame.write_csv(),
+    }
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "figures").iterdir():
+        if f"figures/{old.name}" not in drawn:
+            old.unlink()
+    writers: dict[str, Callable[[Path], object]] = {
+        "per_image.parquet": results.frame.write_parquet,
+        **{name: _writer(text.encode()) for name, text in texts.items()},
+        **{name: _writer(data) for name, data in drawn.items()},
+    }
+    for name in names:
+        # A reader of the old file must never meet half of the new one.
+        scratch = folder / f"{name}.tmp"
+        writers[name](scratch)
+        scratch.replace(folder / name)
+    return [folder / name for name in names]
+
+
+def _writer(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+def report_document(results: Results, figures: Section, files: tuple[str, ...]) -> Document:
+    """The whole report as data; ``files`` are listed at its end."""
+    study = results.study
+    others = (t.best_level(study.report[0], baseline=False) for t in results.tables)
+    best = next((level for level in others if level is not None), None)
+    photos = gallery(study, results.frame, results.runs, best)
+    found = (
+        head.in_short(results),
+        sections.results_section(results),
+        sections.baseline_section(results),
+        sections.published_section(results),
+        sections.label_free_section(results),
+        figures,
+        Section("Overlays", (LEGEND, *photos) if photos else ()),
+        provenance(study, results.sweep, files),
+    )
+    kept = tuple(section for section in found if section is not None)
+    return Document(study.title, study.question.strip(), head.facts(results), kept)
+
+
+def results_csv(results: Results) -> str:
+    """Means of every column with their intervals; rows at the end of the chain also hold the
+    comparison with the baseline."""
+    means = summary(results.tables)
+    # The last row of a metric is its final one; see ``columns``.
+    final = means.group_by(KEYS, maintain_order=True).agg(pl.col("step").last())
+    shared = ("images", "seeds", "skipped", "low", "high", "t_low", "t_high")
+    compared = results.compared.rename({"step": "ended_at", **{n: f"delta_{n}" for n in shared}})
+    rows = compared.join(final, on=KEYS)
+    return means.join(rows, on=[*KEYS, "step"], how="left", maintain_order="left").write_csv()

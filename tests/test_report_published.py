@@ -1,0 +1,68 @@
+"""Verdicts against published numbers, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coin_ray.report.published import published_for, verdict
+from coin_ray.report.sections import published_section
+from coin_ray.study.resolved import Published
+from tests.report_study import NUMBERS, finished
+
+PAPER = Published("A paper", {"mae": {"MoNuSeg_test": {"aji": 0.58}}}, note="one run")
+
+
+@pytest.mark.parametrize(
+    ("own", "low", "high", "expected"),
+    [
+        (0.585, 0.55, 0.61, "reproduced"),
+        (0.5904, 0.55, 0.61, "reproduced"),  # 0.590 at the precision of the published 0.580
+        (0.585, 0.583, 0.587, "within tolerance"),  # close, and our interval excludes it
+        (0.585, None, None, "within tolerance"),  # one image: no interval that could hold it
+        (0.591, 0.55, 0.61, "differs"),
+        (0.5, 0.4, 0.6, "differs"),  # the interval holds it, but the numbers are not close
+        (None, None, None, "missing"),
+    ],
+)
+def test_verdicts(own: float | None, low: float | None, high: float | None, expected: str) -> None:
+    found = verdict(own, low, high, 0.58, tolerance=0.01, comparable=True)
+    assert found == expected
+    assert verdict(own, low, high, 0.58, tolerance=0.01, comparable=False) == "not comparable"
+
+
+def test_numbers_belong_to_a_data_set_whatever_its_spelling_and_to_profiles() -> None:
+    same = published_for(PAPER, "coin", "monuseg-test")
+    assert same.rows == {"mae": {"aji": 0.58}} and same.comparable
+    assert same.note == "Published: A paper (one run)."
+    other = published_for(PAPER, "mini", "MoNuSeg-test")
+    assert other.rows and not other.comparable
+    assert other.note.endswith("not comparable with profile mini on MoNuSeg-test.")
+    assert not published_for(PAPER, "coin", "TNBC").rows
+
+
+def test_table_of_verdicts(tmp_path: Path) -> None:
+    paper = """
+published:
+  source: A paper
+  comparable: [mini]
+  rows:
+    "0.1": {generated: {aji: 0.5, pq: 0.9}}
+    "off": {generated: {aji: 0.5}}
+"""
+    results = finished(
+        tmp_path,
+        NUMBERS + paper,
+        value=lambda cell, step, image: 0.4 + 0.1 * image,  # means 0.5 and, of PQ, 0.51
+        without=("off--generated--s0", "off--generated--s1"),
+    )
+    section = published_section(results)
+    assert section is not None
+    table = section.blocks[0]
+    rows = {(row[0].text, row[1].text): [value.text for value in row[2:]] for row in table.rows}  # type: ignore[union-attr]
+    assert rows == {
+        ("0.1", "AJI"): ["0.500", "0.500", "+0.000", "reproduced"],
+        ("0.1", "PQ"): ["0.510", "0.900", "−0.390", "differs"],
+        ("off", "AJI"): ["missing", "0.500", "–", "missing"],
+    }
