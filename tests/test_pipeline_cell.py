@@ -85,7 +85,35 @@ def test_another_threshold_computes_no_features_and_no_embeddings(tiles, finishe
     workspace = finished[0]
     new, _ = again(tiles, workspace, config(select={"rule": "mean"}))
     stages = {k.stage for k in new}
-    assert stages == {"select", "round", "predict", "score", "evaluate"}
+    assert stages == {"select", "round", "predict", "masks", "score", "evaluate"}
+
+
+def test_another_zoom_adds_to_the_features_that_are_there(tiles, finished):
+    workspace = finished[0]
+    cell = config(uss={"zoom": [2.0, 3.0]}, rounds={"count": 0})
+    new, _ = again(tiles, workspace, cell)
+    count = {stage: sum(k.stage == stage for k in new) for stage in ("features", "similarity")}
+    assert count == {"features": len(tiles), "similarity": len(tiles)}
+    images = [s.image for s in tiles]
+    one, other, both = (
+        open_local(config(uss={"zoom": zoom, "minmax": False}), 0, images, workspace)
+        for zoom in (2.0, 3.0, [3.0, 2.0])
+    )
+    mean = (one.similarity(images[0])[1] + other.similarity(images[0])[1]) / 2
+    np.testing.assert_allclose(both.similarity(images[0])[1], mean, atol=1e-6)
+
+
+def test_without_transport_the_threshold_is_one_of_cosines(tiles, finished):
+    """The same store has stretched maps of the same features, for the transport."""
+    images = [s.image for s in tiles]
+    on, off = (
+        open_local(config(ot={"enabled": enabled}), 0, images, finished[0])
+        for enabled in (True, False)
+    )
+    stretched, cosine = on.similarity(images[0])[1], off.similarity(images[0])[1]
+    assert (stretched.min(), stretched.max()) == (0, 1)
+    assert cosine.min() < 0 and cosine.max() < 1
+    np.testing.assert_array_equal(off.refine(images[0]), cosine > np.float32(0.4))
 
 
 def test_a_third_round_continues_after_the_second(tiles, finished):
@@ -131,7 +159,7 @@ def test_relabelling_does_not_depend_on_the_number_of_workers(tiles, finished, t
     whole = open_local(config(), 0, images, workspace)
     for image in images:
         for key in (run.keys.score(image, 2), run.keys.select(image, 2)):
-            run.store.discard(key)
+            run.store.discard(run.store.folder(key))
     for rank in (0, 1):
         relabel(run, World(rank, 2), 2)
     for image in images:
@@ -144,7 +172,8 @@ def test_relabelling_does_not_depend_on_the_number_of_workers(tiles, finished, t
 def test_the_coarse_mask_alone_needs_no_backbone(tiles, tmp_path):
     cell = config(uss={"family": "none"}, rounds={"count": 0})
     new, rows = again(tiles, tmp_path, cell)
-    assert {k.stage for k in new} == {"ucis", "instances", "embed", "score", "select", "evaluate"}
+    wanted = {"ucis", "instances", "embed", "masks", "score", "select", "evaluate"}
+    assert {k.stage for k in new} == wanted
     by_step = {
         step: [r["value"] for r in rows if r["step"] == step and r["metric"] == "aji"]
         for step in ("ucis", "step1")

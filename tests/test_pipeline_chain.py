@@ -8,9 +8,17 @@ from typing import Any, get_args
 
 import pytest
 
-from coin_ray.pipeline.chain import CellKeys
-from coin_ray.pipeline.plan import cell_stages
-from coin_ray.pipeline.settings import Cell, dotted_fields, is_runtime
+from coin_ray.pipeline.asked import cell_stages
+from coin_ray.pipeline.chain import VERSIONS, CellKeys
+from coin_ray.pipeline.needs import needed_weights, round_schedule
+from coin_ray.pipeline.settings import (
+    Cell,
+    Term,
+    dotted_fields,
+    flatten,
+    is_runtime,
+    nest,
+)
 
 
 @dataclass(frozen=True)
@@ -21,11 +29,14 @@ class FakeImage:
     def digest(self) -> str:
         return f"content of {self.name}"
 
+    def shape(self) -> tuple[int, int]:
+        return 8, 9
+
 
 IMAGES = (FakeImage("a"), FakeImage("b"))
 FULL = {
     "crf.enabled": True,
-    "score.kind": "combined",
+    "score.terms": get_args(Term),
     "labels.missed": "ignore",
     "infer.stain_weight": 4.0,
     "student.later_iterations": 100,
@@ -33,13 +44,27 @@ FULL = {
     "rounds.count": 2,
 }
 """Every optional part switched on, so that each of its settings must count."""
-ONLY_WHEN = {"ot.threshold": {"ot.enabled": False}, "ucis.path": {"ucis.model": "files"}}
+ONLY_WHEN = {
+    "ot.threshold": {"ot.enabled": False},
+    "ucis.path": {"ucis.model": "files"},
+    "ucis.weights": {"ucis.model": "ssa"},
+    "ucis.seed": {"ucis.model": "psm"},
+    "infer.redraw_min_iou": {"infer.redraw": True},
+    "infer.redraw_grow": {"infer.redraw": True},
+}
 OTHER: dict[str, Any] = {
     "ucis.model": "files",
     "ucis.path": "elsewhere",
+    "ucis.ssa.lr_drops": (5,),
+    "ucis.psm.region": None,
+    "uss.layer": -2,
+    "uss.zoom": (2.0, 6.0),
     "uss.window": 512,
     "ot.foreground_mass": 0.3,
     "ot.threshold": "mean",
+    "score.terms": ("ellipse",),
+    "select.area_ratio": (0.5, 2.0),
+    "student.epochs": 2,
     "student.later_iterations": 50,
     "student.scale": (0.9, 1.1),
     "infer.scales": (1.0,),
@@ -48,10 +73,7 @@ OTHER: dict[str, Any] = {
 
 
 def build(values: dict[str, Any]) -> Cell:
-    nested: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        section, name = key.split(".")
-        nested.setdefault(section, {})[name] = value
+    nested = nest(values)
     if nested.get("ucis", {}).get("model") == "files":
         nested["ucis"].setdefault("path", "somewhere")
     return Cell.model_validate(nested)
@@ -71,6 +93,19 @@ def all_keys(values: dict[str, Any], images: tuple[FakeImage, ...] = IMAGES, see
     return {k.digest for k in cell_stages(keys, SimpleNamespace(train=images, samples=samples))}
 
 
+def changed_stages(values: dict[str, Any], key: str, value: Any) -> list[str]:
+    """Stages of Step 1, in order, whose keys a change of one setting changes."""
+    found = []
+    for changed in (values, values | {key: value}):
+        keys = CellKeys(build(changed), 0, IMAGES, str, str)
+        data = SimpleNamespace(train=IMAGES, samples=[])
+        stages: dict[str, set[str]] = {}
+        for made in cell_stages(keys, data):
+            stages.setdefault(made.stage, set()).add(made.digest)
+        found.append(stages)
+    return [stage for stage in VERSIONS if found[0].get(stage) != found[1].get(stage)]
+
+
 def another(key: str, field: Any, now: Any) -> Any:
     if key in OTHER:
         return OTHER[key]
@@ -83,19 +118,86 @@ def another(key: str, field: Any, now: Any) -> Any:
 
 @pytest.mark.parametrize(("key", "field"), list(dotted_fields()), ids=lambda v: str(v)[:30])
 def test_identity_fields_change_a_key_and_runtime_fields_none(key: str, field: Any):
+    trained = [m for m in ("ssa", "psm") if key.startswith(f"ucis.{m}.")]
     base = FULL | ONLY_WHEN.get(key, {})
-    section, name = key.split(".")
-    now = getattr(getattr(build(base), section), "lambda_" if name == "lambda" else name)
+    if trained:
+        base |= {"ucis.model": trained[0], "ucis.weights": "none"}
+    now = flatten(build(base).model_dump(by_alias=True))[key]
     changed = all_keys(base | {key: another(key, field, now)})
     assert (changed != all_keys(base)) is not is_runtime(field)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stage"),
+    [
+        ("uss.weights", "fit3d", "features"),
+        ("uss.layer", -2, "features"),
+        ("uss.zoom", 4, "features"),
+        ("uss.normalise", "whiten", "centroids"),
+        ("uss.centroid_weight", "image", "similarity"),
+        ("uss.percentile", 1.0, "similarity"),
+        ("uss.relu", True, "similarity"),
+        ("ot.enabled", False, "similarity"),
+        ("ot.solver", "pot", "transport"),
+        ("crf.enabled", True, "refine"),
+        ("instances.footprint_scale", "adaptive", "instances"),
+        ("instances.closing", 2, "instances"),
+    ],
+)
+def test_a_setting_of_step_1_enters_at_its_stage(key: str, value: Any, stage: str):
+    assert changed_stages({"rounds.count": 0}, key, value)[0] == stage
+
+
+def test_settings_without_effect_change_no_key():
+    off = {"rounds.count": 0, "ot.enabled": False}
+    for key, value in (("uss.minmax", False), ("uss.percentile", 2.0), ("ot.solver", "pot")):
+        assert changed_stages(off, key, value) == []
+    own = {"rounds.count": 0, "uss.centroid_scope": "image"}
+    assert changed_stages(own, "uss.centroid_weight", "image") == []
+
+
+def test_lists_of_zooms_share_the_features_they_have_in_common():
+    keys = {}
+    for zooms in ([6.0], [4.0, 6.0]):
+        one = CellKeys(build({"uss.zoom": zooms}), 0, IMAGES, str, str)
+        keys[len(zooms)] = [
+            made
+            for made in cell_stages(one, SimpleNamespace(train=IMAGES, samples=[]))
+            if made.stage in ("features", "centroids")
+        ]
+    assert len(keys[2]) == 2 * len(keys[1]) == 4 * len(IMAGES)
+    assert set(keys[1]) <= set(keys[2])
+    assert changed_stages({"rounds.count": 0}, "uss.zoom", [4.0, 6.0])[:3] == [
+        "features",
+        "centroids",
+        "similarity",
+    ]
+
+
+def test_fine_tuned_weights_are_needed_under_their_own_name():
+    assert "mae_base" in needed_weights(build({}))
+    names = needed_weights(build({"uss.weights": "fit3d"}))
+    assert "mae_base_fit3d" in names and "mae_base" not in names
+    assert "mae_base_fit3d" not in needed_weights(build({"uss.family": "none"}))
 
 
 def test_a_threshold_leaves_everything_before_the_selection_alone():
     before = all_keys({"rounds.count": 1})
     after = all_keys({"rounds.count": 1, "select.rule": "fixed"})
     images = len(IMAGES)
-    # select (2), the round, predict (2), score of the prediction (2), evaluate of two steps (2 x 2)
-    assert len(after - before) == images + 1 + images + images + 2 * images
+    # select, the round, predict, the segmenter's masks of the prediction and their score, evaluate
+    # of two steps
+    assert len(after - before) == images + 1 + images + 2 * images + 2 * images
+
+
+def test_epochs_take_the_place_of_iterations():
+    config = build({"student.epochs": 100, "student.later_iterations": 5, "student.batch": 16})
+    # 231 whole batches in an epoch of 37 images, as in the public code.
+    assert [round_schedule(config, r, 37)["iterations"] for r in (1, 2)] == [23100, 23100]
+    one = build({"student.epochs": 3, "student.batch": 128})  # more than an epoch of one image
+    assert round_schedule(one, 1, 1)["iterations"] == 3
+    epochs = {"student.epochs": 2, "rounds.count": 2}
+    assert all_keys(epochs) == all_keys(epochs | {"student.iterations": 7})
 
 
 def test_a_shorter_study_is_a_prefix_of_a_longer_one():

@@ -13,7 +13,7 @@ import pytest
 
 from coin_ray.pipeline import lease
 from coin_ray.pipeline.keys import canonical, make_key
-from coin_ray.pipeline.store import Artifact, CorruptArtifact, Store
+from coin_ray.pipeline.store import Artifact, CorruptArtifact, Store, leave_out
 
 
 def key(value: float = 0.1, name: str = "tile"):
@@ -60,7 +60,7 @@ def test_round_trip_and_single_computation(tmp_path: Path):
     assert len(calls) == 1
     assert told == ["ucis"]
     assert not list((tmp_path / "tmp").iterdir())
-    assert not list((tmp_path / "leases").iterdir())
+    assert not list((tmp_path / "leases").glob("*/*"))
 
 
 def test_a_failing_stage_leaves_nothing(tmp_path: Path):
@@ -72,8 +72,8 @@ def test_a_failing_stage_leaves_nothing(tmp_path: Path):
     with pytest.raises(RuntimeError, match="no tissue"):
         store.get(key(), fail)
     assert not store.has(key())
-    assert not list(store.entries())
-    assert not list((tmp_path / "leases").iterdir())
+    assert store.stages() == []
+    assert not list((tmp_path / "leases").glob("*/*"))
 
 
 def test_damaged_data_are_noticed_and_made_again(tmp_path: Path):
@@ -153,4 +153,62 @@ def test_the_manifest_says_what_the_artifact_is(tmp_path: Path):
     store.save(key(), Artifact({"a": np.zeros(2)}, {"n": 1}), 1.5)
     manifest = json.loads((store.folder(key()) / "manifest.json").read_text())
     assert json.loads(manifest["fields"])["settings"] == {"sigma": 0.1}
-    assert manifest["seconds"] == 1.5
+    assert (manifest["seconds"], manifest["device"]) == (1.5, "cpu")
+
+
+def test_only_a_stage_of_the_device_is_timed_for_it(tmp_path: Path):
+    store = Store(tmp_path, "cuda:1")
+    for stage, device in (("features", "cuda"), ("transport", "cpu")):
+        made = make_key(stage, 1, "tile", {}, {}, ("mae base", 12.0))
+        store.save(made, Artifact(), 1.0)
+        manifest = store.manifest(stage, made.folder)
+        assert manifest["device"] == device
+        assert (manifest["kind"], manifest["amount"]) == ("mae base", 12.0)
+
+
+def test_a_stage_is_not_charged_for_its_inputs(tmp_path: Path):
+    store, seconds = Store(tmp_path), dict[str, float]()
+    inner, outer = make_key("ucis", 1, "a", {}, {}), make_key("refine", 1, "a", {}, {})
+
+    def below() -> Artifact:
+        time.sleep(0.2)
+        return Artifact()
+
+    def above() -> Artifact:
+        store.get(inner, below, lambda k, s: seconds.__setitem__(k.stage, s))
+        leave_out(100.0)  # another process worked on what this one waited for
+        time.sleep(0.01)
+        return Artifact()
+
+    store.get(outer, above, lambda k, s: seconds.__setitem__(k.stage, s))
+    assert seconds["ucis"] >= 0.2
+    assert -100 <= seconds["refine"] < -99.8
+
+
+def test_what_is_stored_is_found_by_one_listing_a_stage(tmp_path: Path):
+    store = Store(tmp_path)
+    assert store.stored([key()]) == set()
+    store.save(key(), Artifact(), 0.0)
+    assert store.stored([key(), key(0.2)]) == {key().digest}
+    assert store.stages() == ["ucis"]
+
+
+def test_reading_marks_an_artifact_as_used(tmp_path: Path):
+    store = Store(tmp_path)
+    store.save(key(), Artifact(), 0.0)
+    os.utime(store.folder(key()) / "manifest.json", (1, 1))
+    assert store.last_use("ucis", key().folder) == 1
+    store.load(key())
+    assert store.last_use("ucis", key().folder) > time.time() - 60
+
+
+def test_who_holds_a_lease(tmp_path: Path):
+    path = tmp_path / "claim"
+    assert lease.holder(path) is None
+    lease.acquire(path)
+    mine = lease.holder(path)
+    assert mine is not None and mine.alive and mine.pid == str(os.getpid())
+    path.write_text("elsewhere:1:token")
+    assert lease.holder(path).alive
+    os.utime(path, (0, time.time() - lease.STALE - 1))
+    assert not lease.holder(path).alive

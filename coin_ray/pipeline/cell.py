@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from coin_ray.data.resolution import pixel_scale
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import stages
-from coin_ray.pipeline.chain import CellKeys, needs_coarse
+from coin_ray.pipeline.chain import CellKeys
 from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.needs import needs_coarse
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.store import Artifact, Done, Store
@@ -50,30 +52,41 @@ class CellRun:
         """Coarse mask (H, W)."""
 
         def compute() -> NDArray[Any]:
-            path = None
-            if self.config.ucis.path is not None:
+            ucis = self.config.ucis
+            source: Any = None
+            if ucis.folder is not None:
                 from coin_ray.ucis.files import find_mask
 
-                path = find_mask(self.config.ucis.path, image.name)
-            return stages.ucis(self.config, image.load(), pixel_scale(image.mpp), path)
+                source = find_mask(ucis.folder, image.name)
+            elif ucis.trained is not None:
+                source = self.ucis_model().arrays
+            scale = pixel_scale(image.mpp)
+            return stages.ucis(self.config, image.load(), scale, source, self.device)
 
         return self._array(self.keys.ucis(image), compute)
 
-    def features(self, image: Any) -> dict[str, NDArray[Any]]:
-        """Window features, fp16."""
+    def ucis_model(self) -> Artifact:
+        """Weights of the coarse model; it must have been trained (``training.py``)."""
+        return self.store.load(self.keys.ucis_model())
+
+    def features(self, image: Any, zoom: float) -> dict[str, NDArray[Any]]:
+        """Window features at one zoom, fp16."""
         return self._get(
-            self.keys.features(image),
-            lambda: Artifact(stages.features(self.config, image.load(), self.device)),
+            self.keys.features(image, zoom),
+            lambda: Artifact(stages.features(self.config, image.load(), zoom, self.device)),
         ).arrays
 
-    def centroids(self, image: Any) -> dict[str, NDArray[Any]]:
-        """Class sums of one image."""
-        return self._get(
-            self.keys.centroids(image),
-            lambda: Artifact(
-                stages.class_sums(self.config, self.features(image), self.ucis(image))
-            ),
-        ).arrays
+    def centroids(self, image: Any) -> list[dict[str, NDArray[Any]]]:
+        """Class sums of one image, of each zoom."""
+
+        def compute(zoom: float) -> Artifact:
+            features, coarse = self.features(image, zoom), self.ucis(image)
+            return Artifact(stages.class_sums(self.config, features, coarse))
+
+        return [
+            self._get(self.keys.centroids(image, zoom), partial(compute, zoom)).arrays
+            for zoom in self.config.uss.zoom
+        ]
 
     def similarity(self, image: Any) -> NDArray[np.float32]:
         """(2, H, W)."""
@@ -82,8 +95,8 @@ class CellRun:
             everyone = None
             if self.config.uss.centroid_scope == "dataset":
                 everyone = [self.centroids(other) for other in self.train]
-            own = self.centroids(image)
-            return stages.similarity(self.config, self.features(image), own, everyone)
+            features = (self.features(image, zoom) for zoom in self.config.uss.zoom)
+            return stages.similarity(self.config, features, self.centroids(image), everyone)
 
         return self._array(self.keys.similarity(image), compute)
 
@@ -119,48 +132,67 @@ class CellRun:
         """The label map that ``round_`` scores."""
         return self.instances(image) if round_ == 1 else self.predict(image, round_ - 1)
 
-    def score(self, image: Any, round_: int) -> Artifact:
-        """The segmenter's masks, ``agreement`` and ``scores`` of the instances of ``round_``."""
+    def masks(self, image: Any, round_: int) -> InstanceMasks:
+        """The segmenter's masks of the instances that ``round_`` scores."""
 
         def compute() -> Artifact:
-            label_map = self.current(image, round_)
-            points = stages.prompts(self.config, label_map)
+            points = stages.prompts(self.config, self.current(image, round_))
             masks = self.segmenter.masks(image, self.keys.embed(image), points, self.done)
-            scale = pixel_scale(image.mpp)
-            found = stages.score(self.config, image.load(), label_map, masks, scale)
+            return Artifact(masks.to_arrays())
+
+        return InstanceMasks.from_arrays(self._get(self.keys.masks(image, round_), compute).arrays)
+
+    def score(self, image: Any, round_: int) -> Artifact:
+        """``agreement``, ``scores`` and sanity facts (N,) of the instances of ``round_``."""
+
+        def compute() -> Artifact:
+            found = stages.score(
+                self.config,
+                image.load(),
+                self.current(image, round_),
+                self.masks(image, round_),
+                pixel_scale(image.mpp),
+            )
             agreement = found["agreement"]
-            info = {"instances": len(masks), "agreement_sum": float(agreement.sum(dtype=float))}
-            return Artifact({**masks.to_arrays(), **found}, info)
+            info = {"instances": len(agreement), "agreement_sum": float(agreement.sum(dtype=float))}
+            return Artifact(found, info)
 
         return self._get(self.keys.score(image, round_), compute)
 
     def select(self, image: Any, round_: int) -> Artifact:
-        """``label_map`` and ``ignore`` (H, W) of the pseudo labels, and how many were accepted."""
+        """``label_map`` and ``ignore`` (H, W) of the pseudo labels that ``round_`` trains on, and
+        how many instances were accepted."""
+        refresh, previous = self.keys.refresh(round_), self.keys.previous_refresh(round_)
 
         def compute() -> Artifact:
-            scored = self.score(image, round_).arrays
-            group, position = [scored["scores"]], 0
+            group, position = [image], 0
             if self.config.select.scope == "dataset":
-                group = [self.score(other, round_).arrays["scores"] for other in self.train]
-                position = list(self.train).index(image)
-            accepted, threshold = stages.select(self.config, group, position)
-            step1 = self.refine(image) if self.config.labels.missed == "ignore" else None
+                group, position = list(self.train), list(self.train).index(image)
+            scored = [self.score(other, refresh).arrays for other in group]
+            masks, scores = self.masks(image, refresh), scored[position]["scores"]
+            accepted, threshold = stages.select(self.config, scored, position, masks)
+            earlier = None if previous is None else self.select(image, previous).arrays
             labels = stages.pseudo_labels(
                 self.config,
-                self.current(image, round_),
-                InstanceMasks.from_arrays(scored),
-                scored["scores"],
+                self.current(image, refresh),
+                masks,
+                scores,
                 accepted,
-                step1,
+                self.refine(image) if self.config.labels.missed == "ignore" else None,
+                earlier,
             )
             info = {
                 "instances": len(accepted),
                 "accepted": int(accepted.sum()),
+                "labelled": int(labels["label_map"].max(initial=0)),
                 "threshold": float(threshold),
-                "score_mean": float(scored["scores"].mean()) if len(accepted) else 0.0,
-                "score_std": float(scored["scores"].std()) if len(accepted) else 0.0,
+                "score_mean": float(scores.mean()) if len(accepted) else 0.0,
+                "score_std": float(scores.std()) if len(accepted) else 0.0,
+                **stages.label_change(
+                    labels["label_map"], None if earlier is None else earlier["label_map"]
+                ),
             }
-            return Artifact({"label_map": labels.label_map, "ignore": labels.ignore}, info)
+            return Artifact(labels, info)
 
         return self._get(self.keys.select(image, round_), compute)
 
@@ -181,6 +213,20 @@ class CellRun:
             ),
         )
 
+    def result(self, image: Any, round_: int) -> LabelMap:
+        """What the student of ``round_`` is measured by; see ``CellKeys.result``."""
+        if not self.config.infer.redraw:
+            return self.predict(image, round_)
+        return self._array(
+            self.keys.result(image, round_),
+            lambda: stages.redraw(
+                self.config,
+                self.masks(image, round_ + 1),
+                self.predict(image, round_),
+                pixel_scale(image.mpp),
+            ),
+        )
+
     def labels_at(self, image: Any, step: str) -> LabelMap:
         """The label map of one row of the table; see ``CellKeys.steps``."""
         if step == "ucis":
@@ -189,13 +235,14 @@ class CellRun:
             return self.instances(image)
         if step == "pseudo_labels":
             return self.select(image, 1).arrays["label_map"]
-        return self.predict(image, int(step.removeprefix("round_")))
+        return self.result(image, int(step.removeprefix("round_")))
 
     def evaluate(self, sample: Any, step: str) -> dict[str, float]:
         """All metrics of one step on one labelled sample. NaN: nothing to compare, skipped."""
 
         def compute() -> Artifact:
-            metrics = stages.evaluate(sample.load_label_map(), self.labels_at(sample.image, step))
+            found = self.labels_at(sample.image, step)
+            metrics = stages.evaluate(self.config, sample.load_label_map(), found)
             values = np.array(list(metrics.values()), dtype=np.float64)
             return Artifact({"values": values}, {"names": list(metrics)})
 
@@ -203,17 +250,44 @@ class CellRun:
         artifact = self._get(key, compute)
         return dict(zip(artifact.info["names"], artifact.arrays["values"].tolist(), strict=True))
 
+    def ucis_losses(self) -> dict[str, float]:
+        """``ucis_loss``, the loss at the end of the coarse model's training, and its terms by name;
+        nothing for a coarse model that is not trained."""
+        if self.config.ucis.trained is None:
+            return {}
+        log = self.store.info(self.keys.ucis_model())["log"]
+        return {f"ucis_{term}": values[-1] for term, values in log.items()}
+
+    def score_facts(self, image: Any, round_: int) -> dict[str, Any]:
+        """``score``'s small values, without its arrays where it is stored."""
+        key = self.keys.score(image, round_)
+        return self.store.info(key) if self.store.has(key) else self.score(image, round_).info
+
+    def label_facts(self, image: Any, round_: int) -> dict[str, Any]:
+        """``select``'s small values, without its arrays where it is stored."""
+        key = self.keys.select(image, round_)
+        return self.store.info(key) if self.store.has(key) else self.select(image, round_).info
+
     def round_summary(self, round_: int) -> dict[str, float]:
-        """Label-free facts of a round's labels: agreement, accepted, instances, score spread."""
-        scores = [self.store.info(self.keys.score(image, round_)) for image in self.train]
-        chosen = [self.store.info(self.keys.select(image, round_)) for image in self.train]
+        """Label-free facts of the labels that a round trains on, over all training images.
+
+        ``agreement`` with the segmenter, ``instances``, how many were ``accepted``, ``labelled``
+        instances (more with a memory), the scores' mean and spread (means over images), and
+        ``churn``: 1 - IoU of the label foreground with that of the refresh before, 1 at the first.
+        """
+        refresh = self.keys.refresh(round_)
+        scores = [self.score_facts(image, refresh) for image in self.train]
+        chosen = [self.label_facts(image, refresh) for image in self.train]
         instances = sum(s["instances"] for s in scores)
         accepted = sum(s["accepted"] for s in chosen)
+        shared, either = (sum(s[f"label_{k}"] for s in chosen) for k in ("shared", "either"))
         return {
             "agreement": sum(s["agreement_sum"] for s in scores) / max(instances, 1),
             "instances": float(instances),
             "accepted": float(accepted),
             "accepted_fraction": accepted / max(instances, 1),
+            "labelled": float(sum(s["labelled"] for s in chosen)),
+            "churn": 1 - shared / either if either else 0.0,
             "score_mean": float(np.mean([s["score_mean"] for s in chosen])),
             "score_std": float(np.mean([s["score_std"] for s in chosen])),
             "threshold": float(np.mean([s["threshold"] for s in chosen])),

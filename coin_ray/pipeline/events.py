@@ -7,7 +7,7 @@ event never carries a clock time: whoever writes it down adds one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,34 @@ class StudyStarted(Event):
     to_compute: Mapping[str, int] = field(default_factory=dict)
     stored: int = 0
     workers: int = 1
+
+
+@dataclass(frozen=True)
+class PhaseStarted(Event):
+    """Another part of a study that goes step by step; ``to_compute`` as of ``StudyStarted``, for
+    this part alone."""
+
+    what: str
+    to_compute: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CellsProposed(Event):
+    """A search is about to run another configuration: the level that it becomes, its ``settings``
+    (dotted key -> value), the cells of it and what they will compute."""
+
+    level: str
+    settings: Mapping[str, Any]
+    cells: Sequence[str]
+    to_compute: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stalled(Event):
+    """No cell has said anything for ``seconds``; ``lines`` say who waits for what."""
+
+    seconds: float
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -76,6 +104,15 @@ class StageReused(CellEvent):
 
 
 @dataclass(frozen=True)
+class RoundProgress(CellEvent):
+    """A training, of a round or of a coarse model, is at this step of ``steps``; said every few
+    seconds."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class RoundFinished(CellEvent):
     """A distillation round is committed; ``metrics`` may hold ``agreement``, ``accepted``, ``loss``
     and, where the data has labels, ``aji`` and its like."""
@@ -86,11 +123,21 @@ class RoundFinished(CellEvent):
 
 
 @dataclass(frozen=True)
+class CellScored(CellEvent):
+    """The stages before the first round are in the store, which is all that a screening asks for
+    at first; ``metrics`` as of ``CellFinished``."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CellFinished(CellEvent):
-    """All stages of the cell are in the store; ``metrics`` are means over its images."""
+    """All stages of the cell are in the store; ``metrics`` are means over its images. ``rounds``:
+    after how many it was ended, where that is before its last (0: screened out)."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +146,13 @@ class CellFailed(CellEvent):
 
     cause: str
     trace: str = ""
+
+
+@dataclass(frozen=True)
+class CellLeftOut(CellEvent):
+    """The cell is not run, which is no failure; ``reason`` is one phrase."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -125,13 +179,19 @@ _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         StudyStarted,
+        PhaseStarted,
+        CellsProposed,
+        Stalled,
         CellStarted,
         StageStarted,
         StageFinished,
         StageReused,
+        RoundProgress,
         RoundFinished,
+        CellScored,
         CellFinished,
         CellFailed,
+        CellLeftOut,
         Note,
         StudyFinished,
     )

@@ -7,57 +7,93 @@ runs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import marshal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+SHORT = 24
+"""Hex digits of a digest in a folder's name."""
 KEY_VERSION = 1
 """Raised when the way a digest is made changes: all older artifacts are then strangers."""
+
+
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys, no white space, shortest exact floats; refuses NaN and unknown
     types."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _encoder.encode(value)
 
 
 def digest(value: Any) -> str:
     """Hex BLAKE2b-256 of the canonical JSON of ``value``."""
-    return hashlib.blake2b(canonical(value).encode(), digest_size=32).hexdigest()
+    return _hex(canonical(value))
+
+
+def _hex(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 @dataclass(frozen=True)
 class Key:
-    """Identity of one artifact: ``stage``, a readable ``name``, the ``digest`` of ``fields``."""
+    """Identity of one artifact: ``stage``, a readable ``name``, the ``digest`` of ``fields``.
+
+    ``kind`` and ``amount`` say what work it is and how much of it (``ledger.work``); they follow
+    from the identity and are no part of it.
+    """
 
     stage: str
     name: str
     digest: str
-    fields: str
+    fields: str = field(compare=False)
     """Canonical JSON that was digested, for ``why`` and for the manifest."""
+    inputs: Mapping[str, str | list[str]] = field(compare=False)
+    """Digests of what the artifact is made from, by role."""
+    kind: str = field(default="", compare=False)
+    amount: float = field(default=1.0, compare=False)
 
     @property
     def path(self) -> str:
         """Folder of the artifact below the store's root."""
-        return f"{self.stage}/{self.name}-{self.digest[:24]}"
+        return f"{self.stage}/{self.folder}"
+
+    @property
+    def folder(self) -> str:
+        """Name of that folder: readable, then what makes it unique."""
+        return f"{self.name}-{self.digest[:SHORT]}"
 
 
 def make_key(
     stage: str,
     version: int,
     name: str,
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
     inputs: Mapping[str, str | list[str]],
+    work: tuple[str, float] = ("", 1.0),
 ) -> Key:
     """Key of ``stage`` with its identity ``settings`` and ``inputs`` (digests by role)."""
-    fields = {
-        "key_version": KEY_VERSION,
-        "stage": stage,
-        "version": version,
-        "settings": dict(settings),
-        "inputs": dict(inputs),
-    }
-    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:60]
-    return Key(stage, safe, digest(fields), canonical(fields))
+    head = f'{{"inputs":{canonical(inputs)},"key_version":{KEY_VERSION},"settings":'
+    fields = f'{head}{_text(settings)},"stage":"{stage}","version":{version}}}'
+    return Key(stage, _safe(name), _hex(fields), fields, inputs, *work)
+
+
+_texts: dict[bytes, str] = {}
+
+
+def _text(settings: dict[str, Any]) -> str:
+    """``canonical(settings)``, made once: a study's keys are many and their settings few."""
+    # Version 2 has no references between objects, so equal bytes are equal values.
+    raw = marshal.dumps(settings, 2)
+    if raw not in _texts:
+        _texts[raw] = canonical(settings)
+    return _texts[raw]
+
+
+@functools.cache  # a study has few names and many keys
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:60]

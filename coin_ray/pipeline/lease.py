@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 HEARTBEAT = 5.0
@@ -27,7 +28,8 @@ def acquire(path: Path) -> str | None:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        if _dead(path):
+        owner = holder(path)
+        if owner is not None and not owner.alive:
             # Only one of several waiters wins the rename; the others find the file gone and poll
             # on.
             grave = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -42,16 +44,29 @@ def acquire(path: Path) -> str | None:
     return token
 
 
-def _dead(path: Path) -> bool:
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease: machine, process, seconds since the last heartbeat."""
+
+    host: str
+    pid: str
+    silent: float
+
+    @property
+    def alive(self) -> bool:
+        """False if the process is known to have ended, or the machine has been silent for long."""
+        here = self.host == socket.gethostname() and self.pid.isdigit()
+        return self.silent <= STALE and not (here and not _alive(int(self.pid)))
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds the lease; None if nobody does."""
     try:
-        text, age = path.read_text(), time.time() - path.stat().st_mtime
+        text, silent = path.read_text(), time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        return False
+        return None
     host, _, rest = text.partition(":")
-    pid = rest.partition(":")[0]
-    if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
-        return True
-    return age > STALE
+    return Holder(host, rest.partition(":")[0], silent)
 
 
 def _alive(pid: int) -> bool:

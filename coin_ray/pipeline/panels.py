@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.labels import LabelMap, boundaries
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COLOURS = {
     "coarse mask": (255, 221, 0),
@@ -16,6 +20,7 @@ COLOURS = {
     "truth": (255, 255, 255),
 }
 GAP = 6
+COLUMNS = 2
 
 
 def write_panels(
@@ -43,19 +48,36 @@ def write_panels(
     height, width = image.shape[:2]
     font = ImageFont.load_default(size=max(12, width // 36))  # legible when the sheet is scaled
     bar = 2 * max(12, width // 36)
-    columns = 2
-    rows = -(-len(panels) // columns)
-    size = (columns * (width + GAP) - GAP, rows * (height + bar + GAP) - GAP)
+    rows = -(-len(panels) // COLUMNS)
+    size = (COLUMNS * (width + GAP) - GAP, rows * (height + bar + GAP) - GAP)
     sheet = Image.new("RGB", size, (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
     for i, (text, panel) in enumerate(panels):
-        x, y = (i % columns) * (width + GAP), (i // columns) * (height + bar + GAP)
+        x, y = (i % COLUMNS) * (width + GAP), (i // COLUMNS) * (height + bar + GAP)
         colour = COLOURS.get(text.split(" (")[0], (230, 230, 230))
         draw.text((x + bar // 4, y + bar // 4), text, fill=colour, font=font)
         sheet.paste(Image.fromarray(panel), (x, y + bar))
     scratch = path.with_suffix(".tmp.png")
     sheet.save(scratch)
     scratch.replace(path)
+
+
+def middles(sheet: Image.Image, panels: int, side: int) -> Image.Image:
+    """The middle of each panel of a sheet that ``write_panels`` made, at most ``side`` px wide and
+    high, in one row and without the words."""
+    from PIL import Image
+
+    width = (sheet.width + GAP) // COLUMNS - GAP
+    bar = 2 * max(12, width // 36)
+    rows = -(-panels // COLUMNS)
+    height = (sheet.height + GAP) // rows - GAP - bar
+    w, h = min(side, width), min(side, height)
+    row = Image.new("RGB", (panels * (w + GAP) - GAP, h), (255, 255, 255))
+    for i in range(panels):
+        x = (i % COLUMNS) * (width + GAP) + (width - w) // 2
+        y = (i // COLUMNS) * (height + bar + GAP) + bar + (height - h) // 2
+        row.paste(sheet.crop((x, y, x + w, y + h)), (i * (w + GAP), 0))
+    return row
 
 
 def outlined(image: NDArray[np.uint8], label_map: LabelMap, kind: str) -> NDArray[np.uint8]:

@@ -1,53 +1,115 @@
-"""What a list of cells would compute: unique stages, and which of them the store has."""
+"""What a list of cells would compute: its unique stages, those in the store, those left."""
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline.chain import VERSIONS, CellKeys, needed_weights
+from coin_ray.pipeline.asked import down, first_asked, last_asked, needed, parts, trained
+from coin_ray.pipeline.chain import VERSIONS, CellKeys
 from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.memo import Memo
+from coin_ray.pipeline.needs import needed_weights, uses_crf
 from coin_ray.pipeline.store import Store
 
 
 @dataclass(frozen=True)
 class StageCount:
-    """``naive``: stages if every cell ran alone; ``unique`` after sharing; ``stored`` of those."""
+    """``naive``: stages if every cell ran alone; ``unique`` after sharing; ``stored`` of those;
+    ``missing``: to compute. What is neither stored nor missing, nobody will ask for."""
 
     naive: int
     unique: int
     stored: int
+    missing: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``stages`` in the chain's order; ``weights`` and ``masks`` are the digests the keys hold."""
+    """The stages of a list of cells, by the digests of their keys.
 
-    stages: Mapping[str, StageCount]
+    ``uses``: in how many cells each of ``keys`` occurs; ``present``: those in the store;
+    ``missing``: what will be computed; ``inputs``: what a stage is made from. Random seeds that no
+    round was trained with are alike: one stands for all of them, and ``copies`` says how many its
+    own stages stand for, where that is not one. ``weights`` and ``masks`` are the content digests
+    that the keys hold.
+    """
+
+    keys: Mapping[str, Key]
+    uses: Mapping[str, int]
+    copies: Mapping[str, int]
+    present: Set[str]
+    missing: Mapping[str, Key]
+    inputs: Mapping[str, Sequence[Key]]
     weights: Mapping[str, str]
     masks: Mapping[tuple[str, str], Mapping[str, str]]
 
+    @cached_property
+    def stages(self) -> dict[str, StageCount]:
+        """Counts by stage, in the chain's order."""
+        counts = {stage: [0, 0, 0, 0] for stage in VERSIONS}
+        for digest, key in self.keys.items():
+            count, copies = counts[key.stage], self.copies.get(digest, 1)
+            count[0] += self.uses[digest]
+            count[1] += copies
+            count[2] += digest in self.present
+            count[3] += copies * (digest in self.missing)
+        return {stage: StageCount(*count) for stage, count in counts.items() if count[1]}
+
     @property
     def unique(self) -> int:
-        return sum(c.unique for c in self.stages.values())
+        return sum(count.unique for count in self.stages.values())
 
     @property
     def stored(self) -> int:
-        return sum(c.stored for c in self.stages.values())
+        return len(self.present)
 
     @property
     def to_compute(self) -> dict[str, int]:
-        """Stage -> unique stages that the store lacks; stages with none left out."""
-        return {s: c.unique - c.stored for s, c in self.stages.items() if c.unique > c.stored}
+        """Stage -> how many of it will be computed; stages with none left out."""
+        return {stage: count.missing for stage, count in self.stages.items() if count.missing}
 
 
 def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -> Plan:
-    """Plan ``StudyCell``s on their resolved data. UserError if weights or mask files are
-    missing."""
+    """Plan ``StudyCell``s on their resolved data. UserError if weights, mask files or the extra
+    ``crf`` are missing."""
+    weights, masks = identities(cells, data)
+    store = Store(workspace / "store")
+    keys: dict[str, Key] = {}
+    uses: Counter[str] = Counter()
+    copies: dict[str, int] = {}
+    made_of: dict[str, Sequence[Key]] = {}
+    asked: list[tuple[Sequence[Key], Sequence[Key]]] = []
+    with _no_collector():
+        chains = open_chains(cells, data, weights, masks)
+        for chain, found, times in _counted(chains, store):
+            for own in parts(chain, found):
+                keys |= own
+                uses.update(dict.fromkeys(own, times) if times > 1 else own.keys())
+            first, last = first_asked(chain, found), last_asked(chain, found)
+            if times > 1:
+                copies |= dict.fromkeys(trained(last, chain.memo), times)
+            asked.append((first, last))
+        present = store.stored(keys.values())
+        for memo in {id(chain.memo): chain.memo for chain, _ in chains}.values():
+            made_of |= {digest: memo.inputs(key) for digest, key in memo.keys.items()}
+        wanted = [k for first, last in asked for k in (*last, *needed(first, last, present))]
+        left = down(wanted, lambda key: made_of[key.digest], present)
+    return Plan(keys, uses, copies, present, left, made_of, weights, masks)
+
+
+def identities(
+    cells: Sequence[Any], data: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[tuple[str, str], dict[str, str]]]:
+    """Content digests of the weights by name, and of the mask files by folder and data set."""
+    from coin_ray.propagation.crf import load_dense_crf
     from coin_ray.weights import registry
 
     names = sorted({name for cell in cells for name in needed_weights(cell.config)})
@@ -57,66 +119,78 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
             f"{len(missing)} weight files are missing: {', '.join(missing)}",
             do=f"`coin-ray models fetch {' '.join(missing)}`; without them: `--profile mini`",
         )
-    weights = {name: registry.identity(name) for name in names}
+    if any(uses_crf(cell.config) for cell in cells):
+        load_dense_crf()
     masks = {
-        (cell.config.ucis.path, cell.data.name): _masks(cell.config.ucis.path, data[cell.data.name])
+        (path, cell.data.name): _masks(path, data[cell.data.name])
         for cell in cells
-        if cell.config.ucis.path is not None
+        if (path := cell.config.ucis.folder) is not None
     }
-    store = Store(workspace / "store")
-    naive: Counter[str] = Counter()
-    unique: dict[str, Key] = {}
-    for cell in cells:
-        resolved = data[cell.data.name]
-        coarse = masks.get((cell.config.ucis.path or "", cell.data.name), {})
-        keys = CellKeys(
-            cell.config, cell.seed, resolved.train, weights.__getitem__, _lookup(coarse)
+    return {name: registry.identity(name) for name in names}, masks
+
+
+def open_chains(
+    cells: Sequence[Any],
+    data: Mapping[str, Any],
+    weights: Mapping[str, str],
+    masks: Mapping[tuple[str, str], Mapping[str, str]],
+) -> list[tuple[CellKeys, Any]]:
+    """The keys of each cell, sharing what they have in common, and its data."""
+    memos = {name: Memo() for name in data}
+    return [
+        (
+            CellKeys(
+                cell.config,
+                cell.seed,
+                data[cell.data.name].train,
+                weights.__getitem__,
+                _coarse(masks, cell.data.name),
+                memos[cell.data.name],
+            ),
+            data[cell.data.name],
         )
-        own = {key.digest: key for key in cell_stages(keys, resolved)}
-        naive.update(key.stage for key in own.values())
-        unique |= own
-    total = Counter(key.stage for key in unique.values())
-    stored = Counter(key.stage for key in unique.values() if store.has(key))
-    stages = {s: StageCount(naive[s], total[s], stored[s]) for s in VERSIONS if total[s]}
-    return Plan(stages, weights, masks)
+        for cell in cells
+    ]
 
 
-def _lookup(digests: Mapping[str, str]) -> Callable[[str, str], str]:
-    return lambda folder, name: digests[name]
+def _counted(
+    chains: Sequence[tuple[CellKeys, Any]], store: Store
+) -> Iterator[tuple[CellKeys, Any, int]]:
+    """The cells to look at, and how many times each counts: seeds without any trained round in the
+    same cells differ in nothing but the digests of what they train."""
+    training = [pair for pair in chains if pair[0].config.rounds.count]
+    begun = store.stored(chain.round(1) for chain, _ in training)
+    fresh: dict[int, list[tuple[CellKeys, Any]]] = {}
+    for chain, data in chains:
+        if not chain.config.rounds.count or chain.round(1).digest in begun:
+            yield chain, data, 1
+        else:
+            fresh.setdefault(chain.seed, []).append((chain, data))
+    alike: dict[frozenset[Any], list[int]] = {}
+    for seed, group in fresh.items():
+        same = frozenset((id(data), chain.cell[1:]) for chain, data in group)
+        alike.setdefault(same, []).append(seed)
+    for seeds in alike.values():
+        for chain, data in fresh[seeds[0]]:
+            yield chain, data, len(seeds)
 
 
-def cell_stages(keys: CellKeys, data: Any) -> Iterator[Key]:
-    """Every stage that a finished cell has gone through (some of them twice)."""
-    config = keys.config
-    rounds = config.rounds.count
-    evaluated = [s.image for s in data.samples]
-    for image in dict.fromkeys([*data.train, *evaluated]):
-        yield keys.ucis(image)
-        if config.uss.family != "none":
-            yield keys.features(image)
-            yield keys.centroids(image)
-            yield keys.similarity(image)
-            yield keys.transport(image)
-            yield keys.refine(image)
-        yield keys.instances(image, keys.refine(image))
-    for image in data.train:
-        yield keys.embed(image)
-        for round_ in range(1, rounds + 2):
-            yield keys.current(image, round_)
-            yield keys.score(image, round_)
-            if round_ <= max(1, rounds):
-                yield keys.select(image, round_)
-    for round_ in range(1, rounds + 1):
-        yield keys.round(round_)
-    for sample in data.samples:
-        image = sample.image
-        yield keys.instances(image, keys.ucis(image))
-        if rounds:
-            yield keys.predict(image, rounds)
-        if sample.has_truth:
-            for step in keys.steps(image):
-                yield keys.evaluated(image, step)
-                yield keys.evaluate(image, sample.truth_digest(), step)
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keys are many, and none of them is garbage: looking for some takes a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _coarse(
+    masks: Mapping[tuple[str, str], Mapping[str, str]], data: str
+) -> Callable[[str, str], str]:
+    return lambda folder, name: masks[folder, data][name]
 
 
 def mask_digest(folder: str, name: str) -> str:

@@ -2,6 +2,8 @@
 
 One function for one process and for many. With several, images are relabelled in shards and the
 batch is split; each finished round is one artifact, so a run that stopped goes on after it.
+Labels are made anew every ``rounds.refresh`` rounds; where they hardly change any more
+(``rounds.early_stop``), a round commits the weights of the last one as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.chain import round_schedule
+from coin_ray.pipeline.needs import round_schedule
 from coin_ray.pipeline.stages import options
 from coin_ray.pipeline.store import Artifact
 
@@ -38,21 +40,28 @@ def run_rounds(run: CellRun, world: World, report: Report, progress: Any = None)
     ``progress(step, steps, loss)`` from the training loop of rank 0.
     """
     for round_ in range(1, run.config.rounds.count + 1):
-        start = time.perf_counter()
         key = run.keys.round(round_)
         missing = not run.store.has(key)
         # All ranks must have looked before rank 0 can write, or they would disagree.
         world.barrier()
         if missing:
-            relabel(run, world, round_)
+            if run.keys.refresh(round_) == round_:
+                relabel(run, world, round_)
             artifact = train(run, world, round_, progress)
             if world.rank == 0:
-                run.store.save(key, artifact, time.perf_counter() - start)
+                seconds = artifact.info["seconds"]
+                run.store.save(key, artifact, seconds)
                 if run.done is not None:
-                    run.done(key, time.perf_counter() - start)
+                    run.done(key, seconds)
             world.barrier()
-        log = run.store.info(key)
-        report(round_, {**run.round_summary(round_), "loss": log["loss"]}, log["seconds"])
+        report(round_, round_facts(run, round_), run.store.info(key)["seconds"])
+
+
+def round_facts(run: CellRun, round_: int) -> dict[str, float]:
+    """What a finished round says about its labels and its training."""
+    log = run.store.info(run.keys.round(round_))
+    training = {"loss": log["loss"], "stopped": float(log["stopped"])}
+    return {**run.round_summary(round_), **training}
 
 
 def relabel(run: CellRun, world: World, round_: int) -> None:
@@ -67,12 +76,22 @@ def relabel(run: CellRun, world: World, round_: int) -> None:
 
 
 def train(run: CellRun, world: World, round_: int, progress: Any = None) -> Artifact:
-    """Student after ``round_`` as an artifact (EMA weights); equal on every rank."""
+    """Student after ``round_`` as an artifact (EMA weights); equal on every rank.
+
+    Labels that changed by less than ``rounds.early_stop`` since the last refresh stop the training:
+    the artifact is then the last student, whose next labels are these again.
+    """
     from coin_ray.distillation.targets import PseudoLabels
     from coin_ray.distillation.training import train_round
 
+    if run.keys.previous_refresh(round_) is not None:
+        churn = run.round_summary(round_)["churn"]
+        if churn < run.config.rounds.early_stop:
+            last = run.student(round_ - 1)
+            nothing = {"iterations": 0, "stopped": True, "seconds": 0.0}
+            return Artifact(last.arrays, last.info | nothing)
     student = run.config.student
-    schedule = round_schedule(run.config, round_)
+    schedule = round_schedule(run.config, round_, len(run.train))
     selected = [run.select(image, round_).arrays for image in run.train]
     start = time.perf_counter()
     weights, log = train_round(
@@ -87,12 +106,13 @@ def train(run: CellRun, world: World, round_: int, progress: Any = None) -> Arti
         rank=world.rank,
         world=world.size,
         progress=progress if world.rank == 0 else None,
-        **options(student, "iterations", "later_iterations", "lr", "later_lr"),
+        **options(student, "iterations", "epochs", "later_iterations", "lr", "later_lr"),
     )
     loss = log["loss"][-max(1, len(log["loss"]) // 10) :]
     info = {
         "loss": sum(loss) / len(loss),
         "iterations": schedule["iterations"],
+        "stopped": False,
         "seconds": round(time.perf_counter() - start, 3),
     }
     return Artifact(weights, info)

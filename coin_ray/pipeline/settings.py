@@ -7,43 +7,13 @@ workers) changes how fast a result comes, never which result, and never enters a
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Ucis(Section):
-    """Coarse mask M0 of an unsupervised model."""
-
-    model: Literal["stain", "files"] = Field(
-        "stain", description="where the coarse mask comes from"
-    )
-    path: str | None = Field(None, description="folder of masks, for model: files")
-    sigma: Positive = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
-    contrast_sigma: Positive = Field(
-        12.0, description="wide Gaussian of the local-contrast gate, px"
-    )
-    opening: int = Field(2, ge=0, description="radius of the binary opening, px; 0 = off")
-    max_hole: int = Field(300, ge=0, description="holes up to this area are filled, px")
-    min_area: int = Field(60, ge=0, description="smaller components are dropped, px")
-    min_contrast: Annotated[float, Field(ge=0)] = Field(
-        0.4, description="instances that stand out less from their surroundings are dropped, in sd"
-    )
-    min_share: Fraction = Field(0.2, description="and those below this share of the median area")
-
-    @model_validator(mode="after")
-    def _files_need_a_path(self) -> Ucis:
-        if self.model == "files" and not self.path:
-            raise ValueError("ucis.model: files needs ucis.path, the folder that holds the masks")
-        return self
+from coin_ray.pipeline.coarse_settings import Ucis
+from coin_ray.pipeline.section import Fraction, OneOrMore, Positive, Section
 
 
 class Uss(Section):
@@ -53,13 +23,23 @@ class Uss(Section):
         "mae", description="pretraining of the backbone; none = no propagation, M0 is used as it is"
     )
     size: Literal["mini", "small", "base", "large", "huge", "giant"] = "base"
-    zoom: Positive = Field(6.0, description="magnification of a window before the backbone")
+    weights: Literal["plain", "fit3d"] = Field(
+        "plain", description="of the pretraining itself, or fine-tuned by FiT3D (the public code)"
+    )
+    layer: int = Field(-1, le=-1, description="block whose tokens are taken, -1 = the last")
+    zoom: OneOrMore[Positive] = Field(
+        (6.0,),
+        description="magnification of a window before the backbone; similarities of several "
+        "are averaged",
+    )
     window: int | None = Field(
         None,
         ge=16,
         description=("window side after zoom, px; null = min(H, W), so 1/zoom of the image"),
     )
-    stride: Fraction = Field(2 / 3, description="window stride as a share of its side")
+    stride: Annotated[float, Field(gt=0, le=1)] = Field(
+        2 / 3, description="window stride as a share of its side"
+    )
     hflip: bool = Field(True, description="average with the mirrored window")
     normalise: Literal["none", "standardise", "whiten"] = Field(
         "none",
@@ -70,8 +50,14 @@ class Uss(Section):
     centroid_scope: Literal["image", "dataset"] = Field(
         "dataset", description="foreground centroid per image or over all training images"
     )
-    relu: bool = False
+    centroid_weight: Literal["pixel", "image"] = Field(
+        "pixel", description="data-set centroid: every pixel counts alike, or every image"
+    )
+    relu: bool = Field(False, description="negative similarities to 0 (Eq. 3)")
     minmax: bool = Field(True, description="each similarity channel to [0, 1] per image")
+    percentile: Annotated[float, Field(ge=0, lt=50)] = Field(
+        0.0, description="minmax stretches between this and 100 minus this percentile; 0 = extremes"
+    )
     complement: bool = Field(True, description="background = max(background, 1 - foreground)")
     batch: int = Field(8, ge=1, json_schema_extra={"runtime": True})
 
@@ -82,6 +68,9 @@ class Ot(Section):
     enabled: bool = True
     lambda_: Positive = Field(0.1, alias="lambda", description="entropic weight")
     mode: Literal["one_step", "converged"] = "converged"
+    solver: Literal["exact", "pot"] = Field(
+        "exact", description="closed form for two classes, or Sinkhorn of the POT library"
+    )
     foreground_mass: Annotated[float, Field(gt=0, lt=1)] | Literal["coarse"] = Field(
         "coarse", description="share of pixels transported to foreground; coarse = that of M0"
     )
@@ -115,11 +104,18 @@ class Instances(Section):
 
     method: Literal["watershed", "components"] = "watershed"
     footprint: int = Field(12, ge=1, description="radius of the peak footprint, px at 0.25 um/px")
+    footprint_scale: Literal["mpp", "fixed", "adaptive"] = Field(
+        "mpp",
+        description=(
+            "footprint times 0.25 / mpp; as it is; or the median peak of the image's distance map"
+        ),
+    )
     sigma: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Gaussian on the distance map, px"
     )
     keep_border: bool = Field(True, description="peaks on the image border count")
     opening: int = Field(0, ge=0, description="radius of the binary opening before, px; 0 = off")
+    closing: int = Field(0, ge=0, description="radius of the binary closing after that, px")
     min_area: int = Field(0, ge=0, description="smaller instances are dropped, px")
 
 
@@ -131,14 +127,18 @@ class Sam(Section):
     batch: int = Field(64, ge=1, json_schema_extra={"runtime": True})
 
 
-class Score(Section):
-    """Consistency of an instance (Eq. 6), or an annotation-free score in its place."""
+Term = Literal["segmenter", "predicted_iou", "stain_jitter", "regrowth", "ring_contrast", "ellipse"]
 
-    kind: Literal["segmenter", "stain_jitter", "combined"] = Field(
-        "segmenter",
+
+class Score(Section):
+    """Confidence of an instance (Eq. 6), or annotation-free scores in its place."""
+
+    terms: OneOrMore[Term] = Field(
+        ("segmenter",),
         description=(
-            "IoU with the segmenter's mask; agreement with the coarse mask of stain-jittered and "
-            "zoomed images; or the mean rank of these, regrowth, ring contrast and ellipse fit"
+            "IoU with the segmenter's mask (paper); its predicted IoU; agreement with the coarse "
+            "mask of stain-jittered images; with a regrown instance; contrast to the ring around "
+            "it; ellipse fit. Several are combined by their mean rank in the image"
         ),
     )
 
@@ -146,10 +146,17 @@ class Score(Section):
 class Select(Section):
     """Adaptive threshold (Eq. 7) and acceptance (Eq. 8)."""
 
-    rule: Literal["mean", "mean_plus_std", "cv", "fixed", "top_fraction"] = "mean_plus_std"
+    rule: Literal["mean", "mean_plus_std", "cv", "fixed", "otsu", "top_fraction"] = "mean_plus_std"
     value: Fraction = Field(0.5, description="threshold of fixed, share kept by top_fraction")
     cap: Fraction = Field(0.9, description="upper bound of an adaptive threshold")
     scope: Literal["image", "dataset"] = "image"
+    area_ratio: tuple[Annotated[float, Field(ge=0)], Positive] | None = Field(
+        None, description="area of the segmenter's mask over that of the instance; null = any"
+    )
+    contains_point: bool = Field(False, description="the segmenter's mask holds its prompt point")
+    max_overlap: Fraction = Field(
+        1.0, description="IoU with a better accepted mask above which a mask is refused; 1 = off"
+    )
 
 
 class Labels(Section):
@@ -161,6 +168,9 @@ class Labels(Section):
     missed: Literal["background", "ignore"] = Field(
         "background", description="Step-1 foreground that the student no longer predicts"
     )
+    memory: bool = Field(
+        False, description="masks accepted in an earlier round stay until a better one overlaps"
+    )
 
 
 class Student(Section):
@@ -171,6 +181,9 @@ class Student(Section):
     encoder: Literal["resnet50", "resnet101"] = "resnet101"
     encoder_weights: Literal["imagenet", "none"] = "imagenet"
     iterations: int = Field(23100, ge=1, description="optimiser steps of round 1")
+    epochs: int | None = Field(
+        None, ge=1, description="steps as epochs of 100 crops an image instead, in every round"
+    )
     later_iterations: int | None = Field(
         None, ge=1, description="of the later rounds; null = as round 1"
     )
@@ -182,10 +195,15 @@ class Student(Section):
     )
     later_lr: Positive | None = Field(None, description="of the later rounds; null = as round 1")
     head_lr: Positive = 10.0
+    schedule: Literal["poly", "constant"] = Field("poly", description="of the learning rate")
     weight_decay: Annotated[float, Field(ge=0)] = 4e-5
     ema: Fraction = 0.999
     edge: bool = Field(True, description="edge head and its loss")
     edge_weight: Annotated[float, Field(ge=0)] = 1.0
+    segmentation_weight: Annotated[float, Field(ge=0)] = 1.0
+    edge_target: Literal["boundary", "canny"] = Field(
+        "boundary", description="pixels that touch another id, or Canny of each instance (Eq. 10)"
+    )
     scale: tuple[Positive, Positive] = Field(
         (0.5, 2.0), description="random rescale, uniform in this range"
     )
@@ -202,12 +220,22 @@ class Student(Section):
     bf16: bool = Field(
         False, description="mixed precision; faster where the processor has it, other numbers"
     )
+    channels_last: bool = Field(True, json_schema_extra={"runtime": True})
+    compile: bool = Field(False, json_schema_extra={"runtime": True})
 
 
 class Rounds(Section):
     """Recursion."""
 
     count: int = Field(3, ge=0, description="rounds of relabel and train; 0 = steps 1 and 2 only")
+    refresh: int = Field(1, ge=1, description="labels are made anew every so many rounds")
+    early_stop: Fraction = Field(
+        0.0,
+        description=(
+            "label churn (1 - IoU of the labels of two rounds) below which no round trains any "
+            "more; 0 = off"
+        ),
+    )
 
 
 class Infer(Section):
@@ -224,11 +252,32 @@ class Infer(Section):
             "weight of the stain evidence added to the student's logit; 0 = student alone"
         ),
     )
+    crf: bool = Field(False, description="dense CRF on the probabilities, with the section crf")
     edge_markers: bool = Field(False, description="markers from segmentation x (1 - edge)")
     fill_holes: bool = True
     opening: int = Field(0, ge=0, description="radius of the binary opening, px")
     tile: int | None = Field(
         None, ge=64, description="tile side for large images, px; null = whole"
+    )
+    redraw: bool = Field(
+        False, description="the segmenter redraws the predicted instances, surest last"
+    )
+    redraw_min_iou: Fraction = Field(
+        0.0, description="instances that the segmenter itself expects to draw worse are dropped"
+    )
+    redraw_grow: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="redrawn instances grow so far into the student's foreground, px"
+    )
+
+
+class Evaluate(Section):
+    """What is measured."""
+
+    adjacency_radius: int | None = Field(
+        1,
+        ge=0,
+        description="px within which two cells are adjacent (8-connected dilation); null = "
+        "no split",
     )
 
 
@@ -247,6 +296,7 @@ class Cell(Section):
     student: Student = Student()
     rounds: Rounds = Rounds()
     infer: Infer = Infer()
+    evaluate: Evaluate = Evaluate()
 
 
 def dotted_fields(model: type[BaseModel] = Cell, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -273,10 +323,34 @@ def identity(section: Section, fields: tuple[str, ...] | None = None) -> dict[st
 
 @functools.lru_cache(maxsize=4096)  # a plan of a thousand cells asks for the same few sections
 def _identity(section: Section, fields: tuple[str, ...] | None) -> dict[str, Any]:
-    dumped = section.model_dump(mode="json", by_alias=True)
-    keep = {
-        (f.alias or name)
-        for name, f in type(section).model_fields.items()
-        if not is_runtime(f) and (fields is None or (f.alias or name) in fields)
-    }
-    return {name: value for name, value in dumped.items() if name in keep}
+    found = section.model_dump(mode="json", by_alias=True)
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if is_runtime(field) or (fields is not None and key not in fields):
+            del found[key]
+        elif isinstance(value, Section):
+            found[key] = identity(value)
+    return found
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys (``ot.lambda``); lists and scalars are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of :func:`flatten`."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return nested

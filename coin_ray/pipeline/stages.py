@@ -6,14 +6,16 @@ only ``evaluate`` takes a ground truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
-from coin_ray.pipeline.settings import Cell, Section
+from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, relabel
+from coin_ray.pipeline.section import Section
+from coin_ray.pipeline.settings import Cell
 
 FloatMap = NDArray[np.float32]
 Image = NDArray[np.uint8]
@@ -24,28 +26,54 @@ def options(section: Section, *leave_out: str) -> dict[str, Any]:
     return {k: v for k, v in section.model_dump().items() if k not in leave_out}
 
 
-def ucis(config: Cell, image: Image, scale: float, mask_path: Any) -> BoolArray:
-    """Coarse mask M0 (H, W) bool, from the stain or from a file."""
-    if config.ucis.model == "files":
+def ucis(
+    config: Cell, image: Image, scale: float, source: Any = None, device: str = "cpu"
+) -> BoolArray:
+    """Coarse mask M0 (H, W) bool. ``source``: for ``files`` the path of the mask, for ``ssa`` and
+    ``psm`` the weights of the trained network."""
+    ucis = config.ucis
+    if ucis.model == "files":
         from coin_ray.data.label_files import read_foreground
 
-        return read_foreground(mask_path, image.shape[:2])
+        return read_foreground(source, image.shape[:2])
+    if ucis.model == "ssa":
+        from coin_ray.ucis.ssa_prediction import ssa_mask
+
+        ssa = ucis.ssa
+        return ssa_mask(
+            source,
+            image,
+            width=ssa.width,
+            scale_equivariance=ssa.scale_equivariance,
+            scale=scale,
+            device=device,
+        )
+    if ucis.model == "psm":
+        from coin_ray.ucis.psm import psm_mask
+
+        psm = ucis.psm
+        return psm_mask(
+            source, image, width=psm.width, encoder=psm.encoder, scale=scale, device=device
+        )
     from coin_ray.ucis.stain import stain_mask
 
-    return stain_mask(image, scale=scale, **options(config.ucis, "model", "path"))
+    others = ("model", "path", "weights", "seed", "ssa", "psm")
+    return stain_mask(image, scale=scale, **options(ucis, *others))
 
 
-def features(config: Cell, image: Image, device: str) -> dict[str, NDArray[Any]]:
-    """Window features on their token grids (fp16), as arrays."""
+def features(config: Cell, image: Image, zoom: float, device: str) -> dict[str, NDArray[Any]]:
+    """Window features at one zoom on their token grids (fp16), as arrays."""
     from coin_ray.propagation.backbones import load_backbone
     from coin_ray.propagation.features import extract_features
 
     uss = config.uss
-    backbone = load_backbone(uss.family, uss.size, device=device)
+    backbone = load_backbone(
+        uss.family, uss.size, weights=uss.weights, layer=uss.layer, device=device
+    )
     found = extract_features(
         image,
         backbone,
-        zoom=uss.zoom,
+        zoom=zoom,
         window=uss.window,
         stride=uss.stride,
         hflip=uss.hflip,
@@ -66,22 +94,32 @@ def class_sums(
 
 def similarity(
     config: Cell,
-    features: dict[str, NDArray[Any]],
-    own: dict[str, NDArray[Any]],
-    everyone: Sequence[dict[str, NDArray[Any]]] | None,
+    features: Iterable[dict[str, NDArray[Any]]],
+    own: Sequence[dict[str, NDArray[Any]]],
+    everyone: Sequence[Sequence[dict[str, NDArray[Any]]]] | None,
 ) -> FloatMap:
-    """(2, H, W) cosine to the background and foreground centroid (Eq. 3)."""
+    """(2, H, W) cosine to the background and foreground centroid (Eq. 3), the zooms' mean.
+
+    ``features`` and ``own``, the image's class sums, have one entry a zoom; ``everyone`` holds such
+    sums of all training images.
+    """
     from coin_ray.propagation.centroids import ClassSums, centroids, merge
     from coin_ray.propagation.similarity import similarity_map
 
     uss = config.uss
-    of_all = None if everyone is None else merge([ClassSums(**sums) for sums in everyone])
-    vectors = centroids(ClassSums(**own), of_all, scope=uss.centroid_scope)
+
+    def vectors(zoom: int) -> NDArray[np.float64]:
+        of_all = None
+        if everyone is not None:
+            parts = [ClassSums(**sums[zoom]) for sums in everyone]
+            of_all = merge(parts, uss.centroid_weight)
+        return centroids(ClassSums(**own[zoom]), of_all, scope=uss.centroid_scope)
+
     return similarity_map(
-        _normalised(config, features),
-        vectors,
+        ((_normalised(config, found), vectors(zoom)) for zoom, found in enumerate(features)),
         relu=uss.relu,
         minmax=uss.minmax and config.ot.enabled,
+        percentile=uss.percentile,
         complement=uss.complement and config.ot.enabled,
     )
 
@@ -108,6 +146,7 @@ def transport(config: Cell, similarity: FloatMap, coarse: BoolArray | None) -> F
         similarity,
         lambda_=ot.lambda_,
         mode=ot.mode,
+        solver=ot.solver,
         foreground_mass=mass,
         prior=ot.prior,
         output=ot.output,
@@ -142,54 +181,75 @@ def prompts(config: Cell, label_map: LabelMap) -> NDArray[np.float64]:
 
 def score(
     config: Cell, image: Image, label_map: LabelMap, masks: InstanceMasks, scale: float
-) -> dict[str, NDArray[np.float32]]:
-    """``agreement`` (N,) with the segmenter (Eq. 6) and ``scores`` (N,), what selection ranks
-    by."""
-    from coin_ray.confidence import consistency
-    from coin_ray.confidence.scoring import agreement
+) -> dict[str, NDArray[Any]]:
+    """Facts (N,) of the instances: ``agreement`` with the segmenter (Eq. 6), ``scores`` that
+    selection ranks by, and what its sanity checks look at."""
+    from coin_ray.confidence import consistency, scoring
 
-    found = {"agreement": agreement(label_map, masks)}
-    kind = config.score.kind
-    if kind == "segmenter":
-        return {**found, "scores": found["agreement"]}
-    jitter = consistency.stain_jitter_agreement(
-        image,
-        label_map,
-        lambda stained: instances(config, ucis(Cell(), stained, scale, None), scale),
-        draws=2,
-        seed=0,
+    evidence = cache(partial(stain_evidence, config, image, scale))
+
+    def coarse_instances(stained: Image) -> LabelMap:
+        stain = config.ucis.model_copy(update={"model": "stain"})
+        mask = ucis(config.model_copy(update={"ucis": stain}), stained, scale, None)
+        return instances(config, mask, scale)
+
+    agreement = scoring.agreement(label_map, masks)
+    compute: dict[str, Callable[[], NDArray[np.float32]]] = {
+        "segmenter": lambda: agreement,
+        "predicted_iou": lambda: masks.predicted_iou,
+        "stain_jitter": lambda: consistency.stain_jitter_agreement(
+            image, label_map, coarse_instances
+        ),
+        "regrowth": lambda: consistency.regrowth_agreement(evidence(), label_map),
+        "ring_contrast": lambda: consistency.ring_contrast(evidence(), label_map),
+        "ellipse": lambda: consistency.ellipse_fit(label_map),
+    }
+    terms = [compute[term]() for term in config.score.terms]
+    return {
+        "agreement": agreement,
+        "scores": terms[0] if len(terms) == 1 else consistency.mean_rank(terms),
+        "area_ratio": scoring.area_ratios(label_map, masks),
+        "holds_point": scoring.holds_points(masks, prompts(config, label_map)),
+    }
+
+
+def stain_evidence(config: Cell, image: Image, scale: float) -> FloatMap:
+    """(H, W) signed evidence of a nucleus in the stain, with the coarse mask's own constants."""
+    from coin_ray.imaging.stain import nuclear_evidence
+
+    ucis = config.ucis
+    return nuclear_evidence(
+        image, sigma=ucis.sigma, contrast_sigma=ucis.contrast_sigma, scale=scale
     )
-    if kind == "combined":
-        from coin_ray.imaging.stain import nuclear_evidence
-
-        evidence = nuclear_evidence(image, scale=scale)
-        jitter = consistency.mean_rank(
-            [
-                found["agreement"],
-                jitter,
-                consistency.regrowth_agreement(evidence, label_map),
-                consistency.ring_contrast(evidence, label_map),
-                consistency.ellipse_fit(label_map),
-            ]
-        )
-    return {**found, "scores": jitter.astype(np.float32)}
 
 
 def select(
-    config: Cell, scores: Sequence[NDArray[np.float32]], position: int
+    config: Cell,
+    scored: Sequence[dict[str, NDArray[Any]]],
+    position: int,
+    masks: InstanceMasks,
 ) -> tuple[BoolArray, float]:
     """Accepted (N,) of the image at ``position`` and the threshold (Eqs. 7, 8).
 
-    ``scores`` are those of all images that share one threshold; the guards of ``accept`` then act
-    on all of them together.
+    ``scored`` are the results of ``score`` of all images that share one threshold; the guard of
+    ``accept`` acts on all of them together. ``masks`` are those of the image itself.
     """
-    from coin_ray.confidence.selection import accept, threshold
+    from coin_ray.confidence import selection
 
-    rule = options(config.select, "scope")
-    pooled = np.concatenate(list(scores))
-    start = sum(len(s) for s in scores[:position])
-    accepted = accept(pooled, **rule)[start : start + len(scores[position])]
-    return accepted, threshold(pooled, **rule)
+    select = config.select
+    rule = options(select, "scope", "area_ratio", "contains_point", "max_overlap")
+    scores = np.concatenate([s["scores"] for s in scored])
+    sound = selection.sound(
+        np.concatenate([s["area_ratio"] for s in scored]),
+        np.concatenate([s["holds_point"] for s in scored]),
+        area_ratio=select.area_ratio,
+        contains_point=select.contains_point,
+    )
+    start = sum(len(s["scores"]) for s in scored[:position])
+    accepted = selection.accept(scores, sound, **rule)[start : start + len(masks)]
+    own = scored[position]["scores"]
+    accepted = selection.without_overlaps(accepted, own, masks, select.max_overlap)
+    return accepted, selection.threshold(scores, **rule)
 
 
 def pseudo_labels(
@@ -199,24 +259,46 @@ def pseudo_labels(
     scores: NDArray[np.float32],
     accepted: BoolArray,
     step1: BoolArray | None,
-) -> Any:
-    """Accepted masks as labels, the rest ignored (Eqs. 9, 10)."""
-    from coin_ray.distillation.targets import pseudo_labels as make
+    earlier: dict[str, NDArray[Any]] | None,
+) -> dict[str, NDArray[Any]]:
+    """``label_map`` and ``ignore`` (H, W): accepted masks as labels, the rest ignored (Eqs. 9, 10).
 
-    return make(
+    With ``labels.memory`` also the painted masks and their ``scores``, for the next refresh, which
+    gets them as ``earlier``.
+    """
+    from coin_ray.distillation import targets
+
+    memory = None
+    if config.labels.memory:
+        memory = targets.Memory() if earlier is None else targets.Memory.from_arrays(earlier)
+    labels = targets.pseudo_labels(
         label_map,
         masks,
         scores,
         accepted,
         source=config.labels.source,
         missed_foreground=step1 if config.labels.missed == "ignore" else None,
+        memory=memory,
     )
+    kept = labels.memory.to_arrays() if labels.memory is not None else {}
+    return {"label_map": labels.label_map, "ignore": labels.ignore, **kept}
+
+
+def label_change(now: LabelMap, before: LabelMap | None) -> dict[str, int]:
+    """Pixels of the label foreground that two refreshes share, and that either has; their churn is
+    1 - shared / either. Before the first refresh there are no labels."""
+    old = np.zeros(now.shape, dtype=bool) if before is None else before > 0
+    return {
+        "label_shared": int(np.count_nonzero((now > 0) & old)),
+        "label_either": int(np.count_nonzero((now > 0) | old)),
+    }
 
 
 def predict(
     config: Cell, weights: dict[str, NDArray[Any]], image: Image, scale: float, device: str
 ) -> LabelMap:
-    """Label map of the student (its weights as arrays)."""
+    """Label map of the student (its weights as arrays). ``infer.edge_markers`` acts where the
+    student has an edge head."""
     from coin_ray.distillation.inference import instances_from_probability, predict_probability
     from coin_ray.distillation.network import student_from_weights
 
@@ -233,23 +315,14 @@ def predict(
     segmentation, edge = predict_probability(
         model, image, scales=infer.scales, hflip=infer.hflip, tile=infer.tile, device=device
     )
-    evidence = None
-    if infer.stain_weight:
-        from coin_ray.imaging.stain import nuclear_evidence
-
-        evidence = nuclear_evidence(
-            image,
-            sigma=config.ucis.sigma,
-            contrast_sigma=config.ucis.contrast_sigma,
-            scale=scale,
-        )
     return instances_from_probability(
         segmentation,
         edge,
-        evidence=evidence,
+        evidence=stain_evidence(config, image, scale) if infer.stain_weight else None,
         minmax=infer.minmax,
+        refine=partial(_foreground_crf, config, image) if infer.crf else None,
         stain_weight=infer.stain_weight,
-        edge_markers=infer.edge_markers,
+        edge_markers=infer.edge_markers and edge is not None,
         fill_holes=infer.fill_holes,
         opening=infer.opening,
         scale=scale,
@@ -257,8 +330,35 @@ def predict(
     )
 
 
-def evaluate(truth: LabelMap, predicted: LabelMap) -> dict[str, float]:
+def _foreground_crf(config: Cell, image: Image, probability: FloatMap) -> FloatMap:
+    """Posterior (H, W) of the foreground after the dense CRF on [1 - p, p]."""
+    from coin_ray.propagation.crf import dense_crf
+
+    maps = np.stack([1 - probability, probability])
+    return dense_crf(image, maps, **options(config.crf, "enabled"))[1]
+
+
+def redraw(config: Cell, masks: InstanceMasks, predicted: LabelMap, scale: float) -> LabelMap:
+    """The segmenter's masks of the ``predicted`` instances in their place, (H, W).
+
+    Painted in ascending predicted IoU, the segmenter's own estimate, so that the surest is on top,
+    and grown by a few pixels where the student saw foreground that no mask holds: the small
+    segmenter draws tight. What is left of a mask below ``instances.min_area`` is dropped.
+    """
+    from skimage.segmentation import expand_labels
+
+    infer = config.infer
+    sure = masks.take(np.flatnonzero(masks.predicted_iou >= infer.redraw_min_iou))
+    painted = sure.paint(predicted.shape, sure.predicted_iou)
+    if infer.redraw_grow:
+        grown = expand_labels(painted, infer.redraw_grow * scale)
+        painted = np.where((painted > 0) | (predicted > 0), grown, 0)
+    keep = np.bincount(painted.ravel()) >= config.instances.min_area * scale**2
+    return relabel(np.where(keep[painted], painted, 0))
+
+
+def evaluate(config: Cell, truth: LabelMap, predicted: LabelMap) -> dict[str, float]:
     """All metrics of one image; the only stage that takes a ground truth."""
     from coin_ray.metrics.evaluate import evaluate as metrics
 
-    return metrics(truth, predicted)
+    return metrics(truth, predicted, **options(config.evaluate))

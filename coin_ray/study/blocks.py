@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from coin_ray.pipeline.chain import VERSIONS
 from coin_ray.pipeline.nodes import TRAINED
-from coin_ray.pipeline.settings import Positive
+from coin_ray.pipeline.section import Positive
 from coin_ray.study.errors import Problems, suggestion
 from coin_ray.study.grammar import Node, label
 from coin_ray.study.metrics import METRICS

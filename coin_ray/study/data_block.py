@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from coin_ray.pipeline.settings import OneOrMore, Positive
+from coin_ray.pipeline.section import OneOrMore, Positive
 from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.grammar import Node, label

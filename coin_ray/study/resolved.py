@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from coin_ray.pipeline.settings import Cell, OneOrMore, Positive
+from coin_ray.pipeline.section import OneOrMore, Positive
+from coin_ray.pipeline.settings import Cell
 from coin_ray.study.metrics import Goal, LabelFree, Metric
 
 Kind = Literal["generated", "folder", "dataset"]
@@ -172,7 +173,8 @@ class ResolvedStudy:
     ``cells`` are ordered so that every level gets one seed before any gets two. ``levels`` are the
     labels in table order, ``patches`` the dotted settings in which each level differs from the
     base, ``factors`` the level labels of each factor. ``resources`` (stage ->
-    cpu, gpu, memory, workers) is runtime only. ``source_files`` are the YAML files read, the study first;
+    cpu, gpu, memory, workers) is runtime only. ``source_files`` are the YAML files read, the study
+    first;
     ``overrides`` the ``--set`` settings. ``profile_reason`` says in one phrase where the profile
     came from, ``warnings`` what is allowed and probably not meant. With ``first_seeds`` the seeds
     after those are run only for levels whose verdict against the baseline is open. With ``search``

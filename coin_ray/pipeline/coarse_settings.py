@@ -1,0 +1,147 @@
+"""Settings of the coarse mask M0 and of the models that draw it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from coin_ray.pipeline.section import Fraction, Positive, Section
+
+Iterations = Annotated[int, Field(ge=1)]
+
+
+class Ssa(Section):
+    """Training of SSA, sparse attention that tells the magnification."""
+
+    width: int = Field(64, ge=1, description="channels of the attention network")
+    encoder: Literal["resnet18", "resnet34"] = Field("resnet34", description="of the classifier")
+    encoder_width: int = Field(64, ge=1, description="channels of its first stage")
+    start: Literal["random", "stain"] = Field(
+        "random", description="of the attention: random as published, or from the nuclear stain"
+    )
+    sparsity: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.07, description="share of the pixels that is attended to"
+    )
+    scale_equivariance: bool = Field(True, description="the loss between magnifications")
+    iterations: Iterations = Field(20000, description="epoch 200 of 100 steps")
+    batch: int = Field(32, ge=3)
+    crop: int = Field(160, ge=32)
+    lr: Positive = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    lr_drops: tuple[Iterations, ...] = Field(
+        (30000, 60000), description="steps that divide the learning rate by 10"
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of the averaged weights; 0 = those of the last step (paper)"
+    )
+    stain_jitter: Annotated[float, Field(ge=0)] = Field(
+        0.03, description="HED gain, standard deviation"
+    )
+
+    @property
+    def most_workers(self) -> int:
+        """Processes that the crops of a step can be shared by; each needs all magnifications."""
+        return self.batch // 3
+
+
+class Psm(Section):
+    """Training of PSM, self-activation maps and two networks that learn from them in turn."""
+
+    activation_encoder: Literal["res2net50_26w_4s", "res2net101_26w_4s"] = Field(
+        "res2net101_26w_4s", description="the network whose activations are taken"
+    )
+    activation_width: int = Field(64, ge=4, description="channels of its first stage")
+    activation_iterations: Iterations = 3700
+    activation_batch: int = Field(1, ge=1)
+    activation_lr: Positive = 1e-4
+    clusters: int = Field(3, ge=2, description="of the coloured activation map, by k-means")
+    attempts: int = Field(10, ge=1, description="k-means runs, of which the best is taken")
+    max_hole: int = Field(64, ge=0, description="holes up to this area are filled, px")
+    min_area: int = Field(0, ge=0, description="smaller components are dropped, px")
+    encoder: Literal["resnet18", "resnet34"] = Field(
+        "resnet34", description="of the point network and of the final one"
+    )
+    width: int = Field(64, ge=1, description="channels of its first stage")
+    point_iterations: Iterations = 900
+    final_iterations: Iterations = 900
+    batch: int = Field(4, ge=1)
+    lr: Positive = 1e-4
+    region: int | None = Field(
+        512, ge=32, description="centre square of an image that is trained on, px; null = all"
+    )
+    crop: int = Field(512, ge=32)
+    folds: int = Field(10, ge=1, description="parts of the images; each pass leaves one out")
+    point_distance: int = Field(6, ge=1, description="between peaks that become points, px")
+    point_merge: Annotated[float, Field(ge=0)] = Field(
+        20.0, description="points nearer to each other are one, px"
+    )
+    point_radius: int = Field(2, ge=0, description="of the disk around a point, px")
+    voronoi_weight: Annotated[float, Field(ge=0)] = 1.5
+
+    @property
+    def most_workers(self) -> int:
+        """Processes that the crops of a step can be shared by: one at the published batch of 1."""
+        return min(self.batch, self.activation_batch)
+
+
+class Ucis(Section):
+    """Coarse mask M0 of an unsupervised model."""
+
+    model: Literal["stain", "ssa", "psm", "files"] = Field(
+        "stain",
+        description=(
+            "where the coarse mask comes from: the nuclear stain, a network that is trained on "
+            "the training images first, or a folder of masks"
+        ),
+    )
+    path: str | None = Field(None, description="folder of masks, for model: files")
+    weights: Literal["imagenet", "none"] = Field(
+        "imagenet", description="what the encoders of ssa and psm start from"
+    )
+    seed: int = Field(
+        0, ge=0, description="of the training of ssa and psm, which all random seeds share"
+    )
+    ssa: Ssa = Ssa()
+    psm: Psm = Psm()
+    sigma: Positive = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
+    contrast_sigma: Positive = Field(
+        12.0, description="wide Gaussian of the local-contrast gate, px"
+    )
+    opening: int = Field(2, ge=0, description="radius of the binary opening, px; 0 = off")
+    max_hole: int = Field(300, ge=0, description="holes up to this area are filled, px")
+    min_area: int = Field(60, ge=0, description="smaller components are dropped, px")
+    min_contrast: Annotated[float, Field(ge=0)] = Field(
+        0.4, description="instances that stand out less from their surroundings are dropped, in sd"
+    )
+    min_share: Fraction = Field(0.2, description="and those below this share of the median area")
+
+    @model_validator(mode="after")
+    def _files_need_a_path(self) -> Ucis:
+        if self.model == "files" and not self.path:
+            raise ValueError("ucis.model: files needs ucis.path, the folder that holds the masks")
+        return self
+
+    @model_validator(mode="after")
+    def _imagenet_weights_have_one_size(self) -> Ucis:
+        trained = self.trained
+        if trained is not None and self.weights == "imagenet":
+            encoder, width = "resnet34", trained.width
+            if isinstance(trained, Ssa):
+                width = trained.encoder_width
+            if (trained.encoder, width) != (encoder, 64):
+                raise ValueError(
+                    f"ucis.weights: imagenet needs ucis.{self.model}.encoder: {encoder} at its "
+                    "width of 64; or write ucis.weights: none"
+                )
+        return self
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of masks, for a model that reads them."""
+        return self.path if self.model == "files" else None
+
+    @property
+    def trained(self) -> Ssa | Psm | None:
+        """The settings of the training, for a model that is trained."""
+        return self.ssa if self.model == "ssa" else self.psm if self.model == "psm" else None

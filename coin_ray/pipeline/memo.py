@@ -1,0 +1,132 @@
+"""Results that the cells of a study share, without anybody declaring what they depend on.
+
+While a method of ``chain.CellKeys`` runs, it is noted which sections of the configuration it reads,
+and whether it reads the seed. Its result then serves every cell that agrees in these, so a plan of
+a thousand cells makes each key once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, TypeVar, cast
+
+from coin_ray.pipeline.keys import Key, digest
+from coin_ray.pipeline.settings import Cell
+
+F = TypeVar("F", bound=Callable[..., Any])
+Numbers = tuple[int, ...]
+"""A cell as numbers, its seed and its sections: equal sections have equal ones."""
+
+_Parts = Callable[[Numbers], Any]
+"""Takes out of a cell the numbers of what was read."""
+
+SECTIONS = tuple(Cell.model_fields)
+BIT = {part: 1 << i for i, part in enumerate(("seed", *SECTIONS))}
+
+
+class Memo:
+    """Results of methods by call and by the parts of a cell that they read.
+
+    Whatever else the methods look at (images, weights) has to be the same for all cells that share
+    one memo. ``keys`` are all keys made, by digest; ``groups`` what a digest of many digests is of.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Key] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.content: Callable[[Any], str] = functools.cache(lambda image: image.digest())
+        self.area: Callable[[Any], int] = functools.cache(_area)
+        self._inputs: dict[str, list[Key]] = {}
+        self._sections: dict[Any, tuple[int, Any]] = {}
+        self._known: dict[tuple[Any, ...], dict[int, tuple[_Parts, dict[Any, Any]]]] = {}
+        self._read = 0
+        """Parts that the method at work has read so far."""
+
+    def open(self, config: Cell, seed: int) -> tuple[View, Numbers]:
+        """A cell as its keys see it."""
+        found = {}
+        for name in SECTIONS:
+            section = getattr(config, name)
+            found[name] = self._sections.setdefault(section, (len(self._sections), section))
+        view = View(self, {name: section for name, (_, section) in found.items()})
+        return view, (seed, *(number for number, _ in found.values()))
+
+    def note(self, part: str) -> None:
+        """The method at work has read this part of its cell."""
+        self._read |= BIT[part]
+
+    def group(self, digests: list[str]) -> str:
+        """One digest for many."""
+        found = digest(digests)
+        self.groups[found] = digests
+        return found
+
+    def inputs(self, key: Key) -> Sequence[Key]:
+        """The keys that a key was made from."""
+        found = self._inputs.get(key.digest)
+        if found is None:
+            found = self._inputs[key.digest] = []
+            for value in key.inputs.values():
+                for one in [value] if isinstance(value, str) else value:
+                    found += [self.keys[d] for d in self.groups.get(one, (one,)) if d in self.keys]
+        return found
+
+    def get(self, cell: Numbers, call: tuple[Any, ...], method: Callable[..., Any]) -> Any:
+        """The result of ``call``, a name and the arguments of ``method``, for a cell."""
+        known = self._known.get(call)
+        if known is None:
+            known = self._known[call] = {}
+        for read, (parts, results) in known.items():
+            found = results.get(parts(cell))
+            if found is not None:
+                self._read |= read
+                return found
+        outer, self._read = self._read, 0
+        try:
+            found = method(*call[1:])
+        finally:
+            read = self._read
+            # What a method calls, it reads itself.
+            self._read |= outer
+        if read not in known:
+            known[read] = _parts(read), {}
+        parts, results = known[read]
+        results[parts(cell)] = found
+        return found
+
+
+@functools.cache
+def _parts(read: int) -> _Parts:
+    indices = [i for i in range(len(BIT)) if read >> i & 1]
+    return itemgetter(*indices) if indices else len
+
+
+def _area(image: Any) -> int:
+    height, width = image.shape()
+    return height * width
+
+
+class View:
+    """The sections of a configuration; tells a memo which of them are read."""
+
+    def __init__(self, memo: Memo, sections: dict[str, Any]) -> None:
+        self._memo, self._sections = memo, sections
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in BIT:
+            raise AttributeError(f"a key may depend on a section of the cell, not on {name!r}")
+        self._memo._read |= BIT[name]
+        return self._sections[name]
+
+
+def remembered(method: F) -> F:
+    """Decorate a method of an object with ``memo`` and ``cell``; its arguments are hashable."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def cached(self: Any, *args: Any) -> Any:
+        return self.memo.get(self.cell, (name, *args), method.__get__(self))
+
+    return cast(F, cached)

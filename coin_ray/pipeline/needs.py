@@ -1,0 +1,62 @@
+"""What a configuration asks for besides its stages: weight files, extras, the length of a round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coin_ray.pipeline.coarse_settings import Ucis
+from coin_ray.pipeline.settings import Cell
+from coin_ray.weights.registry import backbone_name
+
+
+def needs_coarse(config: Cell) -> bool:
+    """True if the transport looks at the coarse mask itself."""
+    return config.ot.enabled and (config.ot.foreground_mass == "coarse" or config.ot.prior > 0)
+
+
+def uses_crf(config: Cell) -> bool:
+    """True if a cell needs the extra ``crf``."""
+    return (config.crf.enabled and config.uss.family != "none") or config.infer.crf
+
+
+CROPS_PER_EPOCH = 100
+"""Crops of each image in an epoch, as in the public code."""
+
+
+def round_schedule(config: Cell, round_: int, images: int) -> dict[str, Any]:
+    """``iterations`` and ``lr`` of a round that trains on so many images.
+
+    With ``student.epochs``, every round takes that many epochs; a batch that an epoch cannot fill
+    is left out, as in the public code (37 images in batches of 16: 231 steps).
+    """
+    student = config.student
+    first = {"iterations": student.iterations, "lr": student.lr}
+    later = {"iterations": student.later_iterations, "lr": student.later_lr}
+    schedule = first | {k: v for k, v in later.items() if v is not None and round_ > 1}
+    if student.epochs is not None:
+        steps = max(1, CROPS_PER_EPOCH * images // student.batch)
+        schedule["iterations"] = student.epochs * steps
+    return schedule
+
+
+def student_has_encoder(config: Cell) -> bool:
+    """True if the student starts from a pretrained encoder's file."""
+    return config.student.arch == "deeplabv3plus"
+
+
+def coarse_weights(ucis: Ucis) -> tuple[str, ...]:
+    """Registry names of the files that the training of the coarse model reads."""
+    if ucis.trained is None or ucis.weights == "none":
+        return ()
+    return (f"{ucis.trained.encoder}_imagenet",)
+
+
+def needed_weights(config: Cell) -> tuple[str, ...]:
+    """Registry names of every model file that a cell reads."""
+    names = [f"sam_{config.sam.model}", *coarse_weights(config.ucis)]
+    if config.uss.family != "none":
+        uss = config.uss
+        names.append(backbone_name(uss.family, uss.size, uss.weights))
+    if student_has_encoder(config) and config.student.encoder_weights == "imagenet":
+        names.append(f"{config.student.encoder}_imagenet")
+    return tuple(names)

@@ -1,0 +1,170 @@
+"""The machines of a cluster, and requests that they cannot meet."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coin_ray.errors import UserError
+
+Resources = Mapping[str, Mapping[str, float]]
+"""What a study asks for: ``stage`` (any), the name of one, or ``round`` -> cpu, gpu, memory in GiB,
+workers."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine: CPU cores, GPUs, bytes of memory."""
+
+    cpus: float
+    gpus: float
+    memory: float
+
+    def __str__(self) -> str:
+        parts = (f"{self.cpus:g} CPU", f"{self.gpus:g} GPU", f"{self.memory / 2**30:.0f} GiB")
+        return ", ".join(parts)
+
+
+def this_machine() -> Node:
+    """The machine we are on; GPUs as the driver shows them, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if visible is not None:
+        gpus = min(gpus, len([name for name in visible.split(",") if name.strip()]))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node(len(os.sched_getaffinity(0)), gpus, memory)
+
+
+SEGMENTER_GPU = 0.3
+"""Share of the first GPU of a node that a segmenter holds for as long as a study runs."""
+STEP_STAGES = {
+    "centroids": ("ucis", "features", "centroids"),
+    "first_scores": ("ucis", "similarity", "transport", "refine", "instances", "score"),
+    "first_labels": ("select",),
+    "last_scores": ("predict", "redraw", "score"),
+    "evaluate": ("predict", "redraw", "instances", "evaluate"),
+}
+"""Step of a cell -> the stages that are computed on the way, in one process."""
+TRAINED = ("ucis_model", "round")
+"""Stages that several workers compute together; what ``round`` asks for counts for both."""
+
+
+def share(resources: Resources, stage: str, device: str) -> tuple[float, float]:
+    """CPUs and GPUs that one run of a stage takes; of a training, one worker of it."""
+    if stage in TRAINED:
+        asked = resources.get("round", {})
+    else:
+        asked = {**resources.get("stage", {}), **resources.get(stage, {})}
+    default = 1 - segmenter_share(resources, device) if stage in TRAINED else 0.25
+    gpus = asked.get("gpu", default) if device.startswith("cuda") else 0.0
+    return asked.get("cpu", 1.0), gpus
+
+
+def segmenter_share(resources: Resources, device: str) -> float:
+    """The share of a GPU that a segmenter takes: what is asked for the stage ``masks``, or
+    ``embed``."""
+    asked = {**resources.get("embed", {}), **resources.get("masks", {})}
+    return asked.get("gpu", SEGMENTER_GPU) if device.startswith("cuda") else 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """``count`` processes at once, each with so many CPUs, GPUs (or a share of one) and bytes of
+    memory of one node; ``where`` the study says so."""
+
+    where: str
+    cpus: float
+    gpus: float
+    memory: float
+    count: int = 1
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPU"]
+        parts += [f"{self.gpus:g} GPU"] if self.gpus else []
+        parts += [f"{self.memory / 2**30:g} GiB"] if self.memory else []
+        return ", ".join(parts)
+
+
+def step_request(resources: Resources, step: str, device: str) -> Request:
+    """What the process of a step takes: of everything the most that one of its stages asks for."""
+    stages = STEP_STAGES[step]
+    taken = [share(resources, stage, device) for stage in stages]
+    cpus, gpus = (max(values) for values in zip(*taken, strict=True))
+    named = [stage for stage in stages if stage in resources] or ["stage"]
+    memory = max(_memory(resources, stage) for stage in stages)
+    return Request(f"resources.{named[0]}", cpus, gpus, memory)
+
+
+def round_request(resources: Resources, workers: int, device: str) -> Request:
+    """What the workers of a round take."""
+    cpus, gpus = share(resources, "round", device)
+    return Request("resources.round", cpus, gpus, _memory(resources, "round"), workers)
+
+
+def _memory(resources: Resources, stage: str) -> float:
+    asked = resources.get(stage, {})
+    if stage != "round":
+        asked = {**resources.get("stage", {}), **asked}
+    return asked.get("memory", 0.0) * 2**30
+
+
+def room(request: Request, nodes: Sequence[Node], *, held: float = 0.0) -> int:
+    """How many processes of a request fit on all nodes at once, where so much of every node's first
+    GPU is ``held`` by segmenters."""
+    return sum(_room(request, node, held) for node in nodes)
+
+
+def _room(request: Request, node: Node, held: float) -> int:
+    fits = [_times(node.cpus, request.cpus)]
+    if request.memory:
+        fits.append(_times(node.memory, request.memory))
+    if request.gpus:
+        shared = max(0.0, 1 - held) if node.gpus else 0.0
+        others = max(0.0, node.gpus - 1)
+        if request.gpus > 1:
+            fits.append(_times(others, request.gpus))
+        else:  # a share is one of one GPU
+            fits.append(_times(shared, request.gpus) + int(others) * _times(1.0, request.gpus))
+    return min(fits)
+
+
+def _times(have: float, need: float) -> int:
+    return int(have / need + 1e-9)
+
+
+def check_request(request: Request, nodes: Sequence[Node], *, held: float = 0.0) -> str | None:
+    """None if all processes of a request fit at once, else what would have to be there."""
+    fit = room(request, nodes, held=held)
+    if fit >= request.count:
+        return None
+    if request.count == 1:
+        return f"one node with {request} ({request.where})"
+    each = f"{request.count} workers of {request} each"
+    return f"room for {each} ({request.where}), there is room for {fit}"
+
+
+def refuse_impossible(
+    resources: Resources, nodes: Sequence[Node], *, device: str, workers: int, models: int = 1
+) -> None:
+    """UserError with the shapes of the nodes if a step fits on none of them, or the workers of a
+    round not on all of them together. ``models``: kinds of segmenters, each with its share of a
+    GPU."""
+    held = models * segmenter_share(resources, device)
+    requests = [step_request(resources, step, device) for step in STEP_STAGES]
+    requests.append(round_request(resources, workers, device))
+    problems = dict.fromkeys(check_request(request, nodes, held=held) for request in requests)
+    if told := [problem for problem in problems if problem is not None]:
+        raise UserError(
+            "the study asks for more than the cluster has",
+            found="nodes: " + shapes(nodes),
+            expected="; ".join(told),
+            do="lower resources: in the study (or --workers), or take a larger cluster",
+        )
+
+
+def shapes(nodes: Sequence[Node]) -> str:
+    """``2 × (16 CPU, 1 GPU, 60 GiB)``."""
+    return "; ".join(f"{n} × ({node})" for node, n in Counter(map(str, nodes)).items())

@@ -1,0 +1,329 @@
+"""The plan: what it counts is what runs, however the cells share it; hours come from timings."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.errors import UserError
+from coin_ray.pipeline.asked import cell_stages
+from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.estimate import estimate
+from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.ledger import read_ledger
+from coin_ray.pipeline.nodes import Node, refuse_impossible
+from coin_ray.pipeline.plan import identities, plan_cells
+from coin_ray.pipeline.runner import export, open_local, run_local
+from coin_ray.pipeline.states import leases, stages_by_cell
+from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.pipeline.upkeep import broken, collectable, orphans, remove
+from tests.test_pipeline_cell import config
+
+FAST = {"iterations": 2, "width": 4, "batch": 1, "crop": 32}
+ONE = {"student": FAST, "rounds": {"count": 1}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("tiles")
+    test = generated_samples(folder / "test", 1, size=64, seed=3)
+    train = generated_samples(folder / "train", 1, size=64, seed=4)
+    return SimpleNamespace(train=tuple(s.image for s in train), samples=tuple(test))
+
+
+def cell(patch: dict[str, Any], seed: int = 0) -> Any:
+    return SimpleNamespace(
+        config=config(**{**ONE, **patch}), seed=seed, data=SimpleNamespace(name="d")
+    )
+
+
+def run(cells: list[Any], data: Any, workspace: Path) -> Counter[str]:
+    """Stages computed by running the cells one after another in this process."""
+    done: Counter[str] = Counter()
+    for one in cells:
+        opened = open_local(
+            one.config, one.seed, data.train, workspace, done=lambda k, s: done.update([k.stage])
+        )
+        values, facts = run_local(opened, data.samples)
+        folder = workspace / "runs" / opened.keys.round(1).digest
+        export(opened, data.samples, folder, values, facts)
+    return done
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_the_plan_predicts_what_runs_however_much_is_stored(
+    data: Any, tmp_path: Path, redraw: bool
+) -> None:
+    infer = {"infer": {"redraw": redraw, "scales": [1.0], "stain_weight": 0.0}}
+    cells = [cell(infer), cell({**infer, "select": {"rule": "mean"}}), cell(infer, seed=1)]
+    plan = plan_cells(cells, {"d": data}, tmp_path)
+    assert plan.stored == 0 and plan.to_compute["round"] == 3
+    assert run(cells, data, tmp_path) == plan.to_compute
+    assert plan_cells(cells, {"d": data}, tmp_path).to_compute == {}
+
+    # A second round continues what is there; features and embeddings are not needed any more.
+    store = Store(tmp_path / "store")
+    for entry in collectable(store, 0):
+        remove(store, entry.folder)
+    assert store.folders("features") == [] and store.folders("embed") == []
+    assert plan_cells(cells, {"d": data}, tmp_path).to_compute == {}
+    assert run(cells, data, tmp_path) == {}
+    longer = [cell({**infer, "rounds": {"count": 2}})]
+    plan = plan_cells(longer, {"d": data}, tmp_path)
+    assert plan.to_compute["round"] == 1 and "features" not in plan.to_compute
+    assert run(longer, data, tmp_path) == plan.to_compute
+
+    # What is broken is made again, and nothing else.
+    final = "redraw" if redraw else "predict"
+    for folder in store.folders(final):  # of both rounds; only the last one is asked for
+        if folder.startswith(data.train[0].name):
+            store.discard(store.root / final / folder)
+    plan = plan_cells(longer, {"d": data}, tmp_path)
+    assert plan.to_compute == {final: 1}
+    assert run(longer, data, tmp_path) == plan.to_compute
+    for stage in ("score", "select"):
+        store.discard(store.folder(next(k for k in plan.keys.values() if k.stage == stage)))
+    plan = plan_cells(longer, {"d": data}, tmp_path)
+    assert plan.to_compute == {"score": 1, "select": 1}
+    assert run(longer, data, tmp_path) == plan.to_compute
+
+
+def test_a_cell_without_rounds_or_propagation(data: Any, tmp_path: Path) -> None:
+    cells = [cell({"rounds": {"count": 0}, "uss": {"family": "none"}}, seed) for seed in (0, 1)]
+    plan = plan_cells(cells, {"d": data}, tmp_path)
+    assert "round" not in plan.to_compute and "features" not in plan.to_compute
+    assert run(cells, data, tmp_path) == plan.to_compute
+
+
+CONFIGS = [
+    {},
+    {"select": {"rule": "mean"}},
+    {"ot": {"lambda": 0.7}},
+    {"rounds": {"count": 3}},
+    {"rounds": {"count": 3, "refresh": 2}},
+    {"rounds": {"count": 0}},
+    {"infer": {"redraw": True, "scales": [1.0]}},
+    {"uss": {"family": "none"}},
+    {"uss": {"centroid_scope": "dataset"}, "select": {"scope": "dataset"}},
+    {"student": {**FAST, "lr": 0.5}},
+]
+
+
+def test_shared_and_multiplied_keys_count_what_keys_of_their_own_count(
+    data: Any, tmp_path: Path
+) -> None:
+    """Cells share a memo and seeds stand for each other; made one by one the keys are the same."""
+    cells = [cell(patch, seed) for seed in range(4) for patch in CONFIGS]
+    cells += [cell(CONFIGS[1], 9)]  # a seed that only one of them has
+    weights, _ = identities(cells, {"d": data})
+    alone = [
+        {
+            key.digest: key
+            for key in cell_stages(
+                CellKeys(c.config, c.seed, data.train, weights.__getitem__, lambda f, n: ""), data
+            )
+        }
+        for c in cells
+    ]
+    every = {digest: key for own in alone for digest, key in own.items()}
+
+    # One seed has begun: nothing may be said of it by way of another.
+    begun = next(key for key in every.values() if key.name == "round1-seed2")
+    Store(tmp_path / "store").save(begun, Artifact(), 1.0)
+
+    plan = plan_cells(cells, {"d": data}, tmp_path)
+    assert plan.unique == len(every) and plan.stored == 1
+    by_stage = Counter(key.stage for key in every.values())
+    assert {s: c.unique for s, c in plan.stages.items()} == by_stage
+    naive = Counter(key.stage for own in alone for key in own.values())
+    assert {s: c.naive for s, c in plan.stages.items()} == naive
+    assert sum(plan.to_compute.values()) == len(every) - 1
+    assert set(plan.copies.values()) == {3}  # seeds 0, 1 and 3
+    for one, own in zip(stages_by_cell(cells, {"d": data}, tmp_path), alone, strict=True):
+        assert one.stages.keys() == own.keys()
+        assert one.missing.keys() == own.keys() - {begun.digest}
+
+
+def test_a_thousand_cells_are_planned_in_two_seconds_of_a_core(tmp_path: Path) -> None:
+    """All of them counted, none stored: the plan of a new study."""
+    tiles = generated_samples(tmp_path / "tiles", 8, size=64, seed=0)
+    images = SimpleNamespace(train=tuple(s.image for s in tiles[:4]), samples=tuple(tiles[4:]))
+    cells = [
+        SimpleNamespace(config=made, seed=seed, data=SimpleNamespace(name="d"))
+        for made in (
+            config(ot={"lambda": 0.1 * i}, select={"rule": "fixed", "value": 0.1 * j})
+            for i in range(1, 11)
+            for j in range(10)
+        )
+        for seed in range(10)
+    ]
+    start = time.process_time()
+    plan = plan_cells(cells, {"d": images}, tmp_path)
+    assert time.process_time() - start < 2
+    assert plan.stages["round"].unique == 2000 and plan.stages["transport"].unique == 80
+
+
+# --- hours
+
+
+def timed(stored: Store, stage: str, kind: str, amount: float, seconds: float, size: int) -> None:
+    made = Key(stage, f"t{amount:g}", f"{stage}{amount}{seconds}".ljust(64, "0"), "{}", {}, kind)
+    made = Key(made.stage, made.name, made.digest, "{}", {}, kind, amount)
+    stored.save(made, Artifact({"a": np.zeros(size, np.uint8)}), seconds)
+
+
+def test_rates_are_medians_of_seconds_by_work(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for amount, seconds in ((100.0, 1.0), (200.0, 4.0), (100.0, 50.0)):
+        timed(store, "predict", "unet 4", amount, seconds, 1000)
+    timed(store, "round", "unet 4", 10.0, 5.0, 300)
+    timed(store, "round", "unet 4", 20.0, 0.0, 300)  # stopped early: took no time
+    ledger = read_ledger(store, ("predict", "round", "features"))
+    rate = ledger.rate("predict", "unet 4", "cpu")
+    assert rate is not None
+    assert (rate.seconds, rate.timings) == (pytest.approx(0.02), 3)
+    assert rate.spread == pytest.approx(0.5)  # distances 0.5, 0 and 24 of the rate
+    trained = ledger.rate("round", "unet 4", "cpu")
+    assert trained is not None and trained.timings == 1
+    assert trained.bytes > 300  # of one student, whatever it was trained on
+    assert ledger.rate("predict", "unet 8", "cpu") is None
+    assert ledger.rate("predict", "unet 4", "cuda") is None
+
+
+def test_an_estimate_scales_with_images_and_training_and_names_what_it_does_not_know(
+    data: Any, tmp_path: Path
+) -> None:
+    cells = [cell({"uss": {"family": "none"}})]
+    run(cells, data, tmp_path)
+    bigger = SimpleNamespace(
+        train=data.train,
+        samples=tuple(generated_samples(tmp_path / "big", 1, size=128, seed=8)),
+    )
+    longer = [cell({"uss": {"family": "none"}, "student": {**FAST, "iterations": 200}})]
+    plan = plan_cells(longer, {"d": bigger}, tmp_path)
+    ledger = read_ledger(Store(tmp_path / "store"), plan.stages)
+    node = Node(cpus=4, gpus=0, memory=2**30)
+    cost = estimate(plan, ledger, [node], device="cpu", resources={}, workers=1)
+    assert cost.untimed == () and cost.total.complete and cost.timings > 0
+    rate = ledger.rate("round", "unet 4", "cpu")
+    assert rate is not None
+    trained = rate.seconds * 200 * 1 * 32**2 / 3600
+    assert cost.stages["round"].cpu_hours == pytest.approx(trained)
+    # One row of rounds cannot be spread over four cores.
+    assert cost.wall_hours == pytest.approx(max(trained, cost.total.cpu_hours / 4))
+    mask = ledger.rate("ucis", "stain", "cpu")
+    assert mask is not None
+    assert cost.stages["ucis"].cpu_hours == pytest.approx(mask.seconds * 128**2 / 3600)
+    assert cost.stages["ucis"].bytes == pytest.approx(mask.bytes * 128**2)
+
+    half = estimate(plan, ledger, [node], device="cpu", resources={}, done={"round": 0.5})
+    assert half.stages["round"].cpu_hours == pytest.approx(trained / 2)
+    greedy = {"round": {"cpu": 2.0}}
+    twice = estimate(plan, ledger, [node], device="cpu", resources=greedy)
+    assert twice.stages["round"].cpu_hours == pytest.approx(2 * trained)
+
+    other = plan_cells([cell({})], {"d": bigger}, tmp_path)
+    some = estimate(
+        other, read_ledger(Store(tmp_path / "store"), other.stages), [node], device="cpu",
+        resources={},
+    )  # fmt: skip
+    assert "features mae mini" in some.untimed and "transport" in some.untimed
+    assert not some.total.complete and some.saved is None
+    none = estimate(
+        other, read_ledger(Store(tmp_path / "no"), ()), [node], device="cpu", resources={}
+    )
+    assert none.timings == 0 and none.total.cpu_hours == 0
+
+
+def test_impossible_requests_name_the_nodes() -> None:
+    nodes = [Node(8, 1, 64 * 2**30), Node(8, 1, 64 * 2**30), Node(2, 0, 8 * 2**30)]
+    refuse_impossible({}, nodes, device="cpu", workers=4)
+    with pytest.raises(UserError) as error:
+        refuse_impossible(
+            {"stage": {"cpu": 16.0}, "round": {"cpu": 8.0}}, nodes, device="cpu", workers=3
+        )
+    text = str(error.value)
+    assert "16 CPU" in text and "3 workers" in text and "room for 2" in text
+    assert "2 × (8 CPU, 1 GPU, 64 GiB); 1 × (2 CPU, 0 GPU, 8 GiB)" in text
+
+
+# --- upkeep of the store
+
+
+def test_collecting_takes_the_least_recently_used_first(tmp_path: Path) -> None:
+    import os
+
+    store = Store(tmp_path)
+    for i, stage in enumerate(("features", "embed", "features", "round")):
+        timed(store, stage, "", float(i + 1), 1.0, 10_000)
+    used = {"t1": 300, "t2": 100, "t3": 200}
+    for stage in ("features", "embed"):
+        for folder in store.folders(stage):
+            os.utime(tmp_path / stage / folder / "manifest.json", (0, used[folder[:2]]))
+    sizes = {entry.folder.name[:2]: entry.bytes for entry in collectable(store, 0)}
+    assert list(sizes) == ["t2", "t3", "t1"]  # and no round
+    assert collectable(store, sum(sizes.values())) == []
+    going = collectable(store, sizes["t1"] + sizes["t3"])
+    assert [entry.folder.name[:2] for entry in going] == ["t2"]
+    for entry in going:
+        remove(store, entry.folder)
+    assert store.folders("embed") == [] and len(store.folders("features")) == 2
+
+
+def test_orphans_are_old_scratch_and_the_leases_of_the_dead(tmp_path: Path) -> None:
+    import os
+
+    store = Store(tmp_path)
+    for name, age in (("old", 7200), ("new", 0)):
+        folder = tmp_path / "tmp" / name
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, time.time() - age))
+    for name, age in (("dead", 60), ("live", 0)):
+        claim = tmp_path / "leases" / "ucis" / name
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        claim.write_text("elsewhere:1:x")
+        os.utime(claim, (0, time.time() - age))
+    assert [work.path for work in leases(store)] == ["ucis/dead", "ucis/live"]
+    found = orphans(store)
+    assert [path.name for path in found] == ["old", "dead"]
+    for path in found:
+        remove(store, path)
+    assert orphans(store) == [] and (tmp_path / "tmp" / "new").is_dir()
+
+
+@pytest.mark.parametrize("how", ["data", "short", "manifest", "fields", "gone"])
+def test_every_kind_of_damage_is_found(tmp_path: Path, how: str) -> None:
+    store = Store(tmp_path)
+    from coin_ray.pipeline.keys import make_key
+
+    for i in range(3):
+        store.save(make_key("ucis", 1, f"t{i}", {"i": i}, {}), Artifact({"a": np.arange(9)}), 1.0)
+    bad = tmp_path / "ucis" / store.folders("ucis")[1]
+    data, manifest = bad / "data.safetensors", bad / "manifest.json"
+    if how == "data":
+        data.write_bytes(data.read_bytes()[:-1] + b"x")
+    if how == "short":
+        data.write_bytes(data.read_bytes()[:-4])
+    if how == "manifest":
+        manifest.write_text("{")
+    if how == "fields":
+        told = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**told, "fields": told["fields"].replace("1", "2")}))
+    if how == "gone":
+        data.unlink()
+    faults = {folder: fault for folder, fault in broken(store) if fault}
+    assert list(faults) == [bad]
+
+
+def test_a_key_depends_on_sections_and_nothing_else_of_a_cell(data: Any) -> None:
+    keys = CellKeys(config(), 0, data.train, lambda name: name, lambda f, n: "")
+    with pytest.raises(AttributeError, match="not on 'model_dump'"):
+        keys.config.model_dump()

@@ -1,0 +1,183 @@
+"""The recursion: labels remade and remembered, training that stops, results that are redrawn."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.labels import areas
+from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.plan import plan_cells
+from coin_ray.pipeline.rounds import World, run_rounds
+from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.pipeline.settings import Cell
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return list(generated_samples(tmp_path_factory.mktemp("tiles"), 2, size=96, seed=3))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all tests of this file: they share what their settings share."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def opened(tiles: list[Any], workspace: Path) -> Any:
+    """``opened(labels={...}, ...)``: a cell without a backbone and with 15 steps a round."""
+
+    def make(done: list[Key] | None = None, **sections: dict[str, Any]) -> CellRun:
+        values = copy.deepcopy(TINY) | {"uss": {"family": "none"}}
+        values["student"]["iterations"] = 15
+        for name, patch in sections.items():
+            values[name] = values.get(name, {}) | patch
+        told = (lambda key, seconds: done.append(key)) if done is not None else None
+        images = [s.image for s in tiles]
+        return open_local(Cell.model_validate(values), 0, images, workspace, done=told)
+
+    return make
+
+
+def metrics_of(run: CellRun) -> list[dict[str, float]]:
+    heard: list[dict[str, float]] = []
+    run_rounds(run, World(), lambda round_, metrics, seconds: heard.append(dict(metrics)))
+    return heard
+
+
+def same_arrays(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
+
+
+def test_labels_settle_down_and_every_round_logs_them(opened: Any) -> None:
+    heard = metrics_of(
+        opened(select={"rule": "otsu"}, labels={"memory": True}, rounds={"count": 4})
+    )
+    churn = [m["churn"] for m in heard]
+    assert churn[0] == 1  # before the first labels there were none
+    assert churn[3] < churn[1] / 4
+    for m in heard:
+        assert 0 < m["accepted"] <= m["instances"]
+        assert m["score_std"] > 0
+        assert m["labelled"] >= m["accepted"] * 0.8
+    assert heard[3]["labelled"] > heard[3]["accepted"]  # some are remembered
+
+
+def test_churn_is_one_minus_the_iou_of_the_label_foregrounds(opened: Any) -> None:
+    run = opened()
+    heard = metrics_of(run)
+    shared = either = 0
+    for image in run.train:
+        first, second = (run.select(image, r).arrays["label_map"] > 0 for r in (1, 2))
+        shared, either = shared + (first & second).sum(), either + (first | second).sum()
+    assert heard[1]["churn"] == pytest.approx(1 - shared / either)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_refresh_with_an_unchanged_student_is_a_fixed_point(opened: Any, memory: bool) -> None:
+    """Any churn stops round 2; round 3 then labels with the same student, and again round 4."""
+    run = opened(rounds={"count": 4, "early_stop": 1.0}, labels={"memory": memory})
+    heard = metrics_of(run)
+    assert [m["stopped"] for m in heard] == [0, 1, 1, 1]
+    assert [m["churn"] for m in heard[2:]] == [0, 0]
+    for image in run.train:
+        second, third = run.select(image, 2), run.select(image, 3)
+        assert same_arrays(second.arrays, third.arrays)
+        assert run.predict(image, 4).tobytes() == run.predict(image, 1).tobytes()
+    assert same_arrays(run.student(1).arrays, run.student(4).arrays)
+    assert run.student(4).info["iterations"] == 0
+    assert heard[3]["loss"] == heard[0]["loss"]
+
+
+def test_early_stop_is_off_by_default_and_never_stops_the_first_labels(opened: Any) -> None:
+    assert [m["stopped"] for m in metrics_of(opened())] == [0, 0]
+    heard = metrics_of(opened(rounds={"count": 3, "refresh": 2, "early_stop": 1.0}))
+    assert [m["stopped"] for m in heard] == [0, 0, 1]
+
+
+def test_labels_between_refreshes_are_those_of_the_last(opened: Any) -> None:
+    computed: list[Key] = []
+    run = opened(computed, rounds={"count": 3, "refresh": 2}, select={"rule": "mean"})
+    heard = metrics_of(run)
+    assert sum(k.stage == "select" for k in computed) == 2 * len(run.train)  # rounds 1 and 3
+    assert heard[0]["accepted"] == heard[1]["accepted"]
+    for image in run.train:
+        assert run.keys.select(image, 2) == run.keys.select(image, 1)
+        assert run.keys.select(image, 3) != run.keys.select(image, 1)
+    fields = run.keys.round(2).fields
+    assert all(run.keys.select(image, 1).digest in fields for image in run.train)
+    assert not same_arrays(run.student(1).arrays, run.student(2).arrays)
+
+
+def test_a_remembered_mask_stays_where_the_student_no_longer_predicts_it(opened: Any) -> None:
+    plain, remembering = opened(), opened(labels={"memory": True})
+    metrics_of(plain)
+    metrics_of(remembering)
+    for image in plain.train:
+        # Round 1 has nothing to remember, so both start from the same labels.
+        first = remembering.select(image, 1).arrays
+        assert np.array_equal(first["label_map"], plain.select(image, 1).arrays["label_map"])
+        second = remembering.select(image, 2).arrays
+        assert ((second["label_map"] > 0) | (first["label_map"] == 0)).mean() > 0.99
+        assert not (second["ignore"] & (second["label_map"] > 0)).any()
+
+
+def test_the_result_is_redrawn_and_the_next_round_is_not(opened: Any, tiles: list[Any]) -> None:
+    computed: list[Key] = []
+    plain = opened()
+    run = opened(computed, infer={"redraw": True}, instances={"min_area": 20})
+    small = opened(instances={"min_area": 20})
+    rows, facts = run_local(run, tiles)
+    before, before_facts = run_local(small, tiles)
+    assert facts["agreement"] == before_facts["agreement"]  # of the student, not of its redrawing
+    found = 0
+    for image in run.train:
+        predicted, result = run.predict(image, 2), run.labels_at(image, "round_2")
+        assert run.keys.select(image, 2) == small.keys.select(image, 2)
+        masks = run.masks(image, 3)
+        assert len(masks) == predicted.max()
+        assert areas(result).min() >= 20
+        surest = int(masks.predicted_iou.argmax())
+        y0, x0, y1, x1 = masks.boxes[surest]
+        own = result[y0:y1, x0:x1][masks.crops[surest]]
+        assert own.min() == own.max() > 0  # nothing is painted over the surest
+        found += int(result.max())
+    assert facts["instances_per_image"] == found / len(run.train)
+    assert {r["step"] for r in rows} == {r["step"] for r in before}
+    aji = [[r["value"] for r in x if r["metric"] == "aji"] for x in (rows, before)]
+    assert aji[0] != aji[1]
+    assert plain.keys.evaluate(run.train[0], "t", "round_1") != run.keys.evaluate(
+        run.train[0], "t", "round_1"
+    )
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"infer": {"redraw": True}},
+        {"rounds": {"count": 3, "refresh": 2}, "infer": {"redraw": True}},
+        {"labels": {"memory": True}, "rounds": {"count": 0}},
+    ],
+)
+def test_the_plan_predicts_the_computed_stages(
+    tiles: list[Any], tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    values = TINY | {"uss": {"family": "none"}} | sections
+    values["infer"] = TINY["infer"] | sections.get("infer", {})
+    cell, computed = Cell.model_validate(values), list[Key]()
+    images = [s.image for s in tiles[:1]]
+    run = open_local(cell, 0, images, tmp_path, done=lambda key, seconds: computed.append(key))
+    run_local(run, tiles)  # the second tile is held out
+    data = SimpleNamespace(train=images, samples=tiles)
+    planned = SimpleNamespace(config=cell, seed=0, data=SimpleNamespace(name="d"))
+    plan = plan_cells([planned], {"d": data}, tmp_path)
+    assert set(plan.keys) == plan.present == {k.digest for k in computed}
