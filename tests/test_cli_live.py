@@ -154,4 +154,61 @@ def test_an_interruption_says_where_the_study_stands(terminal: bool) -> None:
         take(events.StudyStarted("s", 2, {"features": 2}, stored=5))
         take(events.CellFinished(**cell("a")))
         raise KeyboardInterrupt
-    assert "cells 1/2 · stages 0 computed, 2 to go, 5 stored" in out.getvalue().splitlines()[-1]
+    last = out.getvalue().splitlines()[-1]
+    assert "1 of 2 cells finished, 1 to go; " in last
+    assert "cells 1/2 · stages 0 computed, 2 to go, 5 stored" in last
+
+
+def test_a_phase_counts_its_own_stages_on_top_of_what_is_done() -> None:
+    state = progress(finished("a", "features", "k1", 2.0))
+    state.update(events.PhaseStarted("seed 1 of what is open", {"features": 1, "select": 3}))
+    assert (state.remaining, state.phase) == (6, "seed 1 of what is open")  # 2 rounds are still due
+    phase = events.PhaseStarted("screening 3 levels by agreement", {})
+    assert line(phase, state, 5.0) == "[0:05] screening 3 levels by agreement"
+
+
+def test_a_search_is_timed_by_its_cells() -> None:
+    state = Progress()
+    state.update(events.StudyStarted("s", 4, {}))
+    state.update(events.CellFinished(**cell("base")))
+    proposed = events.CellsProposed("ot.lambda 0.1", {"ot.lambda": 0.1}, ["a"], {"round": 2})
+    state.update(proposed)
+    assert state.remaining == 2 and state.eta(10.0) == pytest.approx(30.0)
+    assert line(proposed, state, 0.0) == "[0:00] proposed: ot.lambda 0.1"
+
+
+def test_cells_that_end_before_their_last_round_or_are_left_out() -> None:
+    state = progress(
+        events.CellScored(**cell("a"), metrics={"agreement": 0.4}),
+        events.CellFinished(**cell("b"), metrics={"agreement": 0.3}, rounds=1),
+        events.CellLeftOut(**cell("c"), reason="decided after 2 random seeds: worse"),
+        events.CellStarted(**cell("d")),
+        events.RoundProgress(**cell("d"), step=120, steps=400),
+    )
+    rows = {c.level: (c.state, c.step) for c in state.cells.values()}
+    assert rows == {
+        "a": ("waiting", "scored"),
+        "b": ("done", "ended after round 1"),
+        "c": ("left out", "decided after 2 random seeds: worse"),
+        "d": ("running", "training, 120 of 400"),
+    }
+    assert "cells 1/3 · 1 left out" in headline(state, 1.0)
+    ended = events.CellFinished(**cell("b"), metrics={"agreement": 0.3}, rounds=1)
+    text = line(ended, state, 1.0)
+    assert text is not None and "b · d · seed 0: ended after round 1 (agreement 0.300)" in text
+
+
+def test_a_stall_says_who_waits_for_what_until_something_moves() -> None:
+    stalled = events.Stalled(301.0, ["mae: last heard of at score", "free now: 0 of 4 CPU"])
+    state = progress(stalled)
+    text = line(stalled, state, 400.0)
+    assert text is not None and text.splitlines() == [
+        "[6:40] nothing has been heard for 5:01:",
+        "  mae: last heard of at score",
+        "  free now: 0 of 4 CPU",
+    ]
+    out = io.StringIO()
+    Console(file=out, width=120).print(table(state, 5.0))
+    assert "free now: 0 of 4 CPU" in out.getvalue()
+    state.update(events.CellStarted(**cell("a")))
+    assert state.stalled == ()

@@ -63,6 +63,7 @@ class Runs:
 
     def __init__(self, failing: tuple[str, ...] = (), error: BaseException | None = None) -> None:
         self.failing, self.error = failing, error
+        self.left_out: dict[str, str] = {}
         self.options: dict[str, Any] = {}
         self.study: ResolvedStudy | None = None
 
@@ -82,33 +83,18 @@ class Runs:
                 continue
             finish(cell, options["workspace"] / "runs" / study.run_name, 0.5)
             listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
-        return Outcome(computed=7, reused=3, failed=failed, seconds=65.0)
+        traces = dict.fromkeys(failed.values(), "Traceback:\n  here")
+        return Outcome(7, 3, failed, seconds=65.0, traces=traces, left_out=self.left_out)
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
     monkeypatch.setattr("coin_ray.cluster.sweep.run_study", lambda *a, **k: fake(*a, **k))
+    # The figures have tests of their own, and take most of a report's time.
+    render = "coin_ray.report.figures.style.render"
+    monkeypatch.setattr(render, lambda draw: (b"<svg/>", b"%PDF"))
     return fake
-
-
-def test_plan(folder: Path) -> None:
-    done = call("plan", "s.yaml", "--seeds", "2")
-    assert done.exit_code == 0, done.output
-    for part in (
-        "small: Small study",
-        "profile mini (the study's extends); the paper's models: --profile coin",
-        "data generated: 2 generated tiles of 128 px, 1 more to train on (inductive)",
-        "one_at_a_time: 2 levels × 1 data set × 2 random seeds = 4 cells",
-        "* none  uss.family=none",
-        "generated has 2 labelled images: intervals will be approximate",
-        "2 random seeds: a paired test over seeds cannot go below p = 0.5",
-    ):
-        assert part in done.output
-    rows = {line.split()[0]: line.split()[1:] for line in done.output.splitlines() if line.strip()}
-    assert rows["features"] == ["6", "3", "0", "3"]  # 2 seeds of one level, on 3 images, shared
-    assert rows["round"][1:] == ["8", "0", "8"]
-    assert not (folder / ".coin-ray" / "runs").exists()
 
 
 def test_sweep_prints_the_table_and_where_things_are(runs: Runs, folder: Path) -> None:
@@ -120,10 +106,11 @@ def test_sweep_prints_the_table_and_where_things_are(runs: Runs, folder: Path) -
     assert "7 stages computed, 3 reused, in 1:05" in lines
     assert runs.study is not None and runs.study.run_name == "small-mini-generated"
     place = folder / ".coin-ray" / "runs" / runs.study.run_name
-    assert f"label maps, overlays and per-image values: {place}" in lines
+    assert f"label maps and overlays: {place}" in lines
+    assert f"tables, figures and per-image values: {place / 'report' / 'report.html'}" in lines
     assert runs.options["resources"].workers == 2 and runs.options["device"] == "cpu"
     assert runs.options["workspace"] == folder / ".coin-ray"
-    assert (place / "per_image.parquet").is_file()
+    assert (place / "report" / "per_image.parquet").is_file()
     assert "coin-ray ui" not in done.output
 
 
@@ -141,7 +128,15 @@ def test_failed_cells_are_reported_once_a_cause(runs: Runs) -> None:
     assert done.exit_code == 1
     assert done.stderr.count("ValueError: no") == 1
     assert "failed: none--generated--s0, mae--generated--s0: ValueError: no" in done.stderr
+    assert done.stderr.count("  Traceback:\n    here\n") == 1
     assert "nothing to measure" in done.stdout
+
+
+def test_what_was_left_out_is_said_once_a_reason(runs: Runs) -> None:
+    why = "decided after 2 random seeds: worse"
+    runs.left_out = {f"mae--generated--s{seed}": why for seed in (2, 3)}
+    done = call("sweep", "s.yaml", "--no-tracking", "--seeds", "4")
+    assert f"left out: mae ({why})" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -178,10 +173,13 @@ def test_tracking_gets_the_events_the_tables_and_the_summary(
     assert done.exit_code == 0, done.output
     kinds = [event["event"] for event in told]
     assert kinds == [
-        "info", "StudyStarted", "CellFinished", "Table", "CellFinished", "Table", "Text", "Table",
+        "info", "StudyStarted", "CellFinished", "Table", "CellFinished", "Table",
+        *(["File"] * (len(kinds) - 7)), "Table",
     ]  # fmt: skip
     assert told[3]["cell"] == "none--generated--s0" and len(told[3]["rows"]) == 24
-    assert "## Small study" in told[6]["text"]
+    files = {(event["folder"], Path(event["path"]).name) for event in told[6:-1]}
+    page, figure = ("report", "report.html"), ("report/figures", "levels-generated.svg")
+    assert {page, ("report", "report.tex"), figure} <= files and "cell" not in told[6]
     assert "compare the runs: coin-ray ui" in done.output
     runs.error = KeyboardInterrupt()
     call("sweep", "s.yaml")
@@ -194,12 +192,16 @@ def test_report(runs: Runs, folder: Path) -> None:
     call("sweep", "s.yaml", "--no-tracking")
     done = call("report", "s.yaml")
     assert done.exit_code == 0 and "Small study" in done.output and ".550" in done.output
-    written = call("report", "s.yaml", "--out", "deep/table.md")
-    assert written.exit_code == 0
-    assert "| none (baseline) | 2 |" in (folder / "deep" / "table.md").read_text()
+    written = call("report", "s.yaml", "--out", "deep/report")
+    assert written.exit_code == 0 and "deep/report/report.html" in written.output
+    out = folder / "deep" / "report"
+    assert "| none (baseline) | 2 |" in (out / "report.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "coin-ray" in page and "Images of generated and the digests" in page
     # The study changes: its old numbers are not shown under the new settings.
     edited = call("report", "s.yaml", "--set", "ot.lambda=0.7")
     assert ".550" not in edited.output and "nothing to measure" in edited.output
+    assert "has run with other settings, and not again" in edited.output
 
 
 def squares(path: Path, name: str, *boxes: tuple[int, int]) -> None:

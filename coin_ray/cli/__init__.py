@@ -16,15 +16,20 @@ from coin_ray.errors import UserError
 
 VERBS = {
     "sweep": "Run a study: every cell that is not finished yet, then the table.",
-    "plan": "Say what a study would run, before anything runs.",
-    "report": "Print the table of a study that ran.",
+    "plan": "Say what a study would run and cost, before anything runs.",
+    "status": "Say what runs, has finished, has failed or is missing.",
+    "why": "Say why a cell or a stage is not in the store.",
+    "report": "Tables, figures and pages of a study that ran.",
     "ui": "Open MLflow over the runs of a workspace.",
     "predict": "Segment images with the student of a finished cell.",
     "evaluate": "Compare predicted label maps with true ones.",
     "pretrain": "Train the built-in small models.",
+    "ucis": "Coarse masks: train the models that make them.",
     "track": "The tracker: replay the journals into MLflow.",
+    "store": "The store of stages: ls, gc, verify.",
     "models": "Weights: list, fetch, add, verify.",
     "data": "Data sets: list, fetch, check, convert.",
+    "schema": "Print the JSON Schema of studies, for editors.",
     "doctor": "Check this installation.",
 }
 """Verb -> its line in the help; each is a module of the same name."""

@@ -9,48 +9,85 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.sweep import Address
+from coin_ray.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "timm", "segment-anything", "polars")
 _LEAST_GB = 5.0
-Finding = tuple[str, str, str]
-"""``ok``, ``note`` or ``bad``; what was looked at; what was found."""
+_LEAST_SHARED_GB = 0.6
 
 
-def doctor(workspace: options.Workspace = WORKSPACE) -> None:
-    """Check packages, device, small models, workspace and tracker; code 1 if a study cannot run."""
-    findings = [*_packages(), *_device(), *_weights(), *_places(workspace.expanduser().resolve())]
-    for mark, what, found in findings:
-        typer.echo(f"{mark:<5}{what:<20}{found}")
-    if any(mark == "bad" for mark, _, _ in findings):
+class Finding(NamedTuple):
+    """``mark``: ok, warn (a study runs, not as well or not every one) or fail; ``do`` mends it."""
+
+    mark: str
+    what: str
+    found: str
+    do: str = ""
+
+
+def doctor(workspace: options.Workspace = WORKSPACE, address: Address = None) -> None:
+    """Check versions, device, weights, disk, Ray, the store on every node and the tracker.
+
+    Code 1 if a study could not run. Give the --address and --workspace that a sweep would get.
+    """
+    failed = False
+    # Each line as soon as it is known: starting Ray takes seconds.
+    for finding in _findings(workspace, address):
+        failed |= finding.mark == "fail"
+        do = f"  ->  {finding.do}" if finding.do else ""
+        typer.echo(f"{finding.mark:<5}{finding.what:<18}{finding.found}{do}")
+    if failed:
         raise typer.Exit(1)
 
 
-def _packages() -> Iterator[Finding]:
+def _findings(workspace: Path, address: str | None) -> Iterator[Finding]:
+    yield from _versions()
+    yield from _device()
+    yield from _weights()
+    yield from _disk(workspace)
+    yield from _ray(workspace, address)
+    yield _tracker(workspace)
+
+
+def _versions() -> Iterator[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    yield ("ok" if (3, 11) <= sys.version_info < (3, 13) else "bad"), "python", version
+    if (3, 11) <= sys.version_info < (3, 13):
+        yield Finding("ok", "python", version)
+    else:
+        yield Finding("fail", "python", version, "use Python 3.11 or 3.12")
     for name in PACKAGES:
         try:
-            yield "ok", name, importlib.metadata.version(name)
+            yield Finding("ok", name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield "bad", name, "not installed: pip install coin-ray"
-    crf = importlib.util.find_spec("pydensecrf") is not None
-    missing = "not installed; profiles coin and official need it: pip install coin-ray[crf]"
-    yield "ok" if crf else "note", "dense CRF", "installed" if crf else missing
+            yield Finding("fail", name, "not installed", "install coin-ray again (docs/install.md)")
+    if importlib.util.find_spec("pydensecrf") is not None:
+        yield Finding("ok", "dense CRF", "installed")
+    else:
+        do = 'profiles coin and official need it: pip install "coin-ray[crf]"'
+        yield Finding("warn", "dense CRF", "not installed", do)
 
 
 def _device() -> Iterator[Finding]:
+    from coin_ray.pipeline.nodes import this_machine
+
+    here = this_machine()
     import torch
 
-    cores = f"{os.cpu_count()} CPU cores"
     if torch.cuda.is_available():
-        yield "ok", "device", f"{torch.cuda.get_device_name(0)}, {cores}"
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        yield Finding("ok", "device", f"{', '.join(sorted(names))}; {here}")
+    elif here.gpus:
+        do = "install the torch that fits the driver (docs/install.md)"
+        yield Finding("warn", "device", f"{here}, but torch cannot use the GPU", do)
     else:
-        yield "note", "device", f"no GPU, {cores}: profile mini runs, coin would take days"
+        yield Finding("warn", "device", str(here), "profile mini runs; coin would take days")
 
 
 def _weights() -> Iterator[Finding]:
@@ -60,28 +97,77 @@ def _weights() -> Iterator[Finding]:
     packaged = [e for e in entries if e.packaged]
     lacking = [e.name for e in packaged if not registry.path_of(e).is_file()]
     if lacking:
-        yield "bad", "small models", f"missing: {', '.join(lacking)}"
+        do = "install coin-ray again: they are part of the package"
+        yield Finding("fail", "small models", f"missing: {', '.join(lacking)}", do)
     else:
-        yield "ok", "small models", f"{len(packaged)} in the package"
+        yield Finding("ok", "small models", f"{len(packaged)} in the package")
     here = [e.name for e in entries if not e.packaged and registry.path_of(e).is_file()]
-    found = ", ".join(here) if here else "none; get them with coin-ray models fetch"
-    yield "ok" if here else "note", "paper's models", found
+    if here:
+        yield Finding("ok", "paper's models", ", ".join(here))
+    else:
+        do = "profiles coin and official need some: coin-ray models fetch"
+        yield Finding("warn", "paper's models", "none", do)
 
 
-def _places(workspace: Path) -> Iterator[Finding]:
-    existing = next(p for p in (workspace, *workspace.parents) if p.exists())
-    writable = os.access(existing, os.W_OK)
-    yield (
-        ("ok" if writable else "bad"),
-        "workspace",
-        f"{workspace}" + ("" if writable else " (not writable)"),
-    )
+def _disk(workspace: Path) -> Iterator[Finding]:
+    existing = _existing(workspace)
+    if os.access(existing, os.W_OK):
+        yield Finding("ok", "workspace", str(workspace))
+    else:
+        do = "choose another with --workspace or COIN_RAY_WORKSPACE"
+        yield Finding("fail", "workspace", f"{workspace} cannot be written to", do)
     free = shutil.disk_usage(existing).free / 1e9
-    yield ("ok" if free >= _LEAST_GB else "note"), "free disk", f"{free:.0f} GB"
-    memory = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").is_dir() else None
-    if memory is not None:
-        low = memory < 0.6
-        hint = "; Ray would keep its objects on disk, which is slow" if low else ""
-        yield "note" if low else "ok", "shared memory", f"{memory:.1f} GB{hint}"
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    yield "ok", "tracker", uri.rsplit("@", 1)[-1] if uri else f"{workspace / 'mlflow.db'}"
+    low = free < _LEAST_GB
+    do = "make room (coin-ray store gc), or take another --workspace" if low else ""
+    yield Finding("warn" if low else "ok", "free disk", f"{free:.0f} GB", do)
+    if Path("/dev/shm").is_dir():
+        shared = shutil.disk_usage("/dev/shm").free / 1e9
+        low = shared < _LEAST_SHARED_GB
+        do = "Ray keeps its objects on disk, which is slow; in a container: --shm-size=1g"
+        yield Finding(
+            "warn" if low else "ok", "shared memory", f"{shared:.1f} GB", do if low else ""
+        )
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
+    """Ray answers, and every node sees the folder of the store."""
+    from coin_ray.cluster.nodes import probe
+
+    where = f"the cluster at {address}" if address else "a cluster of this machine"
+    try:
+        seen = probe(address, _existing(workspace))
+    except UserError as error:
+        yield Finding("fail", "Ray", error.what, error.do)
+        return
+    except Exception as error:  # whatever Ray raises is what is to be found out
+        first = str(error).strip().splitlines()[0]
+        yield Finding("fail", "Ray", f"{where} cannot run a task: {first}", "see docs/install.md")
+        return
+    yield Finding("ok", "Ray", f"{where} runs tasks on {len(seen)} node{'s' * (len(seen) > 1)}")
+    for host, problem in seen.items():
+        do = f"{_existing(workspace)} has to be one folder that all nodes see and may write to"
+        yield Finding(
+            "fail" if problem else "ok",
+            "store",
+            f"on {host}: {problem or 'read and written'}",
+            do if problem else "",
+        )
+
+
+def _tracker(workspace: Path) -> Finding:
+    from coin_ray.tracking.mlflow_store import connect, is_server, tracking_uri, unreachable
+    from coin_ray.tracking.replay import reason, redacted
+
+    uri = tracking_uri(workspace)
+    if not is_server(uri) and not workspace.is_dir():
+        return Finding("ok", "tracker", f"{redacted(uri)} (made by the first sweep)")
+    try:
+        connect(workspace, uri).search_experiments(max_results=1)
+    except unreachable() as error:
+        do = "check MLFLOW_TRACKING_URI and that the server runs; --no-tracking goes without"
+        return Finding("fail", "tracker", f"{redacted(uri)}: {reason(error)}", do)
+    return Finding("ok", "tracker", redacted(uri))

@@ -30,8 +30,12 @@ def headline(progress: Progress, elapsed: float) -> str:
         f"elapsed {clock(elapsed)}",
         f"left {clock(progress.eta(elapsed))}",
     ]
-    if failed := progress.count("failed"):
-        parts.insert(1, f"{failed} failed")
+    for state in ("left out", "failed"):
+        if n := progress.count(state):
+            parts.insert(1, f"{n} {state}")
+    working = [cell.step for cell in progress.cells.values() if cell.state == "running"]
+    if len(working) == 1 and working[0]:
+        parts.append(working[0])
     if best := progress.best():
         parts.append(f"best so far {best.level} ({_values(best.metrics, progress.objective)})")
     return " · ".join(parts)
@@ -56,11 +60,12 @@ def table(progress: Progress, elapsed: float) -> RenderableType:
     for name in names:
         right = name in ("seed", "computed", "hits")
         drawn.add_column(name, justify="right" if right else "left", no_wrap=True)
-    rank = {"running": 0, "failed": 1, "done": 2, "waiting": 3}
+    rank = {"running": 0, "failed": 1, "done": 2, "waiting": 3, "left out": 4}
     cells = sorted(progress.cells.values(), key=lambda c: (rank[c.state], -c.touched))
-    styles = {"running": "cyan", "failed": "red", "done": "green", "waiting": "dim"}
+    styles = {"running": "cyan", "failed": "red", "done": "green"}
     for cell in cells[:_ROWS]:
-        now = Text(cell.step if cell.step else cell.state, style=styles[cell.state])
+        style = styles.get(cell.state, "dim")
+        now = Text(cell.step if cell.step else cell.state, style=style)
         drawn.add_row(
             Text(cell.level),
             Text(cell.data),
@@ -70,7 +75,9 @@ def table(progress: Progress, elapsed: float) -> RenderableType:
             *([str(cell.reused)] if hits else []),
             Text(_values(cell.metrics, progress.objective)),
         )
-    notes = [Text(note, style="yellow") for note in progress.notes]
+    notes = [Text(progress.phase)] if progress.phase else []
+    notes += [Text(note, style="yellow") for note in progress.notes]
+    notes += [Text(text, style="red") for text in progress.stalled]
     return Group(drawn, *notes, Text(headline(progress, elapsed), style="bold"))
 
 
@@ -80,14 +87,23 @@ def line(event: Event, progress: Progress, elapsed: float) -> str | None:
         work = ", ".join(f"{stage} {n}" for stage, n in event.to_compute.items()) or "nothing"
         cells = f"{event.cells} cell{'' if event.cells == 1 else 's'}"
         return f"[{clock(elapsed)}] {cells}; to compute: {work}; stored: {event.stored}"
+    if isinstance(event, events.PhaseStarted):
+        return f"[{clock(elapsed)}] {event.what}"
+    if isinstance(event, events.CellsProposed):
+        return f"[{clock(elapsed)}] proposed: {event.level}"
+    if isinstance(event, events.Stalled):
+        heading = f"[{clock(elapsed)}] nothing has been heard for {clock(event.seconds)}:"
+        return "\n  ".join([heading, *event.lines])
     if isinstance(event, events.Note):
         return f"[{clock(elapsed)}] {event.text}"
     if not isinstance(event, CellEvent):
         return None
     who = f"[{clock(elapsed)}] {event.level} · {event.data} · seed {event.seed}:"
     match event:
-        case events.StageStarted(stage=stage) if stage == "round":
+        case events.StageStarted(stage="round"):
             return f"{who} training {event.image}".rstrip()
+        case events.StageStarted(stage="ucis_model"):
+            return f"{who} training the coarse model"
         case events.RoundFinished():
             values = ", ".join(
                 f"{k} {v:.0f}" if float(v).is_integer() else f"{k} {v:.3f}"
@@ -98,7 +114,12 @@ def line(event: Event, progress: Progress, elapsed: float) -> str | None:
             values = _values(event.metrics, progress.objective)
             done = f"{progress.count('done')}/{progress.total} cells"
             left = clock(progress.eta(elapsed))
-            return f"{who} done in {clock(event.seconds)} ({values}); {done}, left {left}"
+            how = f"done in {clock(event.seconds)}"
+            if event.rounds is not None:
+                how = f"ended after round {event.rounds}"
+            return f"{who} {how} ({values}); {done}, left {left}"
+        case events.CellScored():
+            return f"{who} scored ({_values(event.metrics, progress.objective)})"
         case events.CellFailed():
             return f"{who} FAILED: {event.cause}"
     return None
@@ -123,7 +144,10 @@ def watch(
         with view(console, progress, lambda: now() - start) as take:
             yield take
     except KeyboardInterrupt:
-        _say(console, headline(progress, now() - start))
+        finished, gone = progress.count("done"), progress.count("left out")
+        to_go = progress.total - finished - gone
+        stand = f"{finished} of {progress.total} cells finished, {to_go} to go"
+        _say(console, f"{stand}; {headline(progress, now() - start)}")
         raise
 
 

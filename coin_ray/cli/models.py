@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray.errors import UserError
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -20,19 +22,25 @@ Names = Annotated[list[str], typer.Argument(help="names of `coin-ray models list
 @app.command("list")
 def list_() -> None:
     """Every registered weight file, its licence, and whether it is here."""
-    from rich.console import Console
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from coin_ray.weights.registry import entry, names, path_of
+    from coin_ray.cli.results import console
+    from coin_ray.weights.registry import entry, home, names, own_names, path_of
 
-    table = Table("name", "MB", "licence", "here", "file")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("name", no_wrap=True)
+    table.add_column("MB", justify="right")
+    for title in ("licence", "here"):
+        table.add_column(title)
+    own = own_names()
     for name in names():
         weights = entry(name)
-        path = path_of(weights)
-        here = "package" if weights.packaged else "yes"
-        row = (name, f"{weights.size_mb:g}", weights.licence)
-        table.add_row(*row, here if path.is_file() else "no", weights.file)
-    Console().print(table)
+        where = "package" if weights.packaged else "your own" if name in own else "yes"
+        here = where if path_of(weights).is_file() else "no"
+        table.add_row(name, f"{weights.size_mb:g}", weights.licence, here)
+    console().print(table)
+    typer.echo(f"downloaded files: {home() / 'weights'}")
 
 
 @app.command()
@@ -58,11 +66,33 @@ def _show(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
 
 
 @app.command()
-def add(name: Name, file: Annotated[Path, typer.Argument(help="the local weight file")]) -> None:
-    """Take a local file as these weights (for a machine without network)."""
-    from coin_ray.weights.fetch import add as add_file
+def add(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="the local weight file")],
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="take the file as weights of your own")
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option("--like", metavar="NAME", help="and build them as these weights are"),
+    ] = None,
+) -> None:
+    """Take a local file as these weights (for a machine without network).
 
-    typer.echo(f"{name}: {add_file(name, file)}")
+    With --licence the file is one of your own: it is entered in the registry of your home folder
+    under NAME, which replaces an official entry of that name.
+    """
+    from coin_ray.weights import fetch as files
+
+    if licence is None and like is not None:
+        raise UserError("--like is for weights of your own", do="say their --licence too")
+    if not file.is_file():
+        raise UserError("no such file", where=str(file), expected=f"the weights of {name}")
+    if licence is None:
+        path = files.add(name, file)
+    else:
+        path = files.register(name, file, licence=licence, like=like)
+    typer.echo(f"{name}: {path}")
 
 
 @app.command()
@@ -74,9 +104,20 @@ def verify(
     from coin_ray.weights.files import read_state
 
     present = [n for n in registry.names() if registry.path_of(registry.entry(n)).is_file()]
+    problems: list[UserError] = []
     for name in names or present:
         weights = registry.entry(name)
-        found = registry.digest(name)
-        read_state(registry.locate(name))
-        known = "official" if weights.sha256 or weights.sha256_prefix else "no published digest"
-        typer.echo(f"{name}: sha256 {found} ({known})")
+        try:
+            found = registry.digest(name)
+            tensors = len(read_state(registry.locate(name)))
+        except UserError as problem:
+            problems.append(problem)
+            typer.echo(f"fail {name}: {problem.what}")
+            continue
+        known = "your own" if name in registry.own_names() else "official"
+        said = known if weights.sha256 or weights.sha256_prefix else "no published digest"
+        typer.echo(f"ok   {name}: sha256 {found[:16]}… ({said}), {tensors} tensors")
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError("\n".join([f"{len(problems)} files cannot be used", *map(str, problems)]))

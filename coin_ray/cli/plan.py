@@ -1,4 +1,4 @@
-"""``coin-ray plan``: what a study would run, before anything runs."""
+"""``coin-ray plan``: what a study would run and cost, before anything runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.sweep import Address, Workers
 
 
 def plan(
@@ -17,9 +18,16 @@ def plan(
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
+    address: Address = None,
+    workers: Workers = None,
+    device: options.Device = "auto",
 ) -> None:
-    """Say what a study would run: its cells, their stages, and what the store has already."""
-    from coin_ray.cli import preamble
+    """Say what a study would run: its cells, their stages, what the store has already, hours.
+
+    Hours come from what earlier stages took in this workspace. Code 1 if they exceed the budget.
+    """
+    from coin_ray.cli import costs, preamble
+    from coin_ray.cli.results import console, runs_folder
     from coin_ray.pipeline.plan import plan_cells
     from coin_ray.study.datasets import resolve_data
 
@@ -28,9 +36,15 @@ def plan(
         typer.echo(text)
     for text in preamble.levels(resolved):
         typer.echo(text)
+    where = costs.target(resolved, address, device, workers)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
-    for text in preamble.stages(plan_cells(resolved.cells, found, workspace)):
+    planned = plan_cells(resolved.cells, found, workspace)
+    cost = costs.estimated(resolved, planned, workspace, where)
+    console().print(costs.table(planned, cost))
+    for text in costs.sentences(resolved, planned, cost, where):
         typer.echo(text)
-    labelled = {name: sum(s.has_truth for s in d.samples) for name, d in found.items()}
-    for text in preamble.cautions(resolved, labelled):
-        typer.echo(f"note: {text}")
+    for text in preamble.power(resolved, found, runs_folder(workspace, resolved)):
+        typer.echo(text)
+    for text in preamble.cautions(resolved, found):
+        typer.echo(f"warning: {text}")
+    costs.stop_over_budget(resolved, cost)

@@ -1,14 +1,18 @@
-"""What is said about a study before anything runs: profile, data, levels, stages, warnings."""
+"""What is said about a study before anything runs: profile, data, levels, power, warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coin_ray.study.resolved import DataSpec, ResolvedStudy
+from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
-    from coin_ray.pipeline.plan import Plan
+    from coin_ray.study.datasets import Resolved
 
 FEW_IMAGES = 50
 
@@ -71,40 +75,99 @@ def _value(value: Any) -> str:
     return "null" if value is None else words[value] if isinstance(value, bool) else str(value)
 
 
-def stages(plan: Plan) -> list[str]:
-    """The stage table: what every cell alone would need, shared, already stored, to compute."""
-    rows: list[tuple[str, ...]] = [("stage", "alone", "unique", "stored", "to compute")]
-    totals = [0, 0, 0, 0]
-    for name, count in plan.stages.items():
-        numbers = (count.naive, count.unique, count.stored, count.unique - count.stored)
-        rows.append((name, *(str(n) for n in numbers)))
-        totals = [a + b for a, b in zip(totals, numbers, strict=True)]
-    rows.append(("total", *(str(n) for n in totals)))
-    lines = [f"  {r[0]:<12}" + "".join(f"{text:>12}" for text in r[1:]) for r in rows]
-    naive, unique, _, left = totals
-    if naive > unique:
-        saved = (naive - unique) / naive
-        lines.append(f"sharing saves {saved:.0%} of the stages that the cells alone would compute")
-    lines.append("nothing to compute: every stage is stored" if not left else f"{left} to compute")
-    return lines
+def power(study: ResolvedStudy, data: Mapping[str, Resolved], runs: Path) -> Iterator[str]:
+    """What the design can show: the smallest p, and the smallest effect as far as cells that have
+    finished before tell the spread."""
+    from coin_ray.study.statistics.power import detectable_effect, smallest_p
+
+    images = {name: _labelled(found) for name, found in data.items()}
+    if len(study.levels) < 2 and study.search is None:
+        return
+    units = [(len(study.seeds), "random seed", "")]
+    units += [(n, "image", f" of {name}") for name, n in images.items() if n]
+    parts = [f"{smallest_p(n):.2g} over {_count(n, word)}{of}" for n, word, of in units]
+    yield f"smallest p that a paired test can reach: {', '.join(parts)}"
+    metric = study.report[0]
+    for name, n in images.items():
+        spread = _spread(study, name, metric, runs)
+        if spread is not None:
+            sd, pairs = spread
+            effect = detectable_effect(sd, n, alpha=study.analysis.alpha)
+            found = "none" if effect is None else f"{effect:.3f}"
+            yield (
+                f"smallest difference in {metric} that {n} images of {name} show, at 80 % power: "
+                f"{found} (spread of {_count(pairs, 'finished pair')} of cells)"
+            )
 
 
-def cautions(study: ResolvedStudy, labelled: Mapping[str, int]) -> list[str]:
-    """What the numbers will not be able to show; ``labelled``: data set -> labelled images."""
-    out = list(_few(labelled))
-    n = len(study.seeds)
-    floor = 2 / 2**n
-    if len(study.levels) > 1 and floor > 0.05:
-        out.append(
-            f"{_count(n, 'random seed')}: a paired test over seeds cannot go below p = "
-            f"{min(floor, 1.0):g} (6 seeds reach 0.031)"
-        )
-    return out
+def _spread(
+    study: ResolvedStudy, data: str, metric: str, runs: Path, most: int = 20
+) -> tuple[float, int] | None:
+    """Standard deviation of the paired differences to the baseline by image, and from how many
+    pairs of finished cells; None without any."""
+    cells = {(c.level, c.seed): c for c in study.cells if c.data.name == data}
+    values = {}
+    variances: list[float] = []
+    for (level, seed), cell in cells.items():
+        base = cells[study.baseline_level, seed]
+        if level == study.baseline_level or len(variances) == most:
+            continue
+        for one in (base, cell):
+            if one.key_label not in values:
+                values[one.key_label] = _final_values(one, metric, runs)
+        ours, theirs = values[cell.key_label], values[base.key_label]
+        differences = [ours[image] - theirs[image] for image in ours.keys() & theirs.keys()]
+        if len(differences) > 1:
+            variances.append(statistics.variance(differences))
+    return (statistics.fmean(variances) ** 0.5, len(variances)) if variances else None
 
 
-def _few(labelled: Mapping[str, int]) -> Iterable[str]:
-    for name, n in labelled.items():
+def _final_values(cell: StudyCell, metric: str, runs: Path) -> dict[str, float]:
+    """Image -> value of a finished cell; empty for one that has not finished."""
+    path = runs / cell.key_label / "metrics.json"
+    if not path.is_file():
+        return {}
+    rounds = cell.config.rounds.count
+    step = f"round_{rounds}" if rounds else "step1"
+    rows = json.loads(path.read_text())["rows"]
+    return {
+        row["image"]: row["value"]
+        for row in rows
+        if row["step"] == step and row["metric"] == metric and math.isfinite(row["value"])
+    }
+
+
+def cautions(study: ResolvedStudy, data: Mapping[str, Resolved]) -> Iterator[str]:
+    """What the numbers will not be able to show."""
+    for spec in study.data:
+        found = data[spec.name]
+        n = _labelled(found)
         if n == 0:
-            yield f"{name} has no labels: nothing will be measured, label maps are written"
+            yield f"{spec.name} has no labels: nothing will be measured, label maps are written"
         elif n < FEW_IMAGES:
-            yield f"{name} has {_count(n, 'labelled image')}: intervals will be approximate"
+            yield f"{spec.name} has {_count(n, 'labelled image')}: intervals will be approximate"
+        if spec.setting == "inductive":
+            yield from _leaks(spec.name, found)
+    n = len(study.seeds)
+    if len(study.levels) > 1 and 2 / 2**n > study.analysis.alpha:
+        needed = math.ceil(math.log2(2 / study.analysis.alpha))
+        yield (
+            f"{_count(n, 'random seed')}: no difference can be significant over seeds; "
+            f"{needed} seeds can"
+        )
+
+
+def _leaks(name: str, found: Resolved) -> Iterator[str]:
+    """Images that an inductive setting both trains on and evaluates, whatever they are called."""
+    trained = {image.digest() for image in found.train}
+    both = [s.image.name for s in found.samples if s.image.digest() in trained]
+    if both:
+        shown = ", ".join(both[:3]) + (", …" if len(both) > 3 else "")
+        yield (
+            f"leakage: {_count(len(both), 'evaluated image')} of {name} "
+            f"{'is' if len(both) == 1 else 'are'} among the training images too: {shown}"
+        )
+
+
+def _labelled(found: Resolved) -> int:
+    return sum(sample.has_truth for sample in found.samples)

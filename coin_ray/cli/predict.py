@@ -84,15 +84,16 @@ def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
 
 def _last_step(run: CellRun, cell: StudyCell) -> str:
     rounds = cell.config.rounds.count
-    if not rounds:
-        return "step1"
-    if not run.store.has(run.keys.round(rounds)):
+    trained = [run.keys.round(rounds)] if rounds else []
+    if cell.config.ucis.trained is not None:
+        trained.append(run.keys.ucis_model())
+    if not all(map(run.store.has, trained)):
         raise UserError(
-            "this cell has not finished, so it has no student yet",
+            "this cell has not finished, so not all that it trains is there yet",
             where=cell.key_label,
             do="run `coin-ray sweep` with the same options first",
         )
-    return f"round_{rounds}"
+    return run.keys.final_step()
 
 
 def _distinct(names: list[str]) -> None:

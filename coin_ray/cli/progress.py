@@ -5,6 +5,7 @@ It knows no clock and no screen; ``live`` draws it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coin_ray.pipeline import events
@@ -13,7 +14,8 @@ from coin_ray.pipeline.events import CellEvent, Event
 
 @dataclass
 class CellState:
-    """One row: ``state`` is waiting, running, done or failed; ``step`` what it does right now."""
+    """One row: ``state`` is waiting, running, done, failed or left out; ``step`` what it does right
+    now."""
 
     level: str
     data: str
@@ -40,6 +42,9 @@ class Progress:
     done: dict[str, set[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    phase: str = ""
+    proposed: int = 0
+    stalled: Sequence[str] = ()
     ticks: int = 0
 
     def update(self, event: Event) -> None:
@@ -48,9 +53,20 @@ class Progress:
         if isinstance(event, events.StudyStarted):
             self.total, self.workers = event.cells, max(1, event.workers)
             self.to_compute, self.stored = dict(event.to_compute), event.stored
+        elif isinstance(event, events.PhaseStarted):
+            self.phase = event.what
+            done = {stage: len(self.done.get(stage, ())) for stage in event.to_compute}
+            self.to_compute |= {stage: n + done[stage] for stage, n in event.to_compute.items()}
+        elif isinstance(event, events.CellsProposed):
+            self.proposed += 1
+            for stage, n in event.to_compute.items():
+                self.to_compute[stage] = self.to_compute.get(stage, 0) + n
         elif isinstance(event, events.Note):
             self.notes = [*self.notes[-2:], event.text]
+        elif isinstance(event, events.Stalled):
+            self.stalled = event.lines
         elif isinstance(event, CellEvent):
+            self.stalled = ()
             self._cell(event)
 
     def _cell(self, event: CellEvent) -> None:
@@ -59,8 +75,16 @@ class Progress:
         before = cell.state, cell.step
         match event:
             case events.CellFinished():
-                cell.state, cell.step = "done", ""
+                early = event.rounds is not None
+                cell.state, cell.step = "done", f"ended after round {event.rounds}" if early else ""
                 cell.metrics |= event.metrics
+            case events.CellLeftOut():
+                cell.state, cell.step = "left out", event.reason
+            case events.CellScored():
+                cell.state, cell.step = "waiting", "scored"
+                cell.metrics |= event.metrics
+            case events.RoundProgress():
+                cell.state, cell.step = "running", f"training, {event.step} of {event.steps}"
             case events.CellFailed():
                 cell.state, cell.step = "failed", event.cause
             case events.CellStarted():
@@ -71,7 +95,8 @@ class Progress:
             case events.StageStarted() | events.StageFinished() | events.StageReused():
                 cell.state, cell.step = "running", f"{event.stage} {event.image}".strip()
                 self._stage(cell, event)
-        if before[0] in ("done", "failed") and not isinstance(event, events.CellStarted):
+        last = isinstance(event, events.CellStarted | events.CellLeftOut)
+        if before[0] in ("done", "failed") and not last:
             # Events come from many processes, and the last of a cell need not come last.
             cell.state, cell.step = before
 
@@ -115,7 +140,11 @@ class Progress:
 
     def eta(self, elapsed: float) -> float | None:
         """Seconds to go, from the mean time of each stage so far and the pace of all of them
-        together; None as long as a stage that is still to come has not been timed."""
+        together; None as long as a stage that is still to come has not been timed. A search, whose
+        stages are not known, goes by its cells."""
+        if self.proposed:
+            ended = sum(cell.state in ("done", "failed") for cell in self.cells.values())
+            return elapsed / ended * max(0, self.total - ended) if ended else None
         left = self._left()
         if not left:
             return 0.0 if self.total else None

@@ -5,37 +5,52 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coin_ray.pipeline.events import CellFinished, Event
+from coin_ray.pipeline.events import CellFinished, CellLeftOut, CellsProposed, Event, RoundProgress
 from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.study.search import proposal
 
 if TYPE_CHECKING:
     from coin_ray.tracking.tracker import Tracker
 
 MOST_PICTURES = 12
 """Overlays attached per cell; all of them lie in the workspace."""
+COMPARED = {
+    "delta": "delta",
+    "low": "delta_low",
+    "high": "delta_high",
+    "p_image_adjusted": "p_image_adjusted",
+    "p_seed_adjusted": "p_seed_adjusted",
+}
+"""Column of a comparison that is also a value of the study's run -> what its name ends in."""
 
 
 class Recorder:
     """Hands events to a tracker; without one it does nothing."""
 
-    def __init__(self, tracker: Tracker | None, runs: Path) -> None:
-        self._tracker, self._runs = tracker, runs
+    def __init__(self, tracker: Tracker | None, study: ResolvedStudy, runs: Path) -> None:
+        self._tracker, self._study, self._runs = tracker, study, runs
 
     def __call__(self, event: Event) -> None:
         """Record an event; a finished cell brings its table, configuration and pictures."""
-        if self._tracker is None:
-            return
+        if self._tracker is None or isinstance(event, RoundProgress | CellLeftOut):
+            return  # neither says anything of a run
+        if isinstance(event, CellsProposed):
+            from coin_ray.tracking.describe import describe_cells
+
+            self._tracker.add(describe_cells(proposal(self._study, event.settings)))
         self._tracker.record(event.to_json())
         if isinstance(event, CellFinished):
             self._files(self._tracker, event.cell)
 
     def _files(self, tracker: Tracker, cell: str) -> None:
         folder = self._runs / cell
+        if not (folder / "metrics.json").is_file():
+            return  # nothing but its coarse model was asked for
         rows = json.loads((folder / "metrics.json").read_text())["rows"]
         if rows:
             tracker.record({"event": "Table", "cell": cell, "name": "per_image", "rows": rows})
@@ -44,13 +59,39 @@ class Recorder:
                 {"event": "File", "cell": cell, "path": str(picture), "folder": "overlays"}
             )
 
-    def summary(self, text: str, rows: list[dict[str, Any]]) -> None:
-        """Attach the result table to the study's own run: as Markdown, and ``rows`` as a table."""
+    def metrics(self, cell: str, step: int, values: Mapping[str, float]) -> None:
+        """Values of a cell's run at a step."""
+        if self._tracker is not None:
+            event = {"event": "Metrics", "cell": cell, "step": step, "metrics": dict(values)}
+            self._tracker.record(event)
+
+    def report(self, files: Sequence[Path], rows: list[dict[str, Any]]) -> None:
+        """Attach the files of a report to the study's own run, the page first, and ``rows`` as a
+        table."""
         if self._tracker is None:
             return
-        self._tracker.record({"event": "Text", "path": "summary.md", "text": text})
+        top = files[0].parent
+        for path in files:
+            folder = Path("report", path.relative_to(top)).parent
+            self._tracker.record({"event": "File", "path": str(path), "folder": str(folder)})
         if rows:
             self._tracker.record({"event": "Table", "name": "summary", "rows": rows})
+
+    def comparisons(self, rows: list[dict[str, Any]]) -> None:
+        """Attach the comparison with the baseline (``report.comparisons``) to the study's own run:
+        ``rows`` as a table, and the columns ``COMPARED`` as values
+        ``<data set>/<level>/<metric>_delta`` and so on. One that does not exist is in the table
+        only, where a reason stands beside it."""
+        if self._tracker is None or not rows:
+            return
+        values = {
+            f"{row['dataset']}/{row['level']}/{row['metric']}_{end}": row[column]
+            for row in rows
+            for column, end in COMPARED.items()
+            if row[column] is not None
+        }
+        self._tracker.record({"event": "Table", "name": "comparisons", "rows": rows})
+        self._tracker.record({"event": "Metrics", "metrics": values})
 
 
 @contextmanager
@@ -65,17 +106,19 @@ def recorder(
 ) -> Iterator[Recorder]:
     """Yield the study's recorder; what it holds is written out on leaving, also after a failure."""
     if not tracked:
-        yield Recorder(None, runs)
+        yield Recorder(None, study, runs)
         return
+    from coin_ray.cluster.trials import with_proposals
     from coin_ray.pipeline.keys import digest
     from coin_ray.tracking.describe import describe_study
     from coin_ray.tracking.tracker import Tracker
 
     content = digest({name: found.digest() for name, found in data.items()})
+    study = with_proposals(study, runs)
     info = describe_study(study, data_digest=content, command=command_line(), device=device)
     tracker = Tracker(workspace, info)
     try:
-        yield Recorder(tracker, runs)
+        yield Recorder(tracker, study, runs)
     finally:
         tracker.close()
 

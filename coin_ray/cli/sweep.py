@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +46,7 @@ def sweep(
 
     There is no resume: the same command, or the same study after an edit, continues.
     """
-    from coin_ray.cli import preamble
+    from coin_ray.cli import costs, preamble
     from coin_ray.study.datasets import check_images, resolve_data
 
     resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
@@ -53,13 +54,15 @@ def sweep(
         typer.echo(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     check_images(found)
+    computes = find_device(device, address)
+    costs.admit(resolved, found, workspace, address=address, device=computes, workers=workers)
     outcome = _run(
         resolved,
         found,
         workspace,
         address=address,
-        workers=workers or int(resolved.resources.get("round", {}).get("workers", 1)),
-        device=find_device(device, address),
+        workers=costs.round_workers(resolved, workers),
+        device=computes,
         tracked=not no_tracking,
     )
     if outcome.failed:
@@ -78,16 +81,28 @@ def _run(
 ) -> Outcome:
     from coin_ray.cli.live import watch
     from coin_ray.cli.recording import recorder
-    from coin_ray.cli.results import console, frame_of, runs_folder, show_tables
+    from coin_ray.cli.results import (
+        console,
+        results_of,
+        runs_folder,
+        show_tables,
+        sweep_facts,
+        verdicts_in,
+    )
     from coin_ray.cluster.sweep import Resources, run_study
-    from coin_ray.report.layout import markdown, result_tables
-    from coin_ray.report.tables import summary
+    from coin_ray.pipeline.events import StudyStarted
+    from coin_ray.report.layout import summary
+    from coin_ray.report.provenance import keep_sweep
+    from coin_ray.report.write import write_report
 
     screen, runs, goal = console(), runs_folder(workspace, study), study.objective
+    facts = sweep_facts(data, device)
     with recorder(study, data, workspace, runs, device=device, tracked=tracked) as record:
         with watch(screen, goal.metric, larger_is_better=goal.mode == "max") as show:
 
             def listen(event: Event) -> None:
+                if isinstance(event, StudyStarted):  # what is refused leaves nothing behind
+                    keep_sweep(runs, facts)
                 show(event)
                 record(event)
 
@@ -99,33 +114,51 @@ def _run(
                 address=address,
                 device=device,
                 resources=Resources(workers=workers),
+                verdicts=verdicts_in(runs),
             )
-        frame = frame_of(study, runs)
-        tables = result_tables(study, frame)
-        record.summary(markdown(tables), summary(frame, study.levels, study.report).to_dicts())
-    show_tables(screen, tables)
-    _close(outcome, runs, workspace, tracked)
+        keep_sweep(runs, {**facts, "missing": {**outcome.left_out, **outcome.failed}})
+        results = results_of(study, runs)
+        files = write_report(results, runs / "report")
+        record.report(files, summary(results.tables).to_dicts())
+        record.comparisons(results.compared.to_dicts())
+    show_tables(screen, results)
+    _close(study, outcome, runs, workspace, tracked)
     return outcome
 
 
-def _close(outcome: Outcome, runs: Path, workspace: Path, tracked: bool) -> None:
-    """Last lines: what was computed, what failed and why, where everything lies."""
+def _close(
+    study: ResolvedStudy, outcome: Outcome, runs: Path, workspace: Path, tracked: bool
+) -> None:
+    """Last lines: what was computed, what was left out or failed and why, where everything lies."""
     from coin_ray.cli.progress import clock
 
     typer.echo(
         f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}"
     )
-    causes: dict[str, list[str]] = {}
-    for cell, cause in outcome.failed.items():
-        causes.setdefault(cause, []).append(cell)
-    for cause, cells in causes.items():
-        typer.echo(f"failed: {', '.join(cells)}: {cause}", err=True)
+    levels = {cell.key_label: cell.level for cell in study.cells}
+    for reason, labels in _grouped(outcome.left_out).items():
+        named = ", ".join(dict.fromkeys(levels[label] for label in labels))
+        typer.echo(f"left out: {named} ({reason})")
+    causes = _grouped(outcome.failed)
+    for cause, labels in causes.items():
+        typer.echo(f"failed: {', '.join(labels)}: {cause}", err=True)
+        if trace := outcome.traces.get(cause):
+            typer.echo(textwrap.indent(trace, "  "), err=True)
     if causes:
         typer.echo("the same command tries the failed cells again", err=True)
-    typer.echo(f"label maps, overlays and per-image values: {runs}")
+    typer.echo(f"label maps and overlays: {runs}")
+    typer.echo(f"tables, figures and per-image values: {runs / 'report' / 'report.html'}")
     if tracked:
         option = "" if workspace == WORKSPACE.resolve() else f" --workspace {workspace}"
         typer.echo(f"compare the runs: coin-ray ui{option}")
+
+
+def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason -> the cells that it is given for."""
+    out: dict[str, list[str]] = {}
+    for label, reason in reasons.items():
+        out.setdefault(reason, []).append(label)
+    return out
 
 
 def find_device(asked: str, address: str | None) -> str:

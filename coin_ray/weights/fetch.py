@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,17 @@ from pathlib import Path
 from coin_ray.download import Progress, download
 from coin_ray.errors import UserError
 from coin_ray.weights.files import read_state
-from coin_ray.weights.registry import Weights, entry, file_digest, locate, mismatch, path_of
+from coin_ray.weights.registry import (
+    Weights,
+    entry,
+    file_digest,
+    home,
+    locate,
+    mismatch,
+    names,
+    own_names,
+    path_of,
+)
 
 
 def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0) -> Path:
@@ -72,6 +83,43 @@ def add(name: str, file: Path) -> Path:
     part = path.with_name(f"{path.stem}.copy{path.suffix}")
     shutil.copyfile(file, part)
     os.replace(part, path)
+    return path
+
+
+def register(name: str, file: Path, *, licence: str, like: str | None = None) -> Path:
+    """Copy weights of one's own into their place and enter them in the registry of the home folder;
+    their path. They are built as those of ``like`` (default: of the entry of that name).
+
+    UserError if the file does not read, if nothing says how to build it, or if that registry has
+    the name already.
+    """
+    read_state(file)
+    own = home() / "registry.yaml"
+    if name in own_names():
+        raise UserError(
+            f"{name} is registered already", where=str(own), do="change that entry, or its name"
+        )
+    model = like if like is not None else name if name in names() else None
+    if model is None:
+        raise UserError(
+            f"nothing says which network {name} belongs to",
+            do="name an entry that is built alike: --like mae_base",
+        )
+    path = home() / "weights" / f"{name}{file.suffix}"
+    row = {
+        "file": path.name,
+        "licence": licence,
+        "size_mb": round(file.stat().st_size / 1e6, 1),
+        "sha256": file_digest(file),
+        "build": entry(model).build,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.copy{path.suffix}")
+    shutil.copyfile(file, part)
+    os.replace(part, path)
+    with own.open("a", encoding="utf-8") as registry:
+        # JSON is YAML, and a line more leaves the user's own lines as they are.
+        registry.write(f"{name}: {json.dumps(row)}\n")
     return path
 
 

@@ -1,0 +1,163 @@
+"""``coin-ray status``: what runs, has finished, has failed or is missing, without starting Ray."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coin_ray.cli import options
+from coin_ray.cli.options import WORKSPACE
+from coin_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from coin_ray.cli.history import History, Told
+    from coin_ray.pipeline.states import AtWork, CellStages
+    from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+MOST_ROWS = 40
+STATES = ("running", "failed", "missing", "left out", "finished")
+STYLES = {"running": "cyan", "failed": "red", "finished": "green", "left out": "dim"}
+
+Study = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="a study; default: all of the workspace")
+]
+
+
+def status(
+    study: Study = None,
+    profile: options.Profile = None,
+    data: options.Data = None,
+    train: options.Train = None,
+    mpp: options.Mpp = None,
+    settings: options.Set = None,
+    seeds: options.Seeds = None,
+    workspace: options.Workspace = WORKSPACE,
+) -> None:
+    """Say what runs, has finished, has failed or is missing; give the options it ran with.
+
+    Read from the store, the journals and the folders of runs: nothing is started or changed.
+    """
+    if not workspace.is_dir():
+        raise UserError(
+            "there is no workspace", where=str(workspace), do="name it with --workspace DIR"
+        )
+    if study is None:
+        _studies(workspace)
+    else:
+        _study(options.resolved(study, profile, data, train, mpp, settings, seeds), workspace)
+
+
+def _studies(workspace: Path) -> None:
+    from coin_ray.cli.history import History, histories
+    from coin_ray.cli.results import console
+    from coin_ray.pipeline.states import leases
+    from coin_ray.pipeline.store import Store
+
+    told = histories(workspace)
+    written = Counter(path.parts[-3] for path in (workspace / "runs").glob("*/*/metrics.json"))
+    working = [work for work in leases(Store(workspace / "store")) if work.holder.alive]
+    table = _table("study", "cells", "finished", "failed", "last heard of", "")
+    for name in sorted({*told, *written}):
+        one = told.get(name, History())
+        row = [name, str(one.total or "?"), str(written[name]), str(one.count("failed") or "")]
+        table.add_row(*row, _ago(one.time), _driver(one, bool(working)))
+    screen = console()
+    if table.row_count:
+        screen.print(table)
+    else:
+        typer.echo(f"no study has run in {workspace}")
+    _show_work(working)
+
+
+def _driver(one: History, working: bool) -> str:
+    if not one.open:
+        return "ended" if one.time else "not tracked"
+    return "running" if working else "stopped; the same command goes on"
+
+
+def _study(study: ResolvedStudy, workspace: Path) -> None:
+    from coin_ray.cli import preamble
+    from coin_ray.cli.history import History, histories
+    from coin_ray.cli.results import console, runs_folder
+    from coin_ray.pipeline.states import leases, stages_by_cell
+    from coin_ray.pipeline.store import Store
+    from coin_ray.study.datasets import resolve_data
+
+    data = {spec.name: resolve_data(spec, workspace) for spec in study.data}
+    stages = stages_by_cell(study.cells, data, workspace)
+    working = {work.path: work for work in leases(Store(workspace / "store")) if work.holder.alive}
+    told = histories(workspace).get(study.run_name, History())
+    rows = [
+        _row(cell, own, told.cells.get(cell.key_label), working)
+        for cell, own in zip(study.cells, stages, strict=True)
+    ]
+    rows.sort(key=lambda row: STATES.index(row[3]))
+    table = _table("level", "data", "seed", "state", "stages", "")
+    for level, data_name, seed, state, count, note in rows[:MOST_ROWS]:
+        table.add_row(level, data_name, seed, state, count, note, style=STYLES.get(state))
+    typer.echo(preamble.cells(study))
+    console().print(table)
+    if len(rows) > MOST_ROWS:
+        typer.echo(f"… and {len(rows) - MOST_ROWS} more")
+    proposed = told.cells.keys() - {cell.key_label for cell in study.cells}
+    if study.search is not None and proposed:
+        ended = sum(told.cells[label].state == "finished" for label in proposed)
+        typer.echo(f"proposed by the search: {len(proposed)} cells, {ended} finished")
+    counts = Counter(row[3] for row in rows)
+    typer.echo(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+    _show_work(
+        [working[key.path] for own in stages for key in own.missing.values() if key.path in working]
+    )
+    typer.echo(f"results: {runs_folder(workspace, study)}")
+
+
+def _row(
+    cell: StudyCell, own: CellStages, told: Told | None, working: Mapping[str, AtWork]
+) -> tuple[str, ...]:
+    """Level, data set, seed, state, stages that are there, and what there is to say."""
+    state, note = "missing", ""
+    held = [key for key in own.missing.values() if key.path in working]
+    if not own.missing:
+        state = "finished"
+    elif held:
+        state, note = "running", f"at {held[0].stage} {held[0].name}"
+    elif told is not None and told.state in ("failed", "left out"):
+        state, note = told.state, told.why
+    elif told is not None and told.state == "finished":
+        note = "its settings, images or code have changed since it ran"
+    count = f"{len(own.stages) - len(own.missing)} of {len(own.stages)}"
+    return cell.level, cell.data.name, str(cell.seed), state, count, note
+
+
+def _show_work(working: Sequence[AtWork]) -> None:
+    for work in dict.fromkeys(working):
+        place = f"{work.holder.host}, process {work.holder.pid}"
+        beat = f"heartbeat {work.holder.silent:.0f} s ago"
+        typer.echo(f"at work: {work.path.rpartition('-')[0].replace('/', ' ')} ({place}, {beat})")
+
+
+def _table(*titles: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for title in titles:
+        number = title in ("cells", "finished", "failed", "seed", "stages")
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _ago(milliseconds: int) -> str:
+    """``3 min ago``."""
+    from coin_ray.cli.costs import duration
+
+    if not milliseconds:
+        return ""
+    return f"{duration(max(0.0, time.time() - milliseconds / 1000) / 3600)} ago"

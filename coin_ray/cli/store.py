@@ -1,0 +1,128 @@
+"""``coin-ray store``: what the store holds, making room, finding what is broken."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coin_ray.cli import options
+from coin_ray.cli.options import WORKSPACE
+from coin_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from coin_ray.pipeline.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="The store of stages: ls, gc, verify.")
+
+QUOTA = "20GB"
+Quota = Annotated[
+    str,
+    typer.Option(
+        "--quota", metavar="SIZE", help="of features and embeddings together: 500MB, 20GB"
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")]
+Fix = Annotated[bool, typer.Option("--fix", help="remove what is broken; it is then made again")]
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+@app.command("ls")
+def ls(workspace: options.Workspace = WORKSPACE) -> None:
+    """Stages with the number, size and last use of their artifacts."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from coin_ray.cli.costs import duration, size
+    from coin_ray.cli.results import console
+    from coin_ray.pipeline.chain import VERSIONS
+    from coin_ray.pipeline.upkeep import entries
+
+    store = _store(workspace)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_footer=True)
+    found = {stage: entries(store, stage) for stage in store.stages()}
+    every = [entry for stage in found.values() for entry in stage]
+    total = size(sum(entry.bytes for entry in every))
+    for title, footer in (("stage", "total"), ("artifacts", f"{len(every):,}"), ("size", total)):
+        table.add_column(title, footer=footer, justify="left" if title == "stage" else "right")
+    table.add_column("used last", justify="right")
+    table.add_column("longest unused", justify="right")
+    now = time.time()
+    order = list(VERSIONS)
+    for stage in sorted(found, key=lambda name: order.index(name) if name in order else 99):
+        own = found[stage]
+        if own:
+            ages = [max(0.0, now - entry.used) / 3600 for entry in own]
+            row = (f"{len(own):,}", size(sum(entry.bytes for entry in own)))
+            table.add_row(stage, *row, f"{duration(min(ages))} ago", f"{duration(max(ages))}")
+    console().print(table)
+    typer.echo(f"store: {store.root}")
+
+
+@app.command()
+def gc(
+    workspace: options.Workspace = WORKSPACE, quota: Quota = QUOTA, dry_run: DryRun = False
+) -> None:
+    """Make room: features and embeddings beyond the quota, least recently used first, and what
+    killed runs have left. Safe beside a running study: what is needed again is made again."""
+    from coin_ray.cli.costs import size
+    from coin_ray.pipeline import upkeep
+
+    store = _store(workspace)
+    limit = _bytes(quota)
+    going = upkeep.collectable(store, limit)
+    orphans = upkeep.orphans(store)
+    if not dry_run:
+        for path in (*(entry.folder for entry in going), *orphans):
+            upkeep.remove(store, path)
+    for stage in upkeep.LARGE:
+        own = [entry for entry in going if entry.stage == stage]
+        if own:
+            typer.echo(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
+    if orphans:
+        typer.echo(f"left by killed runs: {len(orphans)} unfinished artifacts and dead leases")
+    freed = size(sum(entry.bytes for entry in going))
+    typer.echo(f"{'would free' if dry_run else 'freed'} {freed} (quota {size(limit)})")
+
+
+@app.command()
+def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
+    """Read every artifact and compare it with its digest; code 1 if any is broken and stays."""
+    from coin_ray.pipeline.upkeep import broken, remove
+
+    store = _store(workspace)
+    count, faults = 0, 0
+    for folder, fault in broken(store):
+        count += 1
+        if fault is not None:
+            faults += 1
+            typer.echo(f"{folder.relative_to(store.root)}: {fault}")
+            if fix:
+                remove(store, folder)
+    if not faults:
+        typer.echo(f"{count:,} artifacts, all as they were written")
+    elif fix:
+        typer.echo(f"{faults} of {count:,} artifacts removed; the next run makes them again")
+    else:
+        typer.echo(f"{faults} of {count:,} artifacts are broken; --fix removes them", err=True)
+        raise typer.Exit(1)
+
+
+def _store(workspace: options.Workspace) -> Store:
+    from coin_ray.pipeline.store import Store
+
+    store = Store(workspace / "store")
+    if not store.root.is_dir():
+        raise UserError(
+            "there is no store", where=str(store.root), do="name its workspace with --workspace DIR"
+        )
+    return store
+
+
+def _bytes(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UserError(f"--quota cannot be {text}", expected="a size such as 500MB or 20GB")
+    return float(found[1]) * UNITS[found[2].upper()]

@@ -1,0 +1,199 @@
+"""``coin-ray ucis``: the models that make coarse masks, trained without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from coin_ray.cli import options
+from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.sweep import Address, NoTracking, Workers, find_device
+
+if TYPE_CHECKING:
+    from coin_ray.cluster.sweep import Outcome
+    from coin_ray.pipeline.cell import CellRun
+    from coin_ray.pipeline.events import Event
+    from coin_ray.study.datasets import Resolved
+    from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+app = typer.Typer(no_args_is_help=True, help="Coarse masks: train the models that make them.")
+
+STUDY = "ucis_models"
+"""The shipped study whose coarse models these are."""
+
+Model = Annotated[Literal["ssa", "psm"], typer.Argument(help="which model to train")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="write the model, its card and the masks of the images there"
+    ),
+]
+
+
+@app.callback()
+def main() -> None:
+    """Without a callback Typer would drop the verb of a group that has only one."""
+
+
+@app.command()
+def train(
+    model: Model,
+    data: options.Data = None,
+    train: options.Train = None,
+    profile: options.Profile = None,
+    settings: options.Set = None,
+    mpp: options.Mpp = None,
+    workspace: options.Workspace = WORKSPACE,
+    address: Address = None,
+    workers: Workers = None,
+    device: options.Device = "auto",
+    no_tracking: NoTracking = False,
+    out: Out = None,
+) -> None:
+    """Train a model of coarse masks on the images of each --data, or take it from the store.
+
+    A study with ucis.model: ssa or psm on the same images and settings finds it there. The same
+    command continues a training that was interrupted.
+    """
+    from coin_ray.cli import costs, preamble
+    from coin_ray.study.datasets import check_images, resolve_data
+
+    study = coarse_study(model, options.resolved(STUDY, profile, data, train, mpp, settings, "1"))
+    for text in preamble.opening(study):
+        typer.echo(text)
+    found = {spec.name: resolve_data(spec, workspace) for spec in study.data}
+    check_images(found)
+    where = costs.target(study, address, find_device(device, address), workers)
+    outcome = _run(study, found, workspace, address=address, where=where, tracked=not no_tracking)
+    for label, cause in outcome.failed.items():
+        typer.echo(f"failed: {label}: {cause}", err=True)
+    for cell in study.cells:
+        if cell.key_label not in outcome.failed:
+            _finish(cell, found, workspace, where.device, out)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
+    """The part of a study in which the coarse model is trained: one cell a data set."""
+    level = next(cell.level for cell in study.cells if cell.config.ucis.model == model)
+    return replace(
+        study,
+        name=f"ucis_{model}",
+        title=f"Coarse masks of {model.upper()}",
+        question="",
+        levels=(level,),
+        baseline_level=level,
+        cells=tuple(cell for cell in study.cells if cell.level == level),
+        published=None,
+    )
+
+
+def _run(
+    study: ResolvedStudy,
+    data: Mapping[str, Resolved],
+    workspace: Path,
+    *,
+    address: str | None,
+    where: Any,
+    tracked: bool,
+) -> Outcome:
+    from coin_ray.cli.live import watch
+    from coin_ray.cli.recording import recorder
+    from coin_ray.cli.results import console, runs_folder
+    from coin_ray.cluster import coarse
+    from coin_ray.pipeline.events import CellFinished
+
+    cells = {cell.key_label: cell for cell in study.cells}
+    runs = runs_folder(workspace, study)
+    with (
+        recorder(study, data, workspace, runs, device=where.device, tracked=tracked) as record,
+        watch(console(), "ucis_loss", larger_is_better=False) as show,
+    ):
+
+        def listen(event: Event) -> None:
+            show(event)
+            if isinstance(event, CellFinished):
+                # Before the final values, which count as those of the last step.
+                run = coarse.open_coarse(cells[event.cell], data, workspace)
+                for step, losses in curves(run.ucis_model().info):
+                    record.metrics(event.cell, step, losses)
+            record(event)
+
+        return coarse.train_models(
+            study,
+            data,
+            workspace=workspace,
+            listen=listen,
+            address=address,
+            device=where.device,
+            workers=where.workers,
+        )
+
+
+def curves(info: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Step -> the losses there, in order, from what is kept of a model's training."""
+    found: dict[int, dict[str, float]] = {}
+    for term, values in info["log"].items():
+        for part, value in enumerate(values, 1):
+            step = round(part * info["steps"][term] / len(values))
+            found.setdefault(step, {})[f"ucis_{term}"] = value
+    yield from sorted(found.items())
+
+
+def _finish(
+    cell: StudyCell,
+    data: Mapping[str, Resolved],
+    workspace: Path,
+    device: str,
+    out: Path | None,
+) -> None:
+    from coin_ray.cluster.coarse import open_coarse
+    from coin_ray.data.write import write_label_map
+
+    run, name = open_coarse(cell, data, workspace, device), cell.data.name
+    place = run.store.folder(run.keys.ucis_model())
+    losses = ", ".join(f"{k.removeprefix('ucis_')} {v:.4f}" for k, v in run.ucis_losses().items())
+    typer.echo(f"{name}: {cell.config.ucis.model} in {place} ({losses})")
+    if out is not None:
+        file = write_model(run, out, name)
+        for sample in data[name].samples:
+            mask = run.ucis(sample.image).astype("int32")
+            write_label_map(out / name / f"{sample.name}.tif", mask)
+        typer.echo(f"{file} and its card; masks for ucis.model: files in {out / name}")
+
+
+def write_model(run: CellRun, out: Path, name: str) -> Path:
+    """``out``/NAME-MODEL.safetensors, with its settings inside, and its card beside it (.yaml)."""
+    import json
+
+    import safetensors.numpy
+    import yaml
+
+    from coin_ray import __version__
+    from coin_ray.cli.recording import command_line
+    from coin_ray.data.write import whole_file
+
+    ucis, artifact = run.config.ucis, run.ucis_model()
+    assert ucis.trained is not None
+    settings = ucis.model_dump(mode="json", include={"model", "weights", "seed", ucis.model})
+    card = {
+        "model": f"{ucis.model.upper()}, coarse masks of nuclei, trained without labels",
+        "checkpoint": "the weights after the last step, or their average (ema); no label is read",
+        "settings": {"ucis": settings},
+        "losses": run.ucis_losses(),
+        "images": {image.name: image.digest() for image in run.train},
+        "key": run.keys.ucis_model().digest,
+        "coin_ray": __version__,
+        "command": command_line(),
+    }
+    file = out / f"{name}-{ucis.model}.safetensors"
+    with whole_file(file) as part:
+        safetensors.numpy.save_file(artifact.arrays, part, {"settings": json.dumps(settings)})
+    with whole_file(file.with_suffix(".yaml")) as part:
+        part.write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True))
+    return file

@@ -1,0 +1,235 @@
+"""``coin-ray status`` and ``coin-ray why``: from the store, the journals and the runs alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from coin_ray import cli
+from coin_ray.cli.history import history
+from coin_ray.pipeline import lease
+from coin_ray.pipeline.plan import plan_cells
+from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.study.command_line import Request
+from coin_ray.study.datasets import resolve_data
+from coin_ray.study.study import resolve
+from coin_ray.tracking.journal import Journal
+
+STUDY = """
+study: small
+extends: mini
+baseline: {rounds.count: 1, infer.redraw: false}
+data: {generated: {train: 1, test: 1, size: 64}}
+factors:
+  lambda:
+    baseline: "0.1"
+    levels:
+      "0.1": {ot.lambda: 0.1}
+      "0.3": {ot.lambda: 0.3}
+      "1.0": {ot.lambda: 1.0}
+"""
+NAME = "small-mini-generated"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
+    (tmp_path / "s.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(cli.app, list(args))
+
+
+def fill(folder: Path, *levels: str, leave_out: tuple[str, ...] = ()) -> None:
+    """Put an artifact of nothing under every key of these levels, as if it had been computed."""
+    study = resolve("s.yaml", Request())
+    workspace = folder / ".coin-ray"
+    data = {spec.name: resolve_data(spec, workspace) for spec in study.data}
+    cells = [cell for cell in study.cells if cell.level in levels]
+    store = Store(workspace / "store")
+    for key in plan_cells(cells, data, workspace).missing.values():
+        if key.stage not in leave_out:
+            store.save(key, Artifact(), 1.0)
+
+
+def journal(folder: Path, *events: dict[str, object]) -> None:
+    log = Journal(folder / ".coin-ray" / "journal" / "small-mini-123.jsonl")
+    tags = {"study": "small", "profile": "mini", "dataset": "generated"}
+    log.append({"event": "StudyDescribed", "tags": tags})
+    for event in events:
+        log.append(event)
+    log.close()
+
+
+def claim(folder: Path, level: str, stage: str, silent: float = 0.0) -> None:
+    """Somebody on another machine is at a stage of a level."""
+    import os
+
+    study = resolve("s.yaml", Request())
+    data = {spec.name: resolve_data(spec, folder / ".coin-ray") for spec in study.data}
+    cells = [cell for cell in study.cells if cell.level == level]
+    missing = plan_cells(cells, data, folder / ".coin-ray").missing.values()
+    key = next(key for key in missing if key.stage == stage)
+    path = Store(folder / ".coin-ray" / "store").claim(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("node7:4242:token")
+    os.utime(path, (0, time.time() - silent))
+
+
+def rows(done: Result) -> dict[str, list[str]]:
+    return {li.split()[0]: li.split()[1:] for li in done.stdout.splitlines() if li.strip()}
+
+
+def test_each_cell_of_a_study_has_its_state(folder: Path) -> None:
+    fill(folder, "0.1")
+    fill(folder, "0.3", leave_out=("round", "predict", "evaluate", "masks", "score"))
+    claim(folder, "0.3", "round")
+    journal(
+        folder,
+        {"event": "StudyStarted", "study": "small", "cells": 3},
+        {"event": "CellStarted", "cell": "0.3--generated--s0"},
+        {"event": "CellStarted", "cell": "1.0--generated--s0"},
+        {"event": "CellFailed", "cell": "1.0--generated--s0", "cause": "OutOfMemoryError: no"},
+    )
+    done = call("status", "s.yaml")
+    assert done.exit_code == 0, done.output
+    found = rows(done)
+    assert found["0.1"][2:] == ["finished", "27", "of", "27"]
+    assert found["0.3"][2] == "running" and "at round round1-seed0" in done.output
+    assert found["1.0"][2] == "failed" and "OutOfMemoryError: no" in done.output
+    assert "1 running, 1 failed, 1 finished" in done.output
+    assert "at work: round round1-seed0 (node7, process 4242, heartbeat " in done.output
+    assert max(map(len, done.output.splitlines())) <= 120
+
+
+def test_a_dead_owner_and_an_edited_study(folder: Path) -> None:
+    fill(folder, "0.1")
+    claim(folder, "0.3", "transport", silent=lease.STALE + 5)
+    journal(
+        folder,
+        {"event": "StudyStarted", "study": "small", "cells": 3},
+        {"event": "CellFinished", "cell": "0.1--generated--s0", "metrics": {}},
+        {"event": "CellLeftOut", "cell": "1.0--generated--s0", "reason": "screened out"},
+    )
+    done = call("status", "s.yaml", "--set", "student.ema=0.5")
+    found = rows(done)
+    assert found["0.3"][2] == "missing" and "at work" not in done.output
+    assert found["0.1"][2] == "missing" and "have changed since it ran" in done.output
+    assert found["1.0"][2:4] == ["left", "out"] and "screened out" in done.output
+
+
+def test_all_studies_of_a_workspace(folder: Path) -> None:
+    fill(folder, "0.1")
+    for cell in ("0.1--generated--s0", "0.3--generated--s0"):
+        place = folder / ".coin-ray" / "runs" / NAME / cell
+        place.mkdir(parents=True)
+        (place / "metrics.json").write_text(json.dumps({"rows": []}))
+    other = folder / ".coin-ray" / "runs" / "untracked-mini-x" / "a"
+    other.mkdir(parents=True)
+    (other / "metrics.json").write_text("{}")
+    started = {"event": "StudyStarted", "study": "small", "cells": 3}
+    failed = {"event": "CellFailed", "cell": "1.0--generated--s0", "cause": "no"}
+    journal(folder, started, failed)
+    found = rows(call("status"))
+    assert found[NAME][:3] == ["3", "2", "1"] and "stopped;" in found[NAME]
+    assert found["untracked-mini-x"][:2] == ["?", "1"]
+    claim(folder, "1.0", "transport")
+    assert rows(call("status"))[NAME][-1] == "running"
+    journal(folder, {"event": "StudyFinished", "study": "small", "computed": 1, "reused": 1})
+    assert rows(call("status"))[NAME][-1] == "ended"
+
+
+def test_a_restart_forgets_earlier_failures() -> None:
+    cell = {"cell": "a", "time": 5}
+    told = history(
+        [
+            {"event": "CellFailed", "cause": "no", **cell},
+            {"event": "StudyFinished", "time": 6},
+            {"event": "StudyStarted", "cells": 2, "time": 7},
+            {"event": "CellStarted", **cell, "time": 8},
+        ]
+    )
+    assert (told.open, told.total, told.time) == (True, 2, 8)
+    assert told.cells["a"].state == "started" and told.count("failed") == 0
+
+
+def test_status_needs_a_workspace_and_no_ray(folder: Path) -> None:
+    done = call("status", "--workspace", "nowhere")
+    assert done.exit_code == 2 and "there is no workspace" in done.stderr
+    (folder / ".coin-ray").mkdir()
+    assert "no study has run in" in call("status").output
+    import subprocess
+
+    code = (
+        "import sys\nfrom coin_ray.cli import app\n"
+        "try:\n    app(['status', 's.yaml'])\nexcept SystemExit as e:\n    assert not e.code\n"
+        "assert not {'ray', 'torch', 'mlflow', 'polars'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# --- why
+
+
+def test_why_a_cell_is_to_be_computed(folder: Path) -> None:
+    fill(folder, "0.1", "0.3")
+    done = call("why", "1.0", "s.yaml")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1.0--generated--s0: 16 of 27 stages are to be computed"
+    assert lines[1].startswith("  transport of ") and "nearest stored one differs in" in lines[1]
+    assert lines[2].strip() in ("lambda  here 1.0, stored 0.3", "lambda  here 1.0, stored 0.1")
+    assert lines[3] == "  14 more follow from these"
+    assert call("why", "0.3--generated--s0", "s.yaml").stdout == (
+        "0.3--generated--s0: all 27 stages are stored\n"
+    )
+
+
+def test_why_follows_a_difference_upstream_to_where_it_begins(folder: Path) -> None:
+    fill(folder, "0.1")
+    done = call("why", "round", "s.yaml", "--set", "uss.zoom=3.0", "--set", "student.lr=0.5")
+    text = done.stdout
+    assert "round: 3 of 3 are to be computed" in text
+    assert "lr  here 0.5, stored 0.003" in text
+    assert "features: zoom  here 3.0, stored 2.0" in text
+    assert "masks" not in text and "select" not in text  # they differ because of these
+
+
+def test_why_names_another_seed_and_another_image(folder: Path) -> None:
+    fill(folder, "0.1", "0.3", "1.0")
+    text = call("why", "round", "s.yaml", "--seeds", "0,5").stdout
+    assert "round: 3 of 6 are to be computed" in text and "seed  here 5, stored 0" in text
+    tiles = folder / ".coin-ray" / "data"
+    image = next(path for path in tiles.glob("*/test/**/*.png") if "label" not in str(path))
+    from PIL import Image
+
+    with Image.open(image) as old:
+        old.transpose(Image.Transpose.ROTATE_180).save(folder / "turned.png")
+    image.write_bytes((folder / "turned.png").read_bytes())
+    text = call("why", "predict", "s.yaml").stdout
+    assert "the pixels of the image" in text and "seed" not in text
+
+
+def test_why_of_an_empty_store_and_of_what_is_not_needed(folder: Path) -> None:
+    assert "none of this stage is stored" in call("why", "transport", "s.yaml").stdout
+    fill(folder, "0.1", "0.3", "1.0")
+    done = call("store", "gc", "--quota", "0")
+    assert "features: 2 artifacts" in done.stdout
+    text = call("why", "features", "s.yaml").stdout
+    assert text == "features: 0 of 2 are stored; what the other 2 were needed for is stored\n"
+    # The features have gone, so the way back to them is said to have gone too.
+    text = call("why", "centroids", "s.yaml", "--set", "uss.normalise=none").stdout
+    assert "normalise  here none, stored whiten" in text
+
+
+def test_why_of_a_name_that_is_none(folder: Path) -> None:
+    done = call("why", "featurs", "s.yaml")
+    assert done.exit_code == 2 and "did you mean 'features'?" in done.stderr

@@ -1,0 +1,173 @@
+"""``ucis train`` as a user calls it, with Ray Train in this process's place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from typer.testing import CliRunner, Result
+
+from coin_ray import cli
+from coin_ray.cluster.connection import Connection
+from coin_ray.cluster.tasks import CellSpec, open_cell
+from coin_ray.data.label_files import read_foreground
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.pipeline import training
+from coin_ray.pipeline.rounds import World
+from coin_ray.pipeline.runner import open_local, train_once
+from coin_ray.pipeline.training import train_stage
+from coin_ray.study.command_line import Request
+from coin_ray.study.datasets import resolve_data
+from coin_ray.study.study import resolve
+from coin_ray.tracking.replay import Replay
+
+TINY = {
+    "ssa.width": 4, "ssa.encoder_width": 4, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
+    "psm.width": 4, "psm.activation_width": 4, "psm.activation_iterations": 1, "psm.attempts": 1,
+    "psm.point_iterations": 1, "psm.final_iterations": 1, "psm.batch": 2, "psm.crop": 32,
+}  # fmt: skip
+SETTINGS = [text for key, value in TINY.items() for text in ("--set", f"ucis.{key}={value}")]
+
+
+class Cluster:
+    """Trains where it is called; ``stop``: after so many steps it is interrupted."""
+
+    def __init__(self) -> None:
+        self.stop: int | None = None
+        self.steps: list[int] = []
+
+    def train(self, connection: Connection, spec: CellSpec) -> None:
+        def progress(step: int, steps: int, loss: float) -> None:
+            self.steps.append(step)
+            if step == self.stop:
+                raise KeyboardInterrupt
+
+        run = open_cell(spec)
+        told = (run, World(), lambda round_, metrics, seconds: None)
+        train_once(run, partial(train_stage, *told, progress=progress))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    here, before = Cluster(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(Connection, "open", lambda connection: None)
+    monkeypatch.setattr(Connection, "train", lambda connection, spec: here.train(connection, spec))
+    monkeypatch.setattr(training, "SAVE", 0.0)
+    yield here
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("data") / "tiles"
+    generated_samples(top, 2, size=96, seed=3)
+    return top
+
+
+def call(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, ["ucis", "train", *map(str, args), "--mpp", "0.25"])
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    (journal,) = (folder / ".coin-ray" / "journal").glob("*.jsonl")
+    return [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("model", ["ssa", "psm"])
+def test_a_model_is_trained_once_and_written(
+    cluster: Cluster, folder: Path, images: Path, model: str
+) -> None:
+    done = call(model, "--data", images, *SETTINGS, "--out", "models", "--no-tracking")
+    assert done.exit_code == 0, done.output
+    assert cluster.steps == [1, 2, 3]
+    assert "1 cell; to compute: ucis_model 1; stored: 0" in done.output
+    file = folder / "models" / f"tiles-{model}.safetensors"
+    card = yaml.safe_load(file.with_suffix(".yaml").read_text())
+    with safe_open(file, "np") as stored:
+        settings = json.loads(stored.metadata()["settings"])
+        names = stored.keys()
+        weights = {name: stored.get_tensor(name) for name in names}
+    assert card["settings"] == {"ucis": settings}
+    assert settings[model]["width"] == 4 and settings["model"] == model
+    assert card["losses"]["ucis_loss"] > 0 and len(card["images"]) == 2
+
+    # A study on the same images finds the model, and its masks are those that were written.
+    request = Request(data=(str(images),), settings=tuple(SETTINGS[1::2]))
+    study = resolve("ucis_models", request)
+    cell = next(c for c in study.cells if c.config.ucis.model == model and c.config.rounds.count)
+    data = resolve_data(cell.data, folder / ".coin-ray")
+    run = open_local(cell.config, 0, data.train, folder / ".coin-ray")
+    found = run.ucis_model()
+    assert all(found.arrays[name].tobytes() == array.tobytes() for name, array in weights.items())
+    for sample in data.samples:
+        mask = read_foreground(folder / "models" / "tiles" / f"{sample.name}.tif")
+        np.testing.assert_array_equal(mask, run.ucis(sample.image))
+
+    again = call(model, "--data", images, *SETTINGS, "--no-tracking")
+    assert again.exit_code == 0 and "to compute: nothing; stored: 1" in again.output
+    assert cluster.steps == [1, 2, 3]
+
+
+def test_predict_draws_with_a_trained_model(cluster: Cluster, folder: Path, images: Path) -> None:
+    new = generated_samples(folder / "new", 1, size=96, seed=9)[0]
+    told = ["predict", "ucis_models", "--level", "SSA", "--data", str(images), *SETTINGS]
+    told += ["--images", str(new.image.path), "--out", "drawn", "--mpp", "0.25"]
+    early = CliRunner().invoke(cli.app, told)
+    assert early.exit_code == 2 and "this cell has not finished" in early.stderr
+    assert call("ssa", "--data", images, *SETTINGS, "--no-tracking").exit_code == 0
+    done = CliRunner().invoke(cli.app, told)
+    assert done.exit_code == 0, done.output
+    drawn = read_foreground(folder / "drawn" / f"{new.name}.tif")
+    assert drawn.shape == (96, 96) and 0 < drawn.mean() < 1
+
+
+def test_the_same_command_continues_and_the_losses_are_tracked(
+    cluster: Cluster, folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Replay, "run", lambda replay: 0)  # the journal is what MLflow gets
+    cluster.stop = 2
+    stopped = call("ssa", "--data", images, *SETTINGS)
+    assert stopped.exit_code == 130 and "the same command continues" in stopped.output
+    assert cluster.steps == [1, 2]
+    cluster.stop = None
+    done = call("ssa", "--data", images, *SETTINGS)
+    assert done.exit_code == 0, done.output
+    assert cluster.steps == [1, 2, 3]
+    told = rows(folder)
+    curve = [(r["step"], r["metrics"]["ucis_loss"]) for r in told if r["event"] == "Metrics"]
+    assert [step for step, _ in curve] == [1, 2, 3]
+    (finished,) = [r for r in told if r["event"] == "CellFinished"]
+    assert finished["metrics"]["ucis_loss"] == curve[-1][1]
+    assert {"ucis_classification", "ucis_smoothness"} <= set(finished["metrics"])
+    assert [r["interrupted"] for r in told if r["event"] == "StudyFinished"] == [True, False]
+
+
+def test_a_failed_training_is_told(cluster: Cluster, images: Path) -> None:
+    done = call("ssa", "--data", images, *SETTINGS, "--set", "ucis.ssa.lr=1e30", "--no-tracking")
+    assert done.exit_code == 1
+    assert "the training loss is not finite" in done.stderr
+
+
+def test_missing_imagenet_weights_stop_before_anything_starts(
+    images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COIN_RAY_HOME", str(folder))
+    done = call("ssa", "--data", images, "--profile", "coin", "--no-tracking")
+    assert done.exit_code == 2
+    assert "coin-ray models fetch resnet34_imagenet" in done.stderr
