@@ -14,9 +14,11 @@ from psutil import net_connections
 
 from coin_ray.errors import UserError
 from coin_ray.tracking import server
+from coin_ray.tracking.mlflow_store import connect, study_runs, tracking_uri
+from coin_ray.tracking.replay import sync_journals
 from coin_ray.tracking.server import HOST, running_server
 from coin_ray.tracking.tracker import Tracker
-from tests.tracking_study import info
+from tests.tracking_study import info, run_events
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,40 @@ def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(tmp_path: Path) -
     with socket.socket() as probe:
         assert probe.connect_ex((HOST, port)) != 0
     assert set(os.listdir(tmp_path)) - before == {"ui.log"}
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_goes_away_and_comes_back_has_one_run_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, workspace = tmp_path / "served", tmp_path / "workspace"
+    connect(served, tracking_uri(served))  # its tables
+    happening = list(run_events(workspace / "files"))
+    half = [event["event"] for event in happening].index("CellFinished") + 3
+    said: list[str] = []
+    with running_server(served) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        tracker = Tracker(workspace, info("remote"), warn=said.append)
+        for event in happening[:half]:
+            tracker.record(event)
+        assert tracker.sync()
+    for event in happening[half:]:
+        tracker.record(event)
+    assert tracker.close() is False
+    assert len(said) == 1
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with running_server(served) as address:
+        (done,) = sync_journals(workspace, uri=address)
+        (again,) = sync_journals(workspace, uri=address)
+        client = connect(workspace, address)
+        experiment = client.get_experiment_by_name("coin-ray").experiment_id
+        runs = list(study_runs(client, experiment, tracker.study))
+        files = [len(client.list_artifacts(run.info.run_id)) for run in runs]
+    assert (done.runs, done.written, again.written) == (3, 2, 0)  # one cell was there already
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert all(files)
+    assert not (workspace / "mlflow.db").exists()
 
 
 def test_no_database_is_said_before_anything_starts(tmp_path: Path) -> None:

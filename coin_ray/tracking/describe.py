@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coin_ray.pipeline.keys import digest
-from coin_ray.pipeline.settings import Cell, identity
+from coin_ray.pipeline.settings import Cell, flatten, identity
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 
@@ -39,13 +39,18 @@ def describe_study(
         "git_commit": commit,
         "git_changed": changed,
         "environment": environment() | ({"device": device} if device else {}),
-        "cells": list(_cells(study)),
+        "cells": describe_cells(study.cells),
     }
 
 
-def _cells(study: ResolvedStudy) -> Iterator[dict[str, Any]]:
+def describe_cells(cells: Sequence[StudyCell]) -> list[dict[str, Any]]:
+    """The cells of a study, or those that it adds while it runs, as plain JSON values."""
+    return list(_cells(cells))
+
+
+def _cells(cells: Sequence[StudyCell]) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
-    for cell in study.cells:
+    for cell in cells:
         run = cell_digest(cell)
         if run in seen:  # two levels that come to the same configuration still are two cells
             run = digest([run, cell.level])
@@ -145,14 +150,3 @@ def _common(info: Mapping[str, Any]) -> dict[str, Any]:
         tags["git_commit"] = info["git_commit"] + ("-changed" if info["git_changed"] else "")
         tags["mlflow.source.git.commit"] = info["git_commit"]
     return tags
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys (``ot.lambda``); lists and scalars are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -122,7 +122,10 @@ def _finished(record: RunRecord, event: Mapping[str, Any]) -> None:
         _metric(record, metric, last, value, event["time"])
     _seconds(record, "cell_seconds", last, event)
     _end(record, "FINISHED", event)
-    record.tags.pop("failure", None)
+    for tag in ("failure", "ended_after_rounds"):
+        record.tags.pop(tag, None)
+    if event.get("rounds") is not None:
+        record.tags["ended_after_rounds"] = str(event["rounds"])
 
 
 def _failed(record: RunRecord, event: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class Tracker:
         self.uri = uri or tracking_uri(workspace)
         self.study = study_identity(study_info)
         self._info = study_info
-        self._cells = {cell["cell"]: cell for cell in study_info["cells"]}
+        self._cells: dict[str, Mapping[str, Any]] = {}
+        self.add(study_info["cells"])
         self._seen: set[str] = set()
         self._stages: dict[str, dict[str, _Stage]] = {}
         self._warn = warn or logging.getLogger(__name__).warning
@@ -83,6 +84,10 @@ class Tracker:
         self._describe(describe.study_event(study_info))
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
         self._thread.start()
+
+    def add(self, cells: Sequence[Mapping[str, Any]]) -> None:
+        """Cells (``describe_cells``) that the study has come to while it runs."""
+        self._cells |= {cell["cell"]: cell for cell in cells}
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Write an event into the journal (on disk on return); MLflow follows.

@@ -1,0 +1,77 @@
+"""What a study leaves on its own run: the report's files and the comparison with the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coin_ray.cli.recording import Recorder
+from coin_ray.report.results import Results
+from coin_ray.tracking.describe import describe_study
+from coin_ray.tracking.journal import read
+from coin_ray.tracking.records import STUDY, RunRecord, fold
+from coin_ray.tracking.replay import journal_path
+from coin_ray.tracking.tracker import Tracker
+from tests.report_study import NUMBERS, finished
+
+AWAY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A finished study without its level 3.0."""
+    missing = [f"3.0--generated--s{seed}" for seed in (0, 1)]
+    made = finished(tmp_path_factory.mktemp("study"), NUMBERS, without=missing)
+    assert set(missing) <= {cell.key_label for cell in made.study.cells}
+    return made
+
+
+@pytest.fixture
+def tracker(results: Results, tmp_path: Path) -> Iterator[Tracker]:
+    info = describe_study(results.study, data_digest="d")
+    made = Tracker(tmp_path, info, uri=AWAY, warn=lambda _: None)
+    yield made
+    made.close()
+
+
+def parent(tracker: Tracker) -> RunRecord:
+    records: dict[str, RunRecord] = {}
+    for row in read(journal_path(tracker.workspace, tracker.study))[0]:
+        fold(records, row)
+    return records[STUDY]
+
+
+def test_the_comparison_with_the_baseline_is_on_the_studys_own_run(
+    results: Results, tracker: Tracker
+) -> None:
+    rows = results.compared.to_dicts()
+    Recorder(tracker, results.study, results.runs).comparisons(rows)
+    run = parent(tracker)
+    (row,) = (r for r in rows if r["level"] == "1.0" and r["metric"] == "aji")
+    expected = {
+        "generated/1.0/aji_delta": row["delta"],
+        "generated/1.0/aji_delta_low": row["low"],
+        "generated/1.0/aji_delta_high": row["high"],
+        "generated/1.0/aji_p_image_adjusted": row["p_image_adjusted"],
+        "generated/1.0/aji_p_seed_adjusted": row["p_seed_adjusted"],
+    }
+    assert None not in expected.values()
+    values = {name: value for (name, _), (value, _) in run.metrics.items()}
+    assert {name: values[name] for name in expected} == expected
+    # A level that is missing has no value, and its row with the reason.
+    assert not [name for name in values if "/3.0/" in name]
+    assert "missing: 3.0" in run.texts["comparisons.csv"]
+    assert "comparisons.json" in run.tables
+
+
+def test_the_report_keeps_its_folders(results: Results, tracker: Tracker, tmp_path: Path) -> None:
+    files = [tmp_path / "report.html", tmp_path / "figures" / "levels.svg"]
+    files[1].parent.mkdir()
+    for file in files:
+        file.write_text("x")
+    Recorder(tracker, results.study, results.runs).report(files, [{"level": "1.0", "mean": 0.5}])
+    run = parent(tracker)
+    assert set(run.files) == {"report/report.html", "report/figures/levels.svg"}
+    assert run.tables == {"summary.json"}
