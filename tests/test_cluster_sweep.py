@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
+import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from coin_ray.cluster.sweep import Resources, run_study
+from coin_ray.cluster.sweep import Outcome, Resources, run_study
+from coin_ray.cluster.trials import with_proposals
 from coin_ray.data.folder import find_samples
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
@@ -18,12 +24,20 @@ from coin_ray.pipeline import events
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.datasets import Resolved
-from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import (
+    DataSpec,
+    Dimension,
+    ResolvedStudy,
+    Search,
+    Stopping,
+    StudyCell,
+)
 from tests.test_pipeline_cell import config
 
 pytestmark = pytest.mark.ray
 TWO_CPUS = Resources(cpus=2)
 NONE, MAE = config(uss={"family": "none"}), config()
+NONE_TINY: dict[str, Any] = {"uss": {"family": "none"}, "student": {"iterations": 2}}
 GOOD = (("none", "tiles", NONE), ("mae", "tiles", MAE))
 
 
@@ -113,6 +127,9 @@ def test_a_cell_leaves_predictions_overlays_and_its_configuration(ran, tiles: Re
         assert (folder / "predictions" / f"{sample.name}.tif").stat().st_size > 0
         assert (folder / "overlays" / f"{sample.name}.png").stat().st_size > 0
     assert "family: mae" in (folder / "config.yaml").read_text()
+    rounds = json.loads((folder / "metrics.json").read_text())["rounds"]
+    told = [e.metrics for e in ran[2] if isinstance(e, events.RoundFinished) and e.level == "mae"]
+    assert [r.pop("round") for r in rounds] == [1, 2] and rounds == told
 
 
 def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, tiles: Resolved):
@@ -137,7 +154,7 @@ def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, ti
         resources=Resources(cpus=2, workers=2),
     )
     stages = {e.stage for e in heard if isinstance(e, events.StageFinished)}
-    assert stages == {"select", "round", "predict", "score", "evaluate"}
+    assert stages == {"select", "round", "predict", "masks", "score", "evaluate"}
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tiles: Resolved, tmp_path: Path):
@@ -153,13 +170,15 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tiles: Resolv
     assert not (tmp_path / "store").exists()
 
 
-def test_an_existing_cluster_is_used_by_its_address(tiles: Resolved, tmp_path: Path):
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of four CPUs that is there already."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # A head of our own on a free port, in the foreground, so that only it is stopped afterwards.
     ray = Path(sys.executable).with_name("ray")
-    command = [str(ray), "start", "--head", f"--port={port}", "--num-cpus=2", "--block"]
+    command = [str(ray), "start", "--head", f"--port={port}", "--num-cpus=4", "--block"]
     command += ["--include-dashboard=true", "--dashboard-port=0", "--disable-usage-stats"]
     head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -167,20 +186,149 @@ def test_an_existing_cluster_is_used_by_its_address(tiles: Resolved, tmp_path: P
         for line in head.stdout:
             if "Ray runtime started" in line:
                 break
-        outcome = run_study(
-            study(("none", "tiles", config(uss={"family": "none"}, rounds={"count": 1}))),
-            {"tiles": tiles},
-            workspace=tmp_path,
-            listen=lambda event: None,
-            address=f"127.0.0.1:{port}",
-        )
-        assert outcome.failed == {}
-        assert outcome.computed > 0
+        yield f"127.0.0.1:{port}"
     finally:
         processes = psutil.Process(head.pid).children(recursive=True)
         for process in [*processes, psutil.Process(head.pid)]:
             process.kill()
         head.wait(30)
+
+
+def test_five_trials_of_two_workers_do_not_wait_for_each_other(
+    address: str, tiles: Resolved, tmp_path: Path
+):
+    """Four CPUs: with a CPU for each driver, or as many drivers as there are trials, all of them
+    would hold what the others' workers wait for, for ever."""
+    import ray
+
+    heard: list[events.Event] = []
+    groups: list[dict[str, Any]] = []
+
+    def listen(event: events.Event) -> None:
+        heard.append(event)
+        if isinstance(event, events.CellFinished):
+            groups[:] = ray.util.placement_group_table().values()
+
+    one_round = {**NONE_TINY, "rounds": {"count": 1}}
+    rules = [config(**one_round, select={"rule": rule}) for rule in ("mean", "cv")]
+    given = study(("mean", "tiles", rules[0]), ("cv", "tiles", rules[1]))
+    cells = [
+        replace(cell, seed=seed, key_label=f"{cell.level}-s{seed}")
+        for seed in range(3)
+        for cell in given.cells
+    ]
+    one = Resolved(tiles.train[:1], tiles.samples[:1])
+    outcome = run_study(
+        replace(given, cells=tuple(cells[:5]), seeds=(0, 1, 2)),
+        {"tiles": one},
+        workspace=tmp_path,
+        listen=listen,
+        address=address,
+        resources=Resources(workers=2),
+    )
+    assert outcome.failed == {} and outcome.computed > 0
+    finished = [e.cell for e in heard if isinstance(e, events.CellFinished)]
+    assert sorted(finished) == sorted(cell.key_label for cell in cells[:5])
+    # Every level gets one seed before any gets two.
+    started = [e.seed for e in heard if isinstance(e, events.CellStarted)]
+    assert started == sorted(started)
+    # Nothing of a trial's workers outlives it.
+    left = [g for g in groups if g["state"] != "REMOVED" and "CPU" in str(g["bundles"])]
+    assert left == []
+
+
+def test_a_search_goes_on_where_it_was_interrupted(address: str, tiles: Resolved, tmp_path: Path):
+    base = config(**NONE_TINY, rounds={"count": 0}, instances={"footprint": 11})
+    space = (
+        Dimension("instances.footprint", "int", (5, 11), step=2),
+        Dimension("instances.min_area", "any", (10,), when={"instances.footprint": (5,)}),
+    )
+    given = replace(
+        study(("baseline", "tiles", base)),
+        design="search",
+        search=Search(space, trials=3, sampler="grid"),
+    )
+    heard: list[events.Event] = []
+
+    def run(stop: bool) -> Outcome:
+        def listen(event: events.Event) -> None:
+            heard.append(event)
+            if stop and isinstance(event, events.CellFinished) and event.level != "baseline":
+                _thread.interrupt_main()  # as Ctrl-C does
+
+        return run_study(
+            given, {"tiles": tiles}, workspace=tmp_path, listen=listen, address=address
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=True)
+    assert isinstance(heard[-1], events.StudyFinished) and heard[-1].interrupted
+    first = [e.level for e in heard if isinstance(e, events.CellsProposed)]
+    outcome = run(stop=False)
+    assert outcome.failed == {}
+    proposed = [e.level for e in heard if isinstance(e, events.CellsProposed)]
+    assert proposed[: len(first)] == first and len(set(proposed)) == len(proposed) == 3
+    computed = [e.key for e in heard if isinstance(e, events.StageFinished)]
+    assert len(set(computed)) == len(computed)
+    runs = tmp_path / "runs" / given.run_name
+    whole = with_proposals(given, runs)
+    assert set(whole.levels) == {"baseline", *proposed}
+    facts = {
+        cell.level: json.loads((runs / cell.key_label / "metrics.json").read_text())["cell"]
+        for cell in whole.cells
+    }
+    lines = (runs / "trials.jsonl").read_text().split("\n")
+    results = [line for line in map(json.loads, filter(None, lines)) if "result" in line]
+    for line in results:
+        level = ", ".join(f"{key} {value}" for key, value in line["result"].items())
+        assert line["value"] == facts[level]["agreement"]
+    # A third time there is nothing to do, and no cluster is asked.
+    again = run_study(given, {"tiles": tiles}, workspace=tmp_path, listen=heard.append)
+    assert again.computed == 0 and again.failed == {}
+
+
+def test_a_level_that_falls_behind_is_stopped_between_rounds(
+    address: str, tiles: Resolved, tmp_path: Path
+):
+    good = config(**NONE_TINY, rounds={"count": 2})
+    # Nothing but a student of two steps: it agrees with nobody.
+    bad = config(**NONE_TINY, rounds={"count": 2}, infer={"stain_weight": 0.0})
+    given = replace(
+        study(("good", "tiles", good), ("bad", "tiles", bad)),
+        stopping=Stopping("asha", grace=1, reduction=2),
+        resources={"round": {"cpu": 4.0}},  # one after the other
+    )
+    heard: list[events.Event] = []
+    for _ in range(2):  # the second time it stays stopped, and nothing is computed
+        heard.clear()
+        outcome = run_study(
+            given, {"tiles": tiles}, workspace=tmp_path, listen=heard.append, address=address
+        )
+        assert outcome.failed == {}
+        ended = {e.level: e.rounds for e in heard if isinstance(e, events.CellFinished)}
+        assert ended == {"good": None, "bad": 1}
+        place = tmp_path / "runs" / given.run_name / "bad-tiles-0"
+        steps = {row["step"] for row in json.loads((place / "metrics.json").read_text())["rows"]}
+        assert steps == {"ucis", "step1", "pseudo_labels", "round_1"}
+        assert "count: 2" in (place / "config.yaml").read_text()
+    assert outcome.computed == 0
+
+
+def test_what_no_node_can_hold_is_refused_before_anything_starts(
+    address: str, tiles: Resolved, tmp_path: Path
+):
+    given = replace(study(*GOOD), resources={"round": {"cpu": 2.0}, "features": {"memory": 9e6}})
+    with pytest.raises(UserError, match=r"room for 3 workers of 2 CPU each .* room for 2") as error:
+        run_study(
+            given,
+            {"tiles": tiles},
+            workspace=tmp_path,
+            listen=lambda event: None,
+            address=address,
+            resources=Resources(workers=3),
+        )
+    assert "1 × (4 CPU, 0 GPU," in str(error.value) and "(resources.features)" in str(error.value)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_no_cluster_at_the_address_is_one_clear_message(tiles: Resolved, tmp_path: Path):

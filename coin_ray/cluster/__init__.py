@@ -1,0 +1,33 @@
+"""The room that knows Ray. What Ray reads from the environment is set here, before its import: it
+reads some of it only once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def _set_environment() -> None:
+    """What the user has set stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Advice about worker processes that a user cannot act on.
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+    # Ctrl-C must reach us: Tune's own handler would swallow it and go on saving its state.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    # Tune's own files of every trial's results: ours are in the store and the journal.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # A worker group may have to wait for another cell's tasks; the default gives up after 60 s.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
+    home = Path.home()
+    if not os.access(home, os.W_OK):
+        # Ray writes its token to the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    elif (home / ".ray" / "auth_token").is_file():
+        # A head that finds a token asks for it, and who connects by an address does not look for
+        # one.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+_set_environment()

@@ -1,43 +1,68 @@
-"""The rounds of a cell in one Ray Train run, on one worker or many."""
+"""What a cell trains (coarse model, rounds) in one Ray Train run, on one worker or many."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import ray.train
 from ray.train.torch import TorchTrainer, prepare_model
 
-from coin_ray.cluster.tasks import CellSpec, limit_threads, open_cell
-from coin_ray.pipeline.events import RoundFinished, StageStarted
-from coin_ray.pipeline.rounds import World, run_rounds
+from coin_ray.cluster.nodes import limit
+from coin_ray.cluster.tasks import CellSpec, open_cell
+from coin_ray.pipeline.events import RoundFinished, RoundProgress, StageStarted
+from coin_ray.pipeline.nodes import Request, round_request
+from coin_ray.pipeline.rounds import World
+from coin_ray.pipeline.runner import train_once
+from coin_ray.pipeline.training import train_stage as train_here
+
+SAY = 5.0
+"""Seconds between two signs of life of a training."""
+# Ray's own limits are none at all: a group of workers that cannot be placed is tried for ever.
+# Our checkpoints are in the store: a restart continues after the last one.
+_LIMITS = {"max_failures": 1, "controller_failure_limit": 2, "max_preemption_failures": 10}
 
 
-def train_rounds(spec: CellSpec, workers: int) -> None:
-    """Train the missing rounds. Raises the first worker's error; finished rounds stay stored."""
-    gpu = spec.device.startswith("cuda")
+def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
+    """Train the coarse model (``ucis_model``), on as many workers as its batch allows, or the
+    missing rounds (``round``). Raises the first worker's error; finished rounds stay stored."""
+    if stage == "ucis_model":
+        assert spec.config.ucis.trained is not None
+        workers = min(workers, spec.config.ucis.trained.most_workers)
+    needs = round_request(spec.resources, workers, spec.device)
+    taken = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory}
+    known = {field.name for field in fields(ray.train.FailureConfig)}
     trainer = TorchTrainer(
         _loop,
-        train_loop_config={"spec": spec},
+        train_loop_config={"spec": spec, "needs": needs, "stage": stage},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": spec.resources.get("train_cpu", 1.0)},
+            use_gpu=needs.gpus > 0,
+            resources_per_worker={name: amount for name, amount in taken.items() if amount},
         ),
         run_config=ray.train.RunConfig(
             name=f"{spec.who['cell']}-{time.time_ns()}",
             storage_path=str(spec.workspace / "ray"),
-            # Our own checkpoints are the rounds in the store: a restart continues after the last.
-            failure_config=ray.train.FailureConfig(max_failures=1, controller_failure_limit=2),
+            failure_config=ray.train.FailureConfig(
+                **{name: limit for name, limit in _LIMITS.items() if name in known}
+            ),
         ),
     )
     trainer.fit()
 
 
+def train_coarse(spec: CellSpec, workers: int) -> None:
+    """Train the coarse model of a cell, unless the store has it or somebody else is at it."""
+    train_once(open_cell(spec), partial(train_stage, spec, workers))
+
+
 def _loop(config: Mapping[str, Any]) -> None:
     spec: CellSpec = config["spec"]
-    limit_threads(spec.resources.get("train_cpu", 1.0))
+    needs: Request = config["needs"]
+    limit(needs.cpus, needs.gpus)
     import torch.distributed as dist
 
     context = ray.train.get_context()
@@ -53,6 +78,19 @@ def _loop(config: Mapping[str, Any]) -> None:
             spec.emit(RoundFinished, round=round_, metrics=dict(metrics), seconds=seconds)
         ray.train.report({"round": round_, **metrics})
 
+    stage: str = config["stage"]
     if world.rank == 0:
-        spec.emit(StageStarted, stage="round")
-    run_rounds(open_cell(spec), world, report)
+        spec.emit(StageStarted, stage=stage)
+    train_here(open_cell(spec), world, report, stage, _signs_of_life(spec))
+
+
+def _signs_of_life(spec: CellSpec) -> Callable[[int, int, float], None]:
+    said = time.monotonic()
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SAY:
+            said = time.monotonic()
+            spec.emit(RoundProgress, step=step, steps=steps)
+
+    return progress

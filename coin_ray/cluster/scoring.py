@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from coin_ray.cluster.nodes import gpu_nodes, limit
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.segmenter import CachedSegmenter
-from coin_ray.pipeline.store import Done, Store
+from coin_ray.pipeline.store import Done, Store, leave_out
 
 
 class SegmenterActor:
     """One model in memory. A restart loses the embeddings in memory, not those in the store."""
 
-    def __init__(self, model: str, store: Path, device: str, batch: int) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self._segmenter = CachedSegmenter(model, Store(store), device=device, batch=batch)
+    def __init__(self, model: str, store: Path, device: str, batch: int, gpu: float) -> None:
+        limit(1.0, gpu)
+        self._segmenter = CachedSegmenter(model, Store(store, device), device=device, batch=batch)
 
     def masks(
         self, image: Any, embed: Key, points: NDArray[np.float64]
@@ -52,17 +52,23 @@ class ActorSegmenter:
         actor = self._actors[int(embed.digest, 16) % len(self._actors)]
         arrays, computed = ray.get(actor.masks.remote(image, embed, points))
         for key, seconds in computed:
+            leave_out(seconds)
             if done is not None:
                 done(key, seconds)
         return InstanceMasks.from_arrays(arrays)
 
 
 def start_actors(
-    model: str, store: Path, *, device: str, batch: int, count: int
+    model: str, store: Path, *, device: str, batch: int, gpu: float
 ) -> tuple[Any, ...]:
-    """``count`` actors. On a CPU they reserve none: their callers wait while they work, and a pool
-    that held CPUs could starve the trials it serves."""
-    gpus = 0.5 if device.startswith("cuda") else 0.0
-    options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": 3}
+    """On GPUs one actor for every node that has some, with the share ``gpu`` of the first; else one
+    for two CPUs. It reserves none of them: its callers wait while it works, and a pool that held
+    CPUs could starve the trials it serves."""
+    options = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
     make = ray.remote(SegmenterActor).options(**options)
-    return tuple(make.remote(model, store, device, batch) for _ in range(count))
+    if device.startswith("cuda"):
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in gpu_nodes()]
+        kinds = [make.options(num_gpus=gpu, scheduling_strategy=place) for place in places]
+    else:
+        kinds = [make] * max(1, int(ray.cluster_resources()["CPU"]) // 2)
+    return tuple(kind.remote(model, store, device, batch, gpu) for kind in kinds)

@@ -20,18 +20,6 @@ def session(
 ) -> Iterator[dict[str, float]]:
     """Connect, give the cluster's total resources, disconnect. ``ray stop`` is never called: it
     would end every Ray process of the machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Advice about worker processes that a user cannot act on.
-    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
-    # Ctrl-C must reach us: Tune's own handler would swallow it and go on saving its state.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # A worker group may have to wait for another cell's tasks; the default gives up after 60 s.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
-    if not os.access(os.path.expanduser("~"), os.W_OK):
-        # Ray writes its token to the home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
     # Every failure reaches the user as a cell's event, with its cause; Tune would print it again.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
+from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import CellKeys
 from coin_ray.pipeline.events import StageFinished, StageReused
 from coin_ray.pipeline.keys import Key
+from coin_ray.pipeline.nodes import Request, segmenter_share, step_request
 from coin_ray.pipeline.runner import STEPS, Each
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.store import Store
@@ -23,11 +26,13 @@ from coin_ray.pipeline.store import Store
 class CellSpec:
     """One cell as plain, small data: it is sent with every task.
 
-    ``weights`` and ``masks`` are content digests found once on the driver; ``who`` holds the fields
-    of the cell's events (cell, level, data, seed).
+    ``rounds`` of the cell's own are run. ``weights`` and ``masks`` are content digests found once
+    on the driver; ``who`` holds the fields of the cell's events (cell, level, data, seed);
+    ``resources`` is the study's.
     """
 
     config: Cell
+    rounds: int
     seed: int
     train: tuple[Any, ...]
     samples: tuple[Any, ...]
@@ -38,25 +43,23 @@ class CellSpec:
     who: Mapping[str, Any]
     actors: tuple[Any, ...] = ()
     hub: Any = None
-    resources: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
-        return Store(self.workspace / "store")
+        return Store(self.workspace / "store", self.device)
 
-    def keys(self) -> CellKeys:
-        return CellKeys(
-            self.config,
-            self.seed,
-            self.train,
-            self.weights.__getitem__,
-            lambda folder, name: self.masks[name],
-        )
+    def emit(self, kind: type[Any], **values: Any) -> Any:
+        """Send an event of this cell to the driver without waiting; what to ``ray.get`` for it to
+        have arrived."""
+        event = kind(**self.who, **values)
+        return None if self.hub is None else self.hub.put.remote(event.to_json())
 
-    def emit(self, kind: type[Any], **values: Any) -> None:
-        """Send an event of this cell to the driver; never waits."""
-        if self.hub is not None:
-            self.hub.put.remote(kind(**self.who, **values).to_json())
+
+def until(config: Cell, rounds: int) -> Cell:
+    """The same cell with so many rounds: its chain is the beginning of the longer one."""
+    section = config.rounds.model_copy(update={"count": rounds})
+    return config.model_copy(update={"rounds": section})
 
 
 def open_cell(spec: CellSpec) -> CellRun:
@@ -68,12 +71,16 @@ def open_cell(spec: CellSpec) -> CellRun:
     def found(key: Key) -> None:
         spec.emit(StageReused, stage=key.stage, image=key.name, key=key.digest)
 
+    def coarse(folder: str, name: str) -> str:
+        return spec.masks[name]
+
+    config = until(spec.config, spec.rounds)
     return CellRun(
-        spec.config,
+        config,
         spec.seed,
         spec.train,
         spec.store,
-        spec.keys(),
+        CellKeys(config, spec.seed, spec.train, spec.weights.__getitem__, coarse),
         ActorSegmenter(spec.actors),
         spec.device,
         done,
@@ -81,44 +88,61 @@ def open_cell(spec: CellSpec) -> CellRun:
     )
 
 
-def limit_threads(cpus: float) -> None:
-    """Ray sets OMP_NUM_THREADS once per process; a reused worker would keep the first count."""
-    import torch
-
-    torch.set_num_threads(max(1, int(cpus)))
-
-
-def _step(spec: CellSpec, step: str, index: int, cpus: float) -> Any:
-    limit_threads(cpus)
+def _step(spec: CellSpec, step: str, index: int, cpus: float, gpus: float) -> Any:
+    limit(cpus, gpus)
     return STEPS[step](open_cell(spec), spec.samples, index)
 
 
 def distributed(spec: CellSpec) -> Each:
-    """Run a cell's steps as tasks, one per image."""
-    cpus = spec.resources.get("cpu", 1.0)
-    gpus = spec.resources.get("gpu", 0.25) if spec.device.startswith("cuda") else 0.0
-    # A killed worker is Ray's to retry; an error of the step itself is not repeated. Without a
-    # strategy of their own the tasks would have to fit into the bundle of the waiting driver.
-    task = ray.remote(_step).options(
-        scheduling_strategy="DEFAULT",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        max_retries=2,
-        retry_exceptions=False,
-    )
+    """Run a cell's steps as tasks, one per image. A task that runs out of a GPU's memory is tried
+    once more with all of the GPU that the segmenter leaves."""
     reference = ray.put(spec)
 
+    def submit(step: str, index: int, needs: Request, gpus: float) -> Any:
+        # A killed worker is Ray's to retry; an error of the step itself is not repeated. Without a
+        # strategy of their own the tasks would have to fit into the bundle of the waiting driver.
+        task = ray.remote(_step).options(
+            scheduling_strategy="DEFAULT",
+            num_cpus=needs.cpus,
+            num_gpus=gpus,
+            memory=needs.memory or None,
+            max_retries=2,
+            retry_exceptions=False,
+        )
+        return task.remote(reference, step, index, needs.cpus, gpus)
+
     def each(step: str, n: int) -> list[Any]:
-        return ray.get([task.remote(reference, step, i, cpus) for i in range(n)])
+        needs = step_request(spec.resources, step, spec.device)
+        most = 1 - segmenter_share(spec.resources, spec.device)
+
+        def again(index: int) -> Any:
+            return submit(step, index, needs, max(needs.gpus, most))
+
+        tasks = [submit(step, index, needs, needs.gpus) for index in range(n)]
+        return [patient(ray.get, task, index, again) for index, task in enumerate(tasks)]
 
     return each
 
 
+def patient(get: Callable[[Any], Any], task: Any, index: int, again: Callable[[int], Any]) -> Any:
+    """The result of a task; of a second one where a GPU's memory was too small for the first."""
+    import torch
+
+    try:
+        return get(task)
+    except RayTaskError as error:
+        if not isinstance(error.cause, torch.OutOfMemoryError):
+            raise
+    return get(again(index))
+
+
 class EventHub:
-    """Collects the events of all processes until the driver fetches them."""
+    """Collects the events of all processes until the driver fetches them, and holds what trials
+    will ask for."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
+        self._cells: dict[str, tuple[CellSpec, ...]] = {}
 
     def put(self, event: dict[str, Any]) -> None:
         self._events.append(event)
@@ -126,3 +150,11 @@ class EventHub:
     def drain(self) -> Sequence[dict[str, Any]]:
         events, self._events = self._events, []
         return events
+
+    def give(self, job: str, cells: tuple[CellSpec, ...]) -> None:
+        """What the trial of this name will run."""
+        self._cells[job] = cells
+
+    def take(self, job: str) -> tuple[CellSpec, ...]:
+        """The cells of a trial."""
+        return self._cells[job]

@@ -1,0 +1,252 @@
+"""Batches of a study's cells: from the store where it has them whole, else on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from coin_ray.cluster.connection import Connection
+from coin_ray.cluster.searching import Proposals, Values
+from coin_ray.cluster.tally import Tally
+from coin_ray.cluster.tasks import CellSpec, open_cell, until
+from coin_ray.cluster.trial import cause, ended_early, run_to_end, trace
+from coin_ray.cluster.trials import TrialBook
+from coin_ray.cluster.tuning import Job, Rungs
+from coin_ray.pipeline.events import (
+    CellFailed,
+    CellFinished,
+    CellsProposed,
+    CellStarted,
+    PhaseStarted,
+    StudyStarted,
+)
+from coin_ray.pipeline.needs import needed_weights
+from coin_ray.pipeline.plan import Plan, plan_cells
+from coin_ray.pipeline.runner import serial
+from coin_ray.study.datasets import Resolved
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from coin_ray.study.search import proposal
+
+Cells = Sequence[StudyCell]
+
+
+class Batches:
+    """Runs batches of the cells of ``study``; the cluster is connected to before the first that
+    computes something. ``started``: the study's first event has been told."""
+
+    def __init__(
+        self,
+        study: ResolvedStudy,
+        data: Mapping[str, Resolved],
+        workspace: Path,
+        tally: Tally,
+        book: TrialBook,
+        cluster: Connection,
+    ) -> None:
+        self._study, self._data, self._workspace = study, data, workspace
+        self._tally, self._book, self._cluster = tally, book, cluster
+        self._jobs: dict[str, Job] = {}
+        self._keys: set[str] = set()
+        self._stopped: list[tuple[Job, int]] = []
+        self._rungs = None
+        most = most_rounds(study)
+        if study.stopping.rule != "none" and most > study.stopping.grace:
+            self._rungs = Rungs(study, most, self._jobs, self._stop)
+        self.started = False
+
+    @property
+    def stages(self) -> int:
+        """Unique stages of all that has been run."""
+        return len(self._keys)
+
+    def finish(self, what: str, cells: Cells) -> None:
+        """Run cells to their end; those that were stopped before, to where that was."""
+        if self._trials_left():
+            self._cluster.open()  # what the cluster refuses, it refuses before anything starts
+        jobs = self._made_of(cells)
+        plan = self._plan(jobs)
+        if plan.to_compute:
+            self._compute(what, jobs, plan)
+            return
+        self._begin(what, plan)
+        for job in jobs:
+            self._serve(job, plan)
+
+    def score(self, what: str, cells: Cells) -> dict[str, Mapping[str, float]]:
+        """Compute what comes before the first round; the metrics of the cells that did not fail."""
+        jobs = [replace(job, rounds=0) for job in self._made_of(cells)]
+        plan = self._plan(jobs)
+        if plan.to_compute:
+            self._compute(what, jobs, plan, score=True)
+        else:
+            self._begin(what, plan)
+        return {
+            cell.key_label: self._read(cell, 0, plan)
+            for cell in cells
+            if cell.key_label not in self._tally.failed
+        }
+
+    def leave(self, cell: StudyCell, rounds: int) -> None:
+        """Write the results of a cell that ends after so many rounds; the store has them all."""
+        job = self._job([cell], rounds)
+        self._serve(job, self._plan([job]))
+
+    def is_stored(self, cell: StudyCell) -> bool:
+        """True if the store has all that a cell asks for."""
+        return not plan_cells([cell], self._data, self._workspace).to_compute
+
+    def search(self) -> None:
+        """Run what the study's sampler proposes, until there are as many trials as it asks for."""
+        study, book, left = self._study, self._book, self._trials_left()
+        if study.search is None or not left:
+            return
+        what = f"search: {left} of {study.search.trials} trials, sampler {study.search.sampler}"
+        self._tally(PhaseStarted(what))
+        base = [cell for cell in study.cells if cell.level == study.baseline_level]
+        known = [(values, self._value(proposal(study, values))) for values in book.proposals]
+        searcher = Proposals(study, known, self._value(base), self._propose, book.valued)
+        self._settle(self._cluster.run([], rungs=self._rungs, searcher=searcher, trials=left))
+
+    def _trials_left(self) -> int:
+        search = self._study.search
+        return 0 if search is None else max(0, search.trials - len(self._book.proposals))
+
+    def _value(self, cells: Cells) -> float | None:
+        """What a configuration came to in this run; None if a cell of it failed."""
+        metric = self._study.objective.metric
+        found = [self._tally.finished.get(cell.key_label, {}).get(metric) for cell in cells]
+        values = [value for value in found if value is not None]
+        return fmean(values) if len(values) == len(found) else None
+
+    def _propose(self, values: Values) -> str:
+        cells = proposal(self._study, values)
+        job = self._job(cells, cells[0].config.rounds.count)
+        plan = self._plan([job])
+        self._book.propose(values)
+        labels = [cell.key_label for cell in cells]
+        self._tally(CellsProposed(cells[0].level, dict(values), labels, plan.to_compute))
+        self._give(job, plan)
+        return job.name
+
+    def _made_of(self, cells: Cells) -> list[Job]:
+        """One job a cell; in a search one a level, whose value is the mean of its cells."""
+        if self._study.search is None:
+            return [self._job([cell], self._book.rounds(cell)) for cell in cells]
+        levels = [
+            [cell for cell in cells if cell.level == level]
+            for level in dict.fromkeys(cell.level for cell in cells)
+        ]
+        return [self._job(own, min(map(self._book.rounds, own))) for own in levels]
+
+    def _job(self, cells: Cells, rounds: int) -> Job:
+        first = cells[0]
+        group = "" if self._study.search else f"{first.data.name}/{first.seed}"
+        baseline = first.level == self._study.baseline_level
+        return Job(first.key_label, tuple(cells), rounds, group, baseline)
+
+    def _plan(self, jobs: Sequence[Job]) -> Plan:
+        parts = [
+            replace(cell, config=until(cell.config, job.rounds))
+            for job in jobs
+            for cell in job.cells
+        ]
+        plan = plan_cells(parts, self._data, self._workspace)
+        self._keys |= plan.keys.keys()
+        return plan
+
+    def _begin(self, what: str, plan: Plan) -> None:
+        if not self.started:
+            self.started = True
+            study, workers = self._study, self._cluster.resources.workers
+            cells = len(study.cells) + self._trials_left() * len(study.data) * len(study.seeds)
+            self._tally(StudyStarted(study.name, cells, plan.to_compute, plan.stored, workers))
+        if what:
+            self._tally(PhaseStarted(what, plan.to_compute))
+
+    def _compute(self, what: str, jobs: Sequence[Job], plan: Plan, *, score: bool = False) -> None:
+        self._cluster.open()
+        self._begin(what, plan)
+        for job in jobs:
+            self._give(job, plan)
+        names, rungs = [job.name for job in jobs], None if score else self._rungs
+        self._settle(self._cluster.run(names, score=score, rungs=rungs))
+
+    def _give(self, job: Job, plan: Plan) -> None:
+        self._jobs[job.name] = job
+        specs = [self._spec(cell, job.rounds, plan) for cell in job.cells]
+        self._cluster.give(job.name, specs)
+
+    def _stop(self, job: Job, rounds: int) -> None:
+        self._stopped.append((job, rounds))
+        for cell in job.cells:
+            self._book.stop(cell, rounds)
+
+    def _settle(self, errors: Mapping[str, BaseException]) -> None:
+        """What trials could not say themselves: that they were killed, or stopped after a round."""
+        for name, error in errors.items():
+            for cell in self._jobs[name].cells:
+                if cell.key_label in self._tally.running:
+                    self._tally(CellFailed(**_who(cell), cause=cause(error), trace=trace(error)))
+        while self._stopped:
+            job, rounds = self._stopped.pop(0)
+            part = replace(job, rounds=rounds)
+            self._serve(part, self._plan([part]))
+
+    def _serve(self, job: Job, plan: Plan) -> None:
+        """Results of a job that the store has whole."""
+        for cell in job.cells:
+            self._tally(CellStarted(**_who(cell)))
+            try:
+                metrics = self._read(cell, job.rounds, plan, self._study.run_name)
+            except Exception as error:
+                self._tally(CellFailed(**_who(cell), cause=cause(error), trace=trace(error)))
+            else:
+                ended = ended_early(self._spec(cell, job.rounds, plan))
+                self._tally(CellFinished(**_who(cell), metrics=metrics, rounds=ended))
+
+    def _read(
+        self, cell: StudyCell, rounds: int, plan: Plan, study: str | None = None
+    ) -> dict[str, float]:
+        """Metrics of a cell that the store has whole; with ``study`` its results are written."""
+        spec = self._spec(cell, rounds, plan)
+        run = open_cell(spec)
+        return run_to_end(spec, run, serial(run, spec.samples), _nothing, study)
+
+    def _spec(self, cell: StudyCell, rounds: int, plan: Plan) -> CellSpec:
+        """A cell with all that its keys need, and no cluster yet."""
+        return CellSpec(
+            config=cell.config,
+            rounds=rounds,
+            seed=cell.seed,
+            train=self._data[cell.data.name].train,
+            samples=self._data[cell.data.name].samples,
+            weights={name: plan.weights[name] for name in needed_weights(cell.config)},
+            masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
+            workspace=self._workspace,
+            device="cpu",
+            who=_who(cell),
+        )
+
+
+def most_rounds(study: ResolvedStudy) -> int:
+    """Of any cell of a study, those that a search may propose included."""
+    space = study.search.space if study.search else ()
+    searched = [max(d.values) for d in space if d.key == "rounds.count"]
+    return max([*(cell.config.rounds.count for cell in study.cells), *searched])
+
+
+def _who(cell: StudyCell) -> dict[str, Any]:
+    """The fields of its events."""
+    return {
+        "cell": cell.key_label,
+        "level": cell.level,
+        "data": cell.data.name,
+        "seed": cell.seed,
+    }
+
+
+def _nothing(stage: str) -> None:
+    """Nothing is missing where this is called."""

@@ -1,0 +1,100 @@
+"""The coarse models of a study alone, trained on a cluster and nothing else computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coin_ray.cluster.connection import Connection, Resources
+from coin_ray.cluster.sweep import Outcome
+from coin_ray.cluster.tally import Listen, Tally
+from coin_ray.cluster.tasks import CellSpec, open_cell
+from coin_ray.cluster.trial import cause, trace
+from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.events import (
+    CellFailed,
+    CellFinished,
+    CellStarted,
+    StudyFinished,
+    StudyStarted,
+)
+from coin_ray.pipeline.needs import coarse_weights
+from coin_ray.study.datasets import Resolved
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from coin_ray.weights import registry
+
+
+def open_coarse(
+    cell: StudyCell, data: Mapping[str, Resolved], workspace: Path, device: str = "cpu"
+) -> CellRun:
+    """A cell that can be asked for its coarse model and masks, and for nothing else."""
+    return open_cell(_spec(cell, data, workspace, device))
+
+
+def _spec(
+    cell: StudyCell, data: Mapping[str, Resolved], workspace: Path, device: str = "cpu"
+) -> CellSpec:
+    found = data[cell.data.name]
+    who: dict[str, Any] = {"cell": cell.key_label, "level": cell.level}
+    return CellSpec(
+        config=cell.config,
+        rounds=0,
+        seed=cell.seed,
+        train=found.train,
+        samples=found.samples,
+        weights={name: registry.identity(name) for name in coarse_weights(cell.config.ucis)},
+        masks={},
+        workspace=workspace,
+        device=device,
+        who=who | {"data": cell.data.name, "seed": cell.seed},
+    )
+
+
+def train_models(
+    study: ResolvedStudy,
+    data: Mapping[str, Resolved],
+    *,
+    workspace: Path,
+    listen: Listen,
+    address: str | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+) -> Outcome:
+    """Train the coarse model of every cell, unless the store has it; events as of ``run_study``.
+
+    Raises UserError before anything starts if weights, GPU or cluster are missing.
+    KeyboardInterrupt passes through; the same call continues from the last checkpoint.
+    """
+    workspace, start = workspace.resolve(), time.perf_counter()
+    specs = [_spec(cell, data, workspace) for cell in study.cells]
+    missing = [not spec.store.has(open_cell(spec).keys.ucis_model()) for spec in specs]
+    tally, left, interrupted = Tally(listen), sum(missing), True
+    resources = Resources(workers=workers)
+    cluster = Connection(
+        study, workspace, tally, address=address, device=device, resources=resources
+    )
+    with cluster:
+        if left:
+            cluster.open()
+        to_compute = {"ucis_model": left} if left else {}
+        stored = len(specs) - left
+        tally(StudyStarted(study.name, len(specs), to_compute, stored, workers))
+        try:
+            for spec, absent in zip(specs, missing, strict=True):
+                tally(CellStarted(**spec.who))
+                begun = time.perf_counter()
+                try:
+                    if absent:
+                        cluster.train(spec)
+                except Exception as error:
+                    tally(CellFailed(**spec.who, cause=cause(error), trace=trace(error)))
+                else:
+                    losses, seconds = open_cell(spec).ucis_losses(), time.perf_counter() - begun
+                    tally(CellFinished(**spec.who, metrics=losses, seconds=seconds))
+            interrupted = False
+        finally:
+            seconds, failed = time.perf_counter() - start, len(tally.failed)
+            tally(StudyFinished(study.name, tally.computed, stored, failed, seconds, interrupted))
+    return Outcome(tally.computed, stored, tally.failed, seconds, tally.traces)

@@ -1,0 +1,85 @@
+"""The machines of a Ray cluster: their shapes, a process's share of one, and a folder that all of
+them should see."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from coin_ray.cluster.session import session
+from coin_ray.pipeline.nodes import Node
+
+
+def nodes_of(address: str) -> list[Node]:
+    """The shapes of a cluster's nodes. UserError if none answers at ``address``."""
+    with session(address):
+        return connected()
+
+
+def connected() -> list[Node]:
+    """The shapes of the nodes of the cluster that this process is connected to."""
+    return [
+        Node(found.get("CPU", 0.0), found.get("GPU", 0.0), found.get("memory", 0.0))
+        for found in (node["Resources"] for node in ray.nodes() if node["Alive"])
+    ]
+
+
+def gpu_nodes() -> list[str]:
+    """The ids of its nodes that have a GPU."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return [node["NodeID"] for node in nodes if node["Resources"].get("GPU")]
+
+
+def limit(cpus: float, gpus: float) -> None:
+    """Hold this process to its share of a machine.
+
+    Ray sets OMP_NUM_THREADS once per process, and a reused worker would keep the first count; a
+    share of a GPU is for Ray a number only, so its memory is limited here.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
+    if 0 < gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus)
+
+
+def probe(address: str | None, folder: Path) -> dict[str, str]:
+    """Machine name -> what is wrong with ``folder`` there, empty if nothing is.
+
+    Every node reads what this machine has written into it and the other way round. Without an
+    address, a cluster of this machine alone is started for it.
+    """
+    mark = folder / f"probe-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("here")
+    found = {}
+    try:
+        with session(address):
+            for node in ray.nodes():
+                if not node["Alive"]:
+                    continue
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                look = ray.remote(_look).options(num_cpus=0, scheduling_strategy=there)
+                host, problem = ray.get(look.remote(mark), timeout=60)
+                if not problem and not mark.with_suffix(f".{host}").is_file():
+                    problem = "what is written there is not seen here"
+                found[host] = problem
+    finally:
+        for path in folder.glob(f"{mark.name}*"):
+            path.unlink()
+    return found
+
+
+def _look(mark: Path) -> tuple[str, str]:
+    host = socket.gethostname()
+    try:
+        if mark.read_text() != "here":
+            return host, "another file is there under the same name"
+        mark.with_suffix(f".{host}").write_text("there")
+    except OSError as error:
+        return host, f"{type(error).__name__}: {error.strerror}"
+    return host, ""

@@ -1,0 +1,116 @@
+"""In what order a study's cells are run, and which of them are not. No Ray here.
+
+``finish(cells)`` runs cells to their end, ``score(cells)`` the stages before their first round;
+``reasons`` collects why a cell was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from coin_ray.study.statistics.objective import spearman
+
+Cells = Sequence[StudyCell]
+Metrics = Mapping[str, Mapping[str, float]]
+"""Cell (its label) -> metric -> value; cells that failed are not there."""
+Verdicts = Callable[[ResolvedStudy], Mapping[tuple[str, str], str | None]]
+"""What the cells of a study say about its levels: (data set, level) -> better, worse, equal, open
+or None."""
+
+
+def screened(study: ResolvedStudy, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The levels that are worth their rounds: the baseline, then the ``keep`` best by the mean of
+    the screening metric over data sets; and why each of the others is not."""
+    assert study.screen is not None
+    metric = study.screen.metric
+    values = {}
+    for level in study.levels:
+        own = [c.key_label for c in study.cells if c.level == level and c.seed == study.seeds[0]]
+        if all(label in metrics for label in own):
+            values[level] = fmean(metrics[label][metric] for label in own)
+    others = [level for level in values if level != study.baseline_level]
+    others.sort(key=lambda level: values[level], reverse=study.screen.mode == "max")
+    kept = (study.baseline_level, *others[: study.screen.keep])
+    reasons = {
+        level: f"screened out: {metric} {values[level]:.3f} before round 1, rank {rank} of "
+        f"{len(others)}, {study.screen.keep} kept"
+        for rank, level in enumerate(others, 1)
+        if level not in kept
+    }
+    failed = [level for level in study.levels if level not in values and level not in kept]
+    return kept, reasons | dict.fromkeys(failed, "screened out: its first stages failed")
+
+
+def validity(study: ResolvedStudy, before: Metrics, after: Metrics) -> list[str]:
+    """How well the screening ranked the levels that were distilled all the same: by data set, the
+    rank correlation between its metric and the objective at the end (mean over seeds)."""
+    assert study.screen is not None
+    metric, goal = study.screen.metric, study.objective.metric
+    lines = []
+    for spec in study.data:
+        pairs = []
+        for level in study.levels:
+            own = [c for c in study.cells if c.level == level and c.data.name == spec.name]
+            ends = [after[c.key_label][goal] for c in own if goal in after.get(c.key_label, {})]
+            start = [before[c.key_label][metric] for c in own if c.key_label in before]
+            if ends and start:
+                pairs.append((start[0], fmean(ends)))
+        found = spearman([x for x, _ in pairs], [y for _, y in pairs])
+        said = "too few or too equal to tell" if found is None else f"{found.rho:.2f}"
+        lines.append(
+            f"validity of the screening on {spec.name}: Spearman correlation of {metric} before "
+            f"round 1 with {goal} at the end: {said} (n = {len(pairs)} distilled levels)"
+        )
+    return lines
+
+
+def by_seeds(
+    study: ResolvedStudy,
+    cells: Cells,
+    finish: Callable[[str, Cells], None],
+    verdicts: Verdicts | None,
+) -> dict[str, str]:
+    """Run the first seeds of all cells, then of each further seed only those whose verdict against
+    the baseline is open, and the baseline that they are compared with. Why a cell is left out.
+
+    A level that has been decided stays decided. Without ``verdicts`` all seeds are run.
+    """
+    first = len(study.seeds)
+    if study.first_seeds and verdicts and len(study.levels) > 1:
+        first = study.first_seeds
+    finish("", [c for c in cells if c.seed in study.seeds[:first]])
+    decided: dict[tuple[str, str], str] = {}
+    reasons: dict[str, str] = {}
+    for count in range(first, len(study.seeds)):
+        seeds = study.seeds[:count]
+        done = [c for c in cells if c.seed in seeds and c.key_label not in reasons]
+        assert verdicts is not None
+        for pair, verdict in verdicts(part_of(study, done, seeds)).items():
+            if verdict not in ("open", None):
+                decided.setdefault(pair, f"decided after {count} random seeds: {verdict}")
+        following = [c for c in cells if c.seed == study.seeds[count]]
+        undecided = {
+            c.data.name
+            for c in following
+            if c.level != study.baseline_level and (c.data.name, c.level) not in decided
+        }
+        for cell in following:
+            if cell.level == study.baseline_level and cell.data.name not in undecided:
+                reasons[cell.key_label] = f"every level was decided after {count} random seeds"
+            elif (cell.data.name, cell.level) in decided:
+                reasons[cell.key_label] = decided[cell.data.name, cell.level]
+        wanted = [c for c in following if c.key_label not in reasons]
+        if wanted:
+            levels = len({c.level for c in wanted} - {study.baseline_level})
+            finish(f"random seed {study.seeds[count]} of what is open: {levels} levels", wanted)
+    return reasons
+
+
+def part_of(study: ResolvedStudy, cells: Cells, seeds: Sequence[int]) -> ResolvedStudy:
+    """The study with these cells and seeds alone."""
+    there = {cell.level for cell in cells}
+    levels = tuple(level for level in study.levels if level in there)
+    return replace(study, cells=tuple(cells), levels=levels, seeds=tuple(seeds))

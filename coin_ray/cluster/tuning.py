@@ -1,0 +1,127 @@
+"""A batch of jobs as one run of Ray Tune."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from coin_ray.cluster.searching import VALUE
+from coin_ray.cluster.trial import ROUNDS, Errand, run_trial
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cells that one trial runs, and how many ``rounds`` of each. ``group``: the jobs that can
+    be compared with each other; the ``baseline`` is never stopped, it is what others are compared
+    with."""
+
+    name: str
+    cells: tuple[StudyCell, ...]
+    rounds: int
+    group: str
+    baseline: bool
+
+
+class Rungs(FIFOScheduler):
+    """ASHA with rounds as rungs, among the jobs of each group.
+
+    ``jobs`` may grow; ``stopped(job, rounds)`` is told at once.
+    """
+
+    def __init__(
+        self,
+        study: ResolvedStudy,
+        most: int,
+        jobs: Mapping[str, Job],
+        stopped: Callable[[Job, int], None],
+    ) -> None:
+        super().__init__()
+        self._study, self._most, self._jobs, self._stopped = study, most, jobs, stopped
+        self._groups: dict[str, ASHAScheduler] = {}
+
+    def _job(self, trial: Any) -> Job:
+        return self._jobs[trial.config["job"]]
+
+    def _asha(self, trial: Any) -> ASHAScheduler:
+        group = self._job(trial).group
+        if group not in self._groups:
+            self._groups[group] = ASHAScheduler(
+                time_attr=ROUNDS,
+                metric=VALUE,
+                mode=self._study.objective.mode,
+                max_t=self._most,
+                grace_period=self._study.stopping.grace,
+                reduction_factor=self._study.stopping.reduction,
+            )
+        return self._groups[group]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._asha(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = self._asha(trial).on_trial_result(tune_controller, trial, result)
+        job, rounds = self._job(trial), int(result[ROUNDS])
+        if decision != self.STOP or job.baseline or rounds >= job.rounds:
+            return self.CONTINUE  # after its last round a trial ends by itself
+        self._stopped(job, rounds)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._asha(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._asha(trial).on_trial_remove(tune_controller, trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its scheduler for a restore that is never done
+
+
+def tune_jobs(
+    jobs: Sequence[str],
+    errand: Errand,
+    *,
+    hub: Any,
+    folder: Path,
+    at_once: int,
+    scheduler: Rungs | None = None,
+    searcher: Searcher | None = None,
+    trials: int = 1,
+) -> dict[str, BaseException]:
+    """Run jobs that the hub holds, in their order, or so many that a searcher proposes.
+
+    A job that fails ends no other; gives the errors by job. All else of interest comes as events.
+    """
+    trainable = tune.with_parameters(run_trial, hub=hub, errand=errand)
+    # A driver only waits, and whatever CPU it holds its own workers lack: with a thousandth of one,
+    # two workers never fit on two CPUs. Nothing at all is refused, so it asks for one byte.
+    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
+    tuner = tune.Tuner(
+        trainable,
+        param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=trials,
+            max_concurrent_trials=at_once,
+            # A fresh process takes seconds, and what one leaves behind no other reads.
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{errand.study}-{time.time_ns()}",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    results = tuner.fit()
+    # By our own name: a trial's id and its place say nothing.
+    return {r.config["job"]: r.error for r in results if r.error is not None and r.config}

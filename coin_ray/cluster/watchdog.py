@@ -1,0 +1,95 @@
+"""Says who waits for what when nothing moves any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+from coin_ray.pipeline import lease
+from coin_ray.pipeline.events import Event, Stalled
+from coin_ray.pipeline.nodes import Request
+from coin_ray.pipeline.store import LEASES, Store
+
+PATIENCE = 300.0
+"""Seconds without an event of any cell, after which it is asked who waits for what."""
+MOST = 12
+"""Lines for cells and for leases each."""
+
+
+class Pulse:
+    """When a cell was last heard of."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        self._last = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since the last beat."""
+        return time.monotonic() - self._last
+
+
+@contextmanager
+def watchdog(
+    pulse: Pulse,
+    look: Callable[[], Sequence[str]],
+    tell: Callable[[Event], None],
+    patience: float = PATIENCE,
+) -> Iterator[None]:
+    """While the body runs, tell what ``look`` sees whenever there was no beat for ``patience``
+    seconds, and again after twice, four times ... as long."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        due = patience
+        while not stop.wait(min(patience / 5, 10.0)):
+            silence = pulse.silence()
+            if silence < patience:
+                due = patience
+            elif silence >= due:
+                due *= 2
+                tell(Stalled(round(silence, 1), list(look())))
+
+    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def who_waits(
+    store: Store,
+    running: Mapping[str, str],
+    requests: Sequence[Request],
+    free: Mapping[str, float],
+    total: Mapping[str, float],
+    pending: int,
+) -> list[str]:
+    """One line a cell at work with the last it said, a stage that somebody computes and who that
+    is, and what is asked for against what is free (Ray's resources). ``pending``: groups of
+    processes for which there is no place yet."""
+    lines = [f"{cell}: last heard of at {step}" for cell, step in islice(running.items(), MOST)]
+    for path in islice(sorted((store.root / LEASES).glob("*/*")), MOST):
+        holder = lease.holder(path)
+        if holder is not None:
+            state = f"alive {holder.silent:.0f} s ago" if holder.alive else "has ended"
+            lines.append(
+                f"{path.parent.name} {path.name} is held by {holder.host}, process {holder.pid}, "
+                f"which {'was ' if holder.alive else ''}{state}"
+            )
+    for request in requests:
+        times = f"{request.count} × " if request.count > 1 else ""
+        lines.append(f"{request.where} asks for {times}({request})")
+    have = ", ".join(
+        f"{free.get(name, 0.0):g} of {total[name]:g} {name}"
+        for name in ("CPU", "GPU")
+        if name in total
+    )
+    lines.append(f"free now: {have}; groups of processes that wait for a place: {pending}")
+    return lines
