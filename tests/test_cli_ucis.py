@@ -108,7 +108,7 @@ def test_a_model_is_trained_once_and_written(
     assert card["losses"]["ucis_loss"] > 0 and len(card["images"]) == 2
 
     # A study on the same images finds the model, and its masks are those that were written.
-    request = Request(data=(str(images),), settings=tuple(SETTINGS[1::2]))
+    request = Request(data=(str(images),), settings=tuple(SETTINGS[1::2]), mpp=0.25)
     study = resolve("ucis_models", request)
     cell = next(c for c in study.cells if c.config.ucis.model == model and c.config.rounds.count)
     data = resolve_data(cell.data, folder / ".coin-ray")
