@@ -174,10 +174,11 @@ def test_tracking_gets_the_events_the_tables_and_the_summary(
     kinds = [event["event"] for event in told]
     assert kinds == [
         "info", "StudyStarted", "CellFinished", "Table", "CellFinished", "Table",
-        *(["File"] * (len(kinds) - 7)), "Table",
+        *(["File"] * (len(kinds) - 9)), "Table", "Table", "Metrics",
     ]  # fmt: skip
+    assert [event["name"] for event in told[-3:-1]] == ["summary", "comparisons"]
     assert told[3]["cell"] == "none--generated--s0" and len(told[3]["rows"]) == 24
-    files = {(event["folder"], Path(event["path"]).name) for event in told[6:-1]}
+    files = {(event["folder"], Path(event["path"]).name) for event in told[6:-3]}
     page, figure = ("report", "report.html"), ("report/figures", "levels-generated.svg")
     assert {page, ("report", "report.tex"), figure} <= files and "cell" not in told[6]
     assert "compare the runs: coin-ray ui" in done.output
