@@ -93,11 +93,15 @@ class MlflowWriter:
         known = self._runs.get(record.run)
         if known is not None and known.tags.get(WRITTEN_TAG) == written:
             return False
-        if known is None:
-            known = self._runs[record.run] = self._create(record)
-        if known.metrics is None:
-            known.metrics = self._history(known)
-        self._log_values(known, record)
+        # Of two drivers that write a run at once, the second finds the first one's params.
+        with locked(self.workspace):
+            if known is None:
+                known = self._runs[record.run] = self._create(record)
+            if known.metrics is None:
+                known.metrics = self._history(known)
+            if record.params.keys() - known.params:
+                known.params |= set(self._client.get_run(known.run_id).data.params)
+            self._log_values(known, record)
         self._log_artifacts(known, record)
         self._set_status(known, record)
         self._client.set_tag(known.run_id, WRITTEN_TAG, written)
@@ -105,17 +109,16 @@ class MlflowWriter:
         return True
 
     def _create(self, record: RunRecord) -> _Known:
-        with locked(self.workspace):
-            # Another driver may have made the run since we looked.
-            for run in study_runs(self._client, self._experiment_id, self.study):
-                if run.data.tags.get(CELL_TAG, STUDY) == record.run:
-                    return _known(run)
-            tags = {STUDY_TAG: self.study}
-            if record.run != STUDY:
-                tags |= {CELL_TAG: record.run, PARENT_TAG: self._runs[STUDY].run_id}
-            run = self._client.create_run(
-                self._experiment_id, start_time=record.start, tags=tags, run_name=record.name
-            )
+        # Another driver may have made the run since we looked.
+        for run in study_runs(self._client, self._experiment_id, self.study):
+            if run.data.tags.get(CELL_TAG, STUDY) == record.run:
+                return _known(run)
+        tags = {STUDY_TAG: self.study}
+        if record.run != STUDY:
+            tags |= {CELL_TAG: record.run, PARENT_TAG: self._runs[STUDY].run_id}
+        run = self._client.create_run(
+            self._experiment_id, start_time=record.start, tags=tags, run_name=record.name
+        )
         return _Known(run.info.run_id, tags={"mlflow.runName": record.name})
 
     def _history(self, known: _Known) -> dict[tuple[str, int], float]:
