@@ -166,7 +166,7 @@ def test_the_tracker_is_told_of_proposed_cells_before_it_hears_of_them(tmp_path:
     record(events.CellStarted(*who))
     record(events.RoundProgress(*who, step=1, steps=2))
     record(events.CellLeftOut(*who, reason="decided"))
-    assert told == [[new.key_label], "CellsProposed", "CellStarted"]
+    assert told == [[new.key_label], "CellsProposed", "CellStarted", "CellLeftOut"]
 
 
 def test_a_stopped_cell_stays_stopped_while_nothing_has_changed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import dotted_fields
-from coin_ray.tracking.describe import cell_digest
+from coin_ray.tracking.describe import cell_digest, describe_cells
 from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.replay import Replay, journal_path, study_identity, sync_journals
@@ -328,6 +328,22 @@ def test_what_the_tracker_does_not_take_is_refused_and_not_written(tmp_path: Pat
             tracker.record(event)
     assert journal_path(tmp_path, tracker.study).read_bytes() == before
     tracker.close()
+
+
+def test_cells_that_come_up_stop_early_or_are_left_out(workspace: Path) -> None:
+    tracker = Tracker(workspace, info("searched", levels=("none",)))
+    new = study(("mae",)).cells[0]
+    who = (new.key_label, new.level, new.data.name, new.seed)
+    tracker.record(events.CellLeftOut("none-tiles-0", "none", "tiles", 0, "decided").to_json())
+    with pytest.raises(ValueError, match="no cell 'mae-tiles-0'"):
+        tracker.record(events.CellStarted(*who).to_json())
+    tracker.add(describe_cells([new]))
+    tracker.record(events.CellStarted(*who).to_json())
+    tracker.record(events.CellFinished(*who, {"aji": 0.5}, rounds=1).to_json())
+    assert tracker.close()
+    runs = stored(workspace, tracker.study)
+    assert runs.keys() == {"", cell_digest(new)}  # what was left out has no run
+    assert runs[cell_digest(new)]["tags"]["ended_after_rounds"] == "1"
 
 
 def test_a_deleted_experiment_is_said_and_not_brought_back(workspace: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coin_ray.pipeline.events import CellFinished, CellLeftOut, CellsProposed, Event, RoundProgress
+from coin_ray.pipeline.events import CellFinished, CellsProposed, Event, RoundProgress
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
 
@@ -37,8 +37,8 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         """Record an event; a finished cell brings its table, configuration and pictures."""
-        if self._tracker is None or isinstance(event, RoundProgress | CellLeftOut):
-            return  # neither says anything of a run
+        if self._tracker is None or isinstance(event, RoundProgress):
+            return  # a sign of life, of which there are thousands
         if isinstance(event, CellsProposed):
             from coin_ray.tracking.describe import describe_cells
 

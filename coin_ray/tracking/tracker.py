@@ -102,7 +102,7 @@ class Tracker:
             if label not in self._cells:
                 raise ValueError(f"no cell {label!r} in this study: {', '.join(self._cells)}")
             row["run"] = self._cells[label]["digest"]
-            if label not in self._seen:
+            if label not in self._seen and kind != "CellLeftOut":  # that cell has no run
                 self._seen.add(label)
                 self._describe(describe.cell_event(self._info, self._cells[label]))
         if kind in ("StageStarted", "StageFinished", "StageReused"):
