@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from coin_ray.errors import UserError
+from coin_ray.pipeline import events
 from coin_ray.pipeline.settings import dotted_fields
 from coin_ray.tracking.describe import cell_digest, describe_cells
 from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
@@ -342,8 +343,9 @@ def test_cells_that_come_up_stop_early_or_are_left_out(workspace: Path) -> None:
     tracker.record(events.CellFinished(*who, {"aji": 0.5}, rounds=1).to_json())
     assert tracker.close()
     runs = stored(workspace, tracker.study)
-    assert runs.keys() == {"", cell_digest(new)}  # what was left out has no run
-    assert runs[cell_digest(new)]["tags"]["ended_after_rounds"] == "1"
+    name = "mae · tiles · seed 0"
+    assert runs.keys() == {"uss_backbones (mini, tiles)", name}  # what was left out has no run
+    assert runs[name]["tags"]["ended_after_rounds"] == "1"
 
 
 def test_a_deleted_experiment_is_said_and_not_brought_back(workspace: Path) -> None:
