@@ -1,11 +1,11 @@
 """What sharing stages saves: three studies as one campaign against each of their cells alone.
 
-    python -m benchmarks.campaign --data PATH --out docs/results/campaign.md
+    python -m benchmarks.campaign --data PATH
 
 Every cell runs in this process, one after the other, with the same settings on the same images,
-three times over: with the store of the whole campaign, with an empty store of its own, and in a
-campaign that screens (all levels up to their first labels, rounds only for the best ``--keep`` of
-each study by agreement with the segmenter, and its baseline). Ground truth is never read.
+three times over: with the store of the whole campaign, in a campaign that screens (all levels up to
+their first labels, rounds only for the best ``--keep`` of each study by agreement with the
+segmenter, and its baseline), and with an empty store of its own. Ground truth is never read.
 """
 
 from __future__ import annotations
@@ -133,8 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder of images")
     parser.add_argument("--set", action="append", default=list(SHORT), help="a.b=value")
-    parser.add_argument("--keep", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--keep", type=int, default=1)
     given = parser.parse_args()
     import torch
 
@@ -150,10 +149,7 @@ def main() -> None:
             f"one campaign, screening (best {given.keep})": campaign.screened(given.keep),
         }
         alone = campaign.alone()
-        text = table({"each cell alone": alone, **costs}, alone)
-    print(text)
-    if given.out:
-        given.out.write_text(text + "\n")
+        print(table({"each cell alone": alone, **costs}, alone))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from coin_ray import cli
 from coin_ray.cli.history import history
 from coin_ray.pipeline import lease
-from coin_ray.pipeline.plan import plan_cells
+from coin_ray.pipeline.states import stages_by_cell
 from coin_ray.pipeline.store import Artifact, Store
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
@@ -55,9 +55,10 @@ def fill(folder: Path, *levels: str, leave_out: tuple[str, ...] = ()) -> None:
     data = {spec.name: resolve_data(spec, workspace) for spec in study.data}
     cells = [cell for cell in study.cells if cell.level in levels]
     store = Store(workspace / "store")
-    for key in plan_cells(cells, data, workspace).missing.values():
-        if key.stage not in leave_out:
-            store.save(key, Artifact(), 1.0)
+    for own in stages_by_cell(cells, data, workspace):
+        for key in own.missing.values():
+            if key.stage not in leave_out:
+                store.save(key, Artifact(), 1.0)
 
 
 def journal(folder: Path, *events: dict[str, object]) -> None:
@@ -76,8 +77,8 @@ def claim(folder: Path, level: str, stage: str, silent: float = 0.0) -> None:
     study = resolve("s.yaml", Request())
     data = {spec.name: resolve_data(spec, folder / ".coin-ray") for spec in study.data}
     cells = [cell for cell in study.cells if cell.level == level]
-    missing = plan_cells(cells, data, folder / ".coin-ray").missing.values()
-    key = next(key for key in missing if key.stage == stage)
+    (own,) = stages_by_cell(cells, data, folder / ".coin-ray")
+    key = next(key for key in own.missing.values() if key.stage == stage)
     path = Store(folder / ".coin-ray" / "store").claim(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("node7:4242:token")

@@ -49,7 +49,7 @@ class Batches:
         self._study, self._data, self._workspace = study, data, workspace
         self._tally, self._book, self._cluster = tally, book, cluster
         self._jobs: dict[str, Job] = {}
-        self._keys: set[str] = set()
+        self._found: set[str] = set()
         self._stopped: list[tuple[Job, int]] = []
         self._rungs = None
         most = most_rounds(study)
@@ -58,9 +58,9 @@ class Batches:
         self.started = False
 
     @property
-    def stages(self) -> int:
-        """Unique stages of all that has been run."""
-        return len(self._keys)
+    def reused(self) -> int:
+        """Stages that the store had before, of all that has been run."""
+        return len(self._found)
 
     def finish(self, what: str, cells: Cells) -> None:
         """Run cells to their end; those that were stopped before, to where that was."""
@@ -154,7 +154,7 @@ class Batches:
             for cell in job.cells
         ]
         plan = plan_cells(parts, self._data, self._workspace)
-        self._keys |= plan.keys.keys()
+        self._found |= plan.present - self._tally.made
         return plan
 
     def _begin(self, what: str, plan: Plan) -> None:

@@ -82,11 +82,11 @@ def run_study(
         interrupted = False
     finally:
         seconds = time.perf_counter() - start
-        reused = max(0, batches.stages - tally.computed)
-        counts = (tally.computed, reused, len(tally.failed))
+        counts = (tally.computed, batches.reused, len(tally.failed))
         if batches.started:
             tally(StudyFinished(study.name, *counts, seconds, interrupted))
-    return Outcome(tally.computed, reused, tally.failed, seconds, tally.traces, tally.left_out)
+    found = (tally.failed, seconds, tally.traces, tally.left_out)
+    return Outcome(tally.computed, batches.reused, *found)
 
 
 def _in_order(

@@ -31,14 +31,15 @@ class Tally:
     """Hands events on, one at a time whatever thread they come from, and keeps what the end of a
     study and its next step ask for.
 
-    ``failed``: cell -> cause; ``traces``: cause -> its first traceback; ``left_out``: cell ->
-    reason; ``finished``: cell -> metrics, of those that were not screened out; ``running``: cell ->
-    what it last said.
+    ``made``: digests of the stages computed; ``failed``: cell -> cause; ``traces``: cause -> its
+    first traceback; ``left_out``: cell -> reason; ``finished``: cell -> metrics, of those that were
+    not screened out; ``running``: cell -> what it last said.
     """
 
     def __init__(self, listen: Listen) -> None:
         self._listen, self._lock = listen, threading.Lock()
-        self._keys, self._told = set[str](), set[tuple[str, str]]()
+        self._told = set[tuple[str, str]]()
+        self.made: set[str] = set()
         self.failed: dict[str, str] = {}
         self.traces: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
@@ -48,7 +49,7 @@ class Tally:
 
     @property
     def computed(self) -> int:
-        return len(self._keys)
+        return len(self.made)
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -59,7 +60,7 @@ class Tally:
                 known = (event.cell, event.key) in self._told
                 self._told.add((event.cell, event.key))
                 if isinstance(event, StageFinished):
-                    self._keys.add(event.key)
+                    self.made.add(event.key)
                 elif known:
                     return
             self._listen(event)

@@ -309,6 +309,12 @@ class CellKeys:
         settings |= {"seed": self.seed, "round": round_}
         return self._key("round", None, settings, inputs, name=f"round{round_}-seed{self.seed}")
 
+    def training(self) -> tuple[Any, ...]:
+        """What the rounds cost: kind and amount of a step's work, then the steps of each round."""
+        rounds = range(1, self.config.rounds.count + 1)
+        steps = (round_schedule(self.config, r, len(self.train))["iterations"] for r in rounds)
+        return *self._work("round"), *steps
+
     @remembered
     def predict(self, image: ImageLike, round_: int) -> Key:
         config = self.config

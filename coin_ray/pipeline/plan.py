@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline.asked import down, first_asked, last_asked, needed, parts, trained
+from coin_ray.pipeline.asked import (
+    always_asked,
+    begin,
+    down,
+    first_asked,
+    needed,
+    parts,
+    rounds_asked,
+    trained,
+)
 from coin_ray.pipeline.chain import VERSIONS, CellKeys
 from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.memo import Memo
+from coin_ray.pipeline.memo import BIT, Memo
 from coin_ray.pipeline.needs import needed_weights, uses_crf
 from coin_ray.pipeline.store import Store
 
@@ -36,10 +45,9 @@ class Plan:
     """The stages of a list of cells, by the digests of their keys.
 
     ``uses``: in how many cells each of ``keys`` occurs; ``present``: those in the store;
-    ``missing``: what will be computed; ``inputs``: what a stage is made from. Random seeds that no
-    round was trained with are alike: one stands for all of them, and ``copies`` says how many its
-    own stages stand for, where that is not one. ``weights`` and ``masks`` are the content digests
-    that the keys hold.
+    ``missing``: what will be computed; ``inputs``: what a stage is made from. Where no round is
+    stored yet, those of many cells are alike: one stands for all, and ``copies`` says for how many,
+    where that is not one. ``weights`` and ``masks`` are the content digests that the keys hold.
     """
 
     keys: Mapping[str, Key]
@@ -86,21 +94,32 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
     uses: Counter[str] = Counter()
     copies: dict[str, int] = {}
     made_of: dict[str, Sequence[Key]] = {}
-    asked: list[tuple[Sequence[Key], Sequence[Key]]] = []
+    asked: list[tuple[Sequence[Key], Sequence[Key], Sequence[Key], bool]] = []
     with _no_collector():
         chains = open_chains(cells, data, weights, masks)
         for chain, found, times in _counted(chains, store):
-            for own in parts(chain, found):
-                keys |= own
-                uses.update(dict.fromkeys(own, times) if times > 1 else own.keys())
-            first, last = first_asked(chain, found), last_asked(chain, found)
+            begun, later = parts(chain, found) if times else (begin(chain, found), {})
+            rounds = rounds_asked(chain, found) if times else ()
+            keys |= begun
+            keys |= later
+            uses.update(begun.keys())
+            uses.update(dict.fromkeys(later, times))
             if times > 1:
-                copies |= dict.fromkeys(trained(last, chain.memo), times)
-            asked.append((first, last))
+                copies |= dict.fromkeys(trained(rounds, chain.memo), times)
+            first = first_asked(chain, found)
+            asked.append((first, always_asked(chain, found), rounds, not times))
         present = store.stored(keys.values())
         for memo in {id(chain.memo): chain.memo for chain, _ in chains}.values():
             made_of |= {digest: memo.inputs(key) for digest, key in memo.keys.items()}
-        wanted = [k for first, last in asked for k in (*last, *needed(first, last, present))]
+        wanted = [
+            key
+            for first, always, rounds, alike in asked
+            for key in (
+                *always,
+                *rounds,
+                *(first if alike else needed(first, always, rounds, present)),
+            )
+        ]
         left = down(wanted, lambda key: made_of[key.digest], present)
     return Plan(keys, uses, copies, present, left, made_of, weights, masks)
 
@@ -153,26 +172,36 @@ def open_chains(
     ]
 
 
+ALIKE = ("seed", "uss", "ot", "select", "labels", "student")
+"""Parts of a cell that decide what a round comes to, and not how many stages follow it; of what
+they cost, ``CellKeys.training`` is all."""
+
+
 def _counted(
     chains: Sequence[tuple[CellKeys, Any]], store: Store
 ) -> Iterator[tuple[CellKeys, Any, int]]:
-    """The cells to look at, and how many times each counts: seeds without any trained round in the
-    same cells differ in nothing but the digests of what they train."""
+    """The cells, and how many times the rounds of each count: 0 where another stands for them.
+
+    Cells that share a first round share stages after it, and none with other cells. Of such groups
+    one stands for all that agree in everything but ``ALIKE``, unless the store has its round.
+    """
     training = [pair for pair in chains if pair[0].config.rounds.count]
     begun = store.stored(chain.round(1) for chain, _ in training)
-    fresh: dict[int, list[tuple[CellKeys, Any]]] = {}
+    fresh: dict[tuple[int, str], list[tuple[CellKeys, Any]]] = {}
     for chain, data in chains:
         if not chain.config.rounds.count or chain.round(1).digest in begun:
             yield chain, data, 1
         else:
-            fresh.setdefault(chain.seed, []).append((chain, data))
-    alike: dict[frozenset[Any], list[int]] = {}
-    for seed, group in fresh.items():
-        same = frozenset((id(data), chain.cell[1:]) for chain, data in group)
-        alike.setdefault(same, []).append(seed)
-    for seeds in alike.values():
-        for chain, data in fresh[seeds[0]]:
-            yield chain, data, len(seeds)
+            fresh.setdefault((id(data), chain.round(1).digest), []).append((chain, data))
+    kept = [i for i, part in enumerate(BIT) if part not in ALIKE]
+    alike: dict[Any, list[list[tuple[CellKeys, Any]]]] = {}
+    for (where, _), group in fresh.items():
+        shape = sorted((chain.training(), *(chain.cell[i] for i in kept)) for chain, _ in group)
+        alike.setdefault((where, tuple(shape)), []).append(group)
+    for groups in alike.values():
+        for number, group in enumerate(groups):
+            for chain, data in group:
+                yield chain, data, 0 if number else len(groups)
 
 
 @contextmanager

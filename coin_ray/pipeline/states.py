@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.pipeline import lease
-from coin_ray.pipeline.asked import down, first_asked, last_asked, needed, parts
+from coin_ray.pipeline.asked import (
+    always_asked,
+    down,
+    first_asked,
+    needed,
+    parts,
+    rounds_asked,
+)
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.plan import identities, open_chains
 from coin_ray.pipeline.store import LEASES, Store
@@ -37,8 +44,8 @@ def stages_by_cell(
     present = store.stored(key for own in stages for key in own.values())
     out = []
     for (chain, found), own in zip(chains, stages, strict=True):
-        last = last_asked(chain, found)
-        wanted = [*last, *needed(first_asked(chain, found), last, present)]
+        last = always_asked(chain, found), rounds_asked(chain, found)
+        wanted = [*last[0], *last[1], *needed(first_asked(chain, found), *last, present)]
         left = down(wanted, chain.memo.inputs, present)
         first = [
             key
