@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coin_ray.data.folder import find_samples
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.rounds import World, run_rounds
@@ -131,21 +130,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiles, fin
     assert files[0].read_bytes() == files[1].read_bytes()
     _, other = again(tiles, workspace, config(), seed=1)
     assert [r["value"] for r in other] != [r["value"] for r in rows]
-
-
-def test_training_without_any_ground_truth_gives_the_same_student(tiles, finished, tmp_path):
-    """The masks are deleted, everything up to the last student is computed anew, nothing moves."""
-    workspace, _, _, computed = finished
-    folder = tmp_path / "tiles"
-    shutil.copytree(tiles[0].image.path.parent, folder / "image")
-    bare = find_samples(folder, mpp=0.25)
-    assert not any(s.has_truth for s in bare)
-    run = open_local(config(), 0, [s.image for s in bare], tmp_path / "work")
-    rows, _ = run_local(run, bare)
-    assert rows == []
-    last = [k for k in computed if k.stage == "round"][-1]
-    mine = (tmp_path / "work" / "store" / last.path / "data.safetensors").read_bytes()
-    assert mine == (workspace / "store" / last.path / "data.safetensors").read_bytes()
 
 
 def test_relabelling_does_not_depend_on_the_number_of_workers(tiles, finished, tmp_path):

@@ -114,12 +114,10 @@ def _measured(keys: CellKeys, data: Any, sample: Any, *, rounds: bool) -> Iterat
             yield keys.evaluate(sample.image, truths[sample.image], step)
 
 
-def needed(
-    first: Sequence[Key], always: Sequence[Key], rounds: Sequence[Key], present: Set[str]
-) -> Sequence[Key]:
+def needed(first: Sequence[Key], last: Sequence[Key], present: Set[str]) -> Sequence[Key]:
     """``first`` if a round is missing, or, in a cell without rounds, a score or a label."""
-    watched = [key for key in rounds if key.stage == "round"]
-    watched = watched or [key for key in always if key.stage in ("score", "select")]
+    rounds = [key for key in last if key.stage == "round"]
+    watched = rounds or [key for key in last if key.stage in ("score", "select")]
     return first if any(key.digest not in present for key in watched) else ()
 
 

@@ -62,7 +62,7 @@ class Psm(Section):
     encoder: Literal["resnet18", "resnet34"] = Field(
         "resnet34", description="of the point network and of the final one"
     )
-    width: int = Field(64, ge=1, description="channels of its first stage")
+    width: int = Field(64, ge=2, description="channels of its first stage")
     point_iterations: Iterations = 900
     final_iterations: Iterations = 900
     batch: int = Field(4, ge=1)

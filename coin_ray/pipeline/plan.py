@@ -94,31 +94,26 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
     uses: Counter[str] = Counter()
     copies: dict[str, int] = {}
     made_of: dict[str, Sequence[Key]] = {}
-    asked: list[tuple[Sequence[Key], Sequence[Key], Sequence[Key], bool]] = []
+    asked: list[tuple[Sequence[Key], Sequence[Key], bool]] = []
     with _no_collector():
         chains = open_chains(cells, data, weights, masks)
         for chain, found, times in _counted(chains, store):
             begun, later = parts(chain, found) if times else (begin(chain, found), {})
-            rounds = rounds_asked(chain, found) if times else ()
+            first, rounds = first_asked(chain, found), rounds_asked(chain, found) if times else ()
+            asked.append((first, (*always_asked(chain, found), *rounds), not times))
             keys |= begun
             keys |= later
             uses.update(begun.keys())
             uses.update(dict.fromkeys(later, times))
             if times > 1:
                 copies |= dict.fromkeys(trained(rounds, chain.memo), times)
-            first = first_asked(chain, found)
-            asked.append((first, always_asked(chain, found), rounds, not times))
         present = store.stored(keys.values())
         for memo in {id(chain.memo): chain.memo for chain, _ in chains}.values():
             made_of |= {digest: memo.inputs(key) for digest, key in memo.keys.items()}
         wanted = [
             key
-            for first, always, rounds, alike in asked
-            for key in (
-                *always,
-                *rounds,
-                *(first if alike else needed(first, always, rounds, present)),
-            )
+            for first, last, alike in asked
+            for key in (*last, *(first if alike else needed(first, last, present)))
         ]
         left = down(wanted, lambda key: made_of[key.digest], present)
     return Plan(keys, uses, copies, present, left, made_of, weights, masks)

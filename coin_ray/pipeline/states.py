@@ -44,8 +44,8 @@ def stages_by_cell(
     present = store.stored(key for own in stages for key in own.values())
     out = []
     for (chain, found), own in zip(chains, stages, strict=True):
-        last = always_asked(chain, found), rounds_asked(chain, found)
-        wanted = [*last[0], *last[1], *needed(first_asked(chain, found), *last, present)]
+        last = (*always_asked(chain, found), *rounds_asked(chain, found))
+        wanted = [*last, *needed(first_asked(chain, found), last, present)]
         left = down(wanted, chain.memo.inputs, present)
         first = [
             key
