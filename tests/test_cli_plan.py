@@ -104,6 +104,17 @@ def test_hours_come_from_what_the_store_was_timed_with(folder: Path) -> None:
     assert "to compute: about CPU" in done.output and "% of the time that the cells" in done.output
 
 
+def test_the_plan_of_a_search_names_its_space_and_trials(folder: Path) -> None:
+    done = call("plan", "search_transport")
+    for part in (
+        "search: (baseline + 16 trials) × 1 data set × 1 random seed = 17 cells",
+        "ot.lambda     log 0.01 to 3.0",
+        "select.value  lin 0.3 to 0.95, where select.rule is fixed or top_fraction",
+        "the table is of the baseline",
+    ):
+        assert part in done.output
+
+
 @pytest.mark.parametrize("verb", ["plan", "sweep"])
 def test_a_budget_stops_a_study_before_it_starts(
     folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch

@@ -127,7 +127,7 @@ def test_a_dead_owner_and_an_edited_study(folder: Path) -> None:
     assert found["1.0"][2:4] == ["left", "out"] and "screened out" in done.output
 
 
-def test_all_studies_of_a_workspace(folder: Path) -> None:
+def test_all_studies_of_a_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(folder, "0.1")
     for cell in ("0.1--generated--s0", "0.3--generated--s0"):
         place = folder / ".coin-ray" / "runs" / NAME / cell
@@ -139,6 +139,8 @@ def test_all_studies_of_a_workspace(folder: Path) -> None:
     started = {"event": "StudyStarted", "study": "small", "cells": 3}
     failed = {"event": "CellFailed", "cell": "1.0--generated--s0", "cause": "no"}
     journal(folder, started, failed)
+    assert rows(call("status"))[NAME][-1] == "running"  # just heard of
+    monkeypatch.setattr("coin_ray.cli.status.QUIET", 0.0)
     found = rows(call("status"))
     assert found[NAME][:3] == ["3", "2", "1"] and "stopped;" in found[NAME]
     assert found["untracked-mini-x"][:2] == ["?", "1"]

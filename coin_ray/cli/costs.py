@@ -129,6 +129,8 @@ def sentences(study: ResolvedStudy, plan: Plan, cost: Estimate, where: Target) -
     from coin_ray.pipeline.nodes import shapes
 
     naive = sum(count.naive for count in plan.stages.values())
+    if study.search is not None:
+        yield "the table is of the baseline; a trial computes what it does not share with others"
     if naive > plan.unique:
         time = "" if cost.saved is None else f" and {cost.saved:.0%} of the time"
         saved = (naive - plan.unique) / naive

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import DataSpec, Dimension, ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
     from coin_ray.study.datasets import Resolved
@@ -45,10 +45,14 @@ def _data(spec: DataSpec) -> str:
 
 def cells(study: ResolvedStudy) -> str:
     """``5 levels × 1 data set × 2 random seeds = 10 cells``."""
+    what, count = _count(len(study.levels), "level"), len(study.cells)
+    if study.search is not None:
+        trials = study.search.trials
+        what = f"(baseline + {_count(trials, 'trial')})"
+        count = (1 + trials) * len(study.data) * len(study.seeds)
     return (
-        f"{study.design}: {_count(len(study.levels), 'level')} × "
-        f"{_count(len(study.data), 'data set')} × {_count(len(study.seeds), 'random seed')} = "
-        f"{_count(len(study.cells), 'cell')}"
+        f"{study.design}: {what} × {_count(len(study.data), 'data set')} × "
+        f"{_count(len(study.seeds), 'random seed')} = {_count(count, 'cell')}"
     )
 
 
@@ -57,7 +61,10 @@ def _count(n: int, word: str) -> str:
 
 
 def levels(study: ResolvedStudy, most: int = 30) -> list[str]:
-    """Each level with the settings in which it differs."""
+    """Each level with the settings in which it differs; of a search, the space."""
+    if study.search is not None:
+        width = max(len(dimension.key) for dimension in study.search.space) + 2
+        return [f"    {d.key:<{width}}{_range(d)}" for d in study.search.space]
     width = max(len(level) for level in study.levels) + 2
     out = []
     for level in study.levels[:most]:
@@ -67,6 +74,17 @@ def levels(study: ResolvedStudy, most: int = 30) -> list[str]:
     if len(study.levels) > most:
         out.append(f"    … and {len(study.levels) - most} more")
     return [*out, "  (* baseline)"] if len(study.levels) > 1 else out
+
+
+def _range(dimension: Dimension) -> str:
+    """``log 0.01 to 3.0, where select.rule is fixed``."""
+    if dimension.kind == "any":
+        text = f"any of {', '.join(_value(value) for value in dimension.values)}"
+    else:
+        text = f"{dimension.kind} {dimension.values[0]} to {dimension.values[1]}"
+    for key, values in dimension.when.items():
+        text += f", where {key} is {' or '.join(_value(value) for value in values)}"
+    return text
 
 
 def _value(value: Any) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 MOST_ROWS = 40
+QUIET = 60.0
+"""Seconds after its last word for which a study without a stage at work counts as running."""
 STATES = ("running", "failed", "missing", "left out", "finished")
 STYLES = {"running": "cyan", "failed": "red", "finished": "green", "left out": "dim"}
 
@@ -79,7 +81,8 @@ def _studies(workspace: Path) -> None:
 def _driver(one: History, working: bool) -> str:
     if not one.open:
         return "ended" if one.time else "not tracked"
-    return "running" if working else "stopped; the same command goes on"
+    heard = time.time() - one.time / 1000 < QUIET  # between two stages nobody holds a lease
+    return "running" if working or heard else "stopped; the same command goes on"
 
 
 def _study(study: ResolvedStudy, workspace: Path) -> None:
