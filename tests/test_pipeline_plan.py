@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -94,6 +96,29 @@ def test_the_plan_predicts_what_runs_however_much_is_stored(
     plan = plan_cells(longer, {"d": data}, tmp_path)
     assert plan.to_compute == {"score": 1, "select": 1}
     assert run(longer, data, tmp_path) == plan.to_compute
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_whatever_is_lost_the_plan_predicts_what_is_made_again(
+    data: Any, tmp_path: Path, redraw: bool
+) -> None:
+    infer = {"infer": {"redraw": redraw, "scales": [1.0], "stain_weight": 0.0}}
+    longer = {**infer, "rounds": {"count": 2}}
+    cells = [cell(longer), cell({**longer, "select": {"rule": "mean"}})]
+    run(cells, data, tmp_path / "whole")
+    store, draw = Store(tmp_path / "whole" / "store"), random.Random(0)
+    stages = plan_cells(cells, {"d": data}, tmp_path / "whole").stages
+    there = [(stage, folder) for stage in stages for folder in store.folders(stage)]
+    for number in range(8):
+        rest = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", rest)
+        if number % 2:
+            shutil.rmtree(rest / "runs")
+        lost = draw.sample(there, 4)
+        for stage, folder in lost:
+            shutil.rmtree(rest / "store" / stage / folder)
+        plan = plan_cells(cells, {"d": data}, rest)
+        assert run(cells, data, rest) == plan.to_compute, lost
 
 
 def test_a_cell_without_rounds_or_propagation(data: Any, tmp_path: Path) -> None:

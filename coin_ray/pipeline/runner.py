@@ -56,6 +56,9 @@ def _last_scores(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, 
 
 def _evaluate(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, dict[str, float]]:
     sample = samples[index]
+    for step in ("ucis", run.keys.final_step()):  # what ``export`` shows is made here, in parallel
+        if not run.store.has(run.keys.evaluated(sample.image, step)):
+            run.labels_at(sample.image, step)
     if not sample.has_truth:
         return {}
     return {step: run.evaluate(sample, step) for step in run.keys.steps(sample.image)}
