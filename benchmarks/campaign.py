@@ -117,7 +117,7 @@ class Campaign:
 def table(costs: dict[str, Cost], alone: Cost) -> str:
     """The costs as Markdown, with the factor by which each is below ``alone``."""
     lines = [
-        "| | cells distilled | stages before round 1 | s | saving | all stages | s | saving |",
+        "| | cells to the end | stages before round 1 | s | saving | all stages | s | saving |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, cost in costs.items():

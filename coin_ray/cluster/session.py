@@ -12,6 +12,9 @@ from typing import Any
 from coin_ray.errors import UserError
 
 PORT = "RAY_GCS_SERVER_PORT"
+STARTING = {"worker_maximum_startup_concurrency": 8}
+"""Processes that may start at a time. A training needs five small ones beside its worker; where Ray
+allows one a CPU, it calls that a fault and warns the user of it."""
 
 
 @contextmanager
@@ -80,6 +83,7 @@ def _own(ray: Any, cpus: int | None, quiet: dict[str, Any]) -> None:
             num_cpus=cpus,
             include_dashboard=True,
             object_store_memory=512 * 2**20,
+            _system_config=STARTING,
             runtime_env={"env_vars": {"RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}},
             **quiet,
         )
