@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,8 @@ def test_report(runs: Runs, folder: Path) -> None:
     call("sweep", "s.yaml", "--no-tracking")
     done = call("report", "s.yaml")
     assert done.exit_code == 0 and "Small study" in done.output and ".550" in done.output
+    place = re.search(r"wrote (\S+/report/report\.html)", done.output)
+    assert place and Path(place[1]).is_file()
     written = call("report", "s.yaml", "--out", "deep/report")
     assert written.exit_code == 0 and "deep/report/report.html" in written.output
     out = folder / "deep" / "report"

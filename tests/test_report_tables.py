@@ -195,6 +195,18 @@ def test_terminal(width: int) -> None:
     assert ".500" in text and "…" not in text
 
 
+def test_long_names_wrap_and_numbers_do_not() -> None:
+    name = "ot.lambda 0.2288, ot.prior 2.146, select.rule top_fraction, select.value 0.9264"
+    frame = tidy(full("mae") + full(name))
+    given = study(("mae", name))
+    out = io.StringIO()
+    for item in renderables(result_tables(given, frame), comparisons(frame, given), 100):
+        Console(file=out, width=100).print(item)
+    text = out.getvalue()
+    assert "…" not in text and ".500" in text and "select.value" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def write_cell(folder: Path, config: Cell, value: float) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(

@@ -13,7 +13,7 @@ from coin_ray.errors import UserError
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="write HTML, Markdown, LaTeX, CSV and figures"),
+    typer.Option("--out", metavar="FOLDER", help="where to; default: report/ beside the cells"),
 ]
 
 
@@ -29,11 +29,12 @@ def report(
 ) -> None:
     """Report a study from what its finished cells left; give the options it ran with.
 
-    Prints the tables, or writes everything into a folder: one page that needs nothing else, the
+    Prints the tables and writes everything into a folder: one page that needs nothing else, the
     same as Markdown and LaTeX, the numbers and the figures. No cell is computed. Cells that have
     not finished, or whose settings have changed since, are missing and named.
     """
     from coin_ray.cli.results import console, results_of, runs_folder, show_tables
+    from coin_ray.report.write import write_report
 
     resolved = options.resolved(study, profile, data, train, None, settings, seeds)
     runs = runs_folder(workspace, resolved)
@@ -44,9 +45,5 @@ def report(
             do="run `coin-ray sweep` with the same options, or name its --workspace",
         )
     results = results_of(resolved, runs)
-    if out is None:
-        show_tables(console(), results)
-        return
-    from coin_ray.report.write import write_report
-
-    typer.echo(f"wrote {write_report(results, out)[0]} and the files beside it")
+    show_tables(console(), results)
+    typer.echo(f"wrote {write_report(results, out or runs / 'report')[0]} and the files beside it")

@@ -174,7 +174,7 @@ def _rounds(results: Results, table: ResultTable) -> Iterator[Plot]:
         }
         if lines:
             facts[title] = lines
-    if facts:
+    if means["round"].n_unique() > 1:  # one round is no curve, and the table has it
         yield plot(
             "rounds",
             table.dataset,

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+MOST = 44
+"""Characters of a level's name in a line: those of a search are long."""
+
+
 def renderables(
     tables: Sequence[ResultTable], compared: pl.DataFrame, width: int
 ) -> list[RenderableType]:
@@ -26,7 +30,7 @@ def renderables(
     first is shown."""
     out: list[RenderableType] = []
     for table in tables:
-        names = max(len(level) for level in table.rows) + 2
+        names = min(MOST, max(len(level) for level in table.rows) + 2)
         needed = names + 10 + 12 * (len(table.columns) + len(_paper_columns(table)))
         out += _drawn(table, intervals=width >= needed)
         own = compared.filter(pl.col("dataset") == table.dataset)
@@ -40,7 +44,7 @@ def _drawn(table: ResultTable, *, intervals: bool) -> list[RenderableType]:
 
     best, metrics = table.best(), _paper_columns(table)
     drawn = _plain(padding=(0, 1) if intervals else (0, 0, 0, 1))
-    drawn.add_column("level", no_wrap=True)
+    drawn.add_column("level", max_width=MOST)  # wraps, numbers do not
     for title in ["n", *(c.title for c in table.columns)]:
         drawn.add_column(re.sub(r" (?!\d)", "\n", title), justify="right", no_wrap=True)
     for metric in metrics:
@@ -61,7 +65,7 @@ def _against_baseline(rows: pl.DataFrame) -> Table:
     from rich.text import Text
 
     drawn = _plain(padding=(0, 0, 0, 1))
-    drawn.add_column("against the\nbaseline", no_wrap=True)
+    drawn.add_column("against the\nbaseline", max_width=MOST)
     change = f"Δ {metric_title(rows['metric'][0])}"
     for title in (change, "p\nimages", "p\nseeds", "effect", "P\nbetter"):
         drawn.add_column(title, justify="right", no_wrap=True)
