@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -243,7 +244,17 @@ def test_five_trials_of_two_workers_do_not_wait_for_each_other(
     assert left == []
 
 
-def test_a_search_goes_on_where_it_was_interrupted(address: str, tiles: Resolved, tmp_path: Path):
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is an error here too; a process that a shell began in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_search_goes_on_where_it_was_interrupted(
+    interruptible: None, address: str, tiles: Resolved, tmp_path: Path
+):
     base = config(**NONE_TINY, rounds={"count": 0}, instances={"footprint": 11})
     space = (
         Dimension("instances.footprint", "int", (5, 11), step=2),

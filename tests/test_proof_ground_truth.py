@@ -58,9 +58,9 @@ def test_no_mask_file_moves_a_byte_of_training(tiles: Path, tmp_path: Path) -> N
     assert noise == trained
     assert facts == bare_facts == noise_facts
     assert rows != noise_rows
-    # What only an evaluation asks for is not made without one: coarse instances, earlier results.
+    # What only an evaluation asks for is not made without one: results of earlier rounds.
     assert bare.items() <= trained.items()
-    assert {path.split("/")[0] for path in trained.keys() - bare.keys()} == {"instances", "redraw"}
+    assert {path.split("/")[0] for path in trained.keys() - bare.keys()} == {"redraw"}
     assert sum(path.startswith("round/") for path in bare) == 2
 
 
