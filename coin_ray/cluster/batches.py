@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from coin_ray.cluster.connection import Connection
 from coin_ray.cluster.searching import Proposals, Values
 from coin_ray.cluster.tally import Tally
-from coin_ray.cluster.tasks import CellSpec, open_cell, until
+from coin_ray.cluster.tasks import CellSpec, open_cell, until, who
 from coin_ray.cluster.trial import cause, ended_early, run_to_end, trace
 from coin_ray.cluster.trials import TrialBook
 from coin_ray.cluster.tuning import Job, Rungs
@@ -189,7 +188,7 @@ class Batches:
         for name, error in errors.items():
             for cell in self._jobs[name].cells:
                 if cell.key_label in self._tally.running:
-                    self._tally(CellFailed(**_who(cell), cause=cause(error), trace=trace(error)))
+                    self._tally(CellFailed(**who(cell), cause=cause(error), trace=trace(error)))
         while self._stopped:
             job, rounds = self._stopped.pop(0)
             part = replace(job, rounds=rounds)
@@ -198,14 +197,14 @@ class Batches:
     def _serve(self, job: Job, plan: Plan) -> None:
         """Results of a job that the store has whole."""
         for cell in job.cells:
-            self._tally(CellStarted(**_who(cell)))
+            self._tally(CellStarted(**who(cell)))
             try:
                 metrics = self._read(cell, job.rounds, plan, self._study.run_name)
             except Exception as error:
-                self._tally(CellFailed(**_who(cell), cause=cause(error), trace=trace(error)))
+                self._tally(CellFailed(**who(cell), cause=cause(error), trace=trace(error)))
             else:
                 ended = ended_early(self._spec(cell, job.rounds, plan))
-                self._tally(CellFinished(**_who(cell), metrics=metrics, rounds=ended))
+                self._tally(CellFinished(**who(cell), metrics=metrics, rounds=ended))
 
     def _read(
         self, cell: StudyCell, rounds: int, plan: Plan, study: str | None = None
@@ -227,7 +226,7 @@ class Batches:
             masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
             workspace=self._workspace,
             device="cpu",
-            who=_who(cell),
+            who=who(cell),
         )
 
 
@@ -236,16 +235,6 @@ def most_rounds(study: ResolvedStudy) -> int:
     space = study.search.space if study.search else ()
     searched = [max(d.values) for d in space if d.key == "rounds.count"]
     return max([*(cell.config.rounds.count for cell in study.cells), *searched])
-
-
-def _who(cell: StudyCell) -> dict[str, Any]:
-    """The fields of its events."""
-    return {
-        "cell": cell.key_label,
-        "level": cell.level,
-        "data": cell.data.name,
-        "seed": cell.seed,
-    }
 
 
 def _nothing(stage: str) -> None:

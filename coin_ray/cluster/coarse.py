@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from coin_ray.cluster.connection import Connection, Resources
 from coin_ray.cluster.sweep import Outcome
 from coin_ray.cluster.tally import Listen, Tally
-from coin_ray.cluster.tasks import CellSpec, open_cell
+from coin_ray.cluster.tasks import CellSpec, open_cell, who
 from coin_ray.cluster.trial import cause, trace
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.events import (
@@ -37,7 +36,6 @@ def _spec(
     cell: StudyCell, data: Mapping[str, Resolved], workspace: Path, device: str = "cpu"
 ) -> CellSpec:
     found = data[cell.data.name]
-    who: dict[str, Any] = {"cell": cell.key_label, "level": cell.level}
     return CellSpec(
         config=cell.config,
         rounds=0,
@@ -48,7 +46,7 @@ def _spec(
         masks={},
         workspace=workspace,
         device=device,
-        who=who | {"data": cell.data.name, "seed": cell.seed},
+        who=who(cell),
     )
 
 

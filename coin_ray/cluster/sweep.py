@@ -15,6 +15,7 @@ from coin_ray.cluster.batches import Batches
 from coin_ray.cluster.connection import DEFAULT, Connection, Resources
 from coin_ray.cluster.order import Verdicts, by_seeds, part_of, screened, validity
 from coin_ray.cluster.tally import Listen, Tally
+from coin_ray.cluster.tasks import who
 from coin_ray.cluster.trials import TrialBook
 from coin_ray.errors import UserError
 from coin_ray.pipeline.events import CellLeftOut, Note, StudyFinished
@@ -115,8 +116,7 @@ def _in_order(
         label = cell.key_label
         if label in dropped and label in before:
             batches.leave(cell, 0)
-        who = (label, cell.level, cell.data.name, cell.seed)
-        tally(CellLeftOut(*who, reason=(dropped | open_)[label]))
+        tally(CellLeftOut(**who(cell), reason=(dropped | open_)[label]))
     if study.screen is not None:
         for line in validity(study, before, tally.finished):
             tally(Note(line))

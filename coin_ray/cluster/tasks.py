@@ -20,6 +20,7 @@ from coin_ray.pipeline.nodes import Request, segmenter_share, step_request
 from coin_ray.pipeline.runner import STEPS, Each
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.store import Store
+from coin_ray.study.resolved import StudyCell
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class CellSpec:
         have arrived."""
         event = kind(**self.who, **values)
         return None if self.hub is None else self.hub.put.remote(event.to_json())
+
+
+def who(cell: StudyCell) -> dict[str, Any]:
+    """The fields of a cell's events."""
+    return {
+        "cell": cell.key_label,
+        "level": cell.level,
+        "data": cell.data.name,
+        "seed": cell.seed,
+    }
 
 
 def until(config: Cell, rounds: int) -> Cell:

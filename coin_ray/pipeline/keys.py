@@ -32,10 +32,11 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Hex BLAKE2b-256 of the canonical JSON of ``value``."""
-    return _hex(canonical(value))
+    return text_digest(canonical(value))
 
 
-def _hex(text: str) -> str:
+def text_digest(text: str) -> str:
+    """Hex BLAKE2b-256 of a text."""
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
@@ -79,7 +80,7 @@ def make_key(
     """Key of ``stage`` with its identity ``settings`` and ``inputs`` (digests by role)."""
     head = f'{{"inputs":{canonical(inputs)},"key_version":{KEY_VERSION},"settings":'
     fields = f'{head}{_text(settings)},"stage":"{stage}","version":{version}}}'
-    return Key(stage, _safe(name), _hex(fields), fields, inputs, *work)
+    return Key(stage, _safe(name), text_digest(fields), fields, inputs, *work)
 
 
 _texts: dict[bytes, str] = {}

@@ -5,7 +5,6 @@ Everything here may run beside a study. What is collected is made again when som
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coin_ray.pipeline.keys import SHORT
+from coin_ray.pipeline.keys import SHORT, text_digest
 from coin_ray.pipeline.states import leases
 from coin_ray.pipeline.store import LEASES, SCRATCH, Store, data_digest
 
@@ -97,7 +96,7 @@ def _fault(folder: Path, name: str) -> str | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         raw = (folder / "data.safetensors").read_bytes()
-        fields = hashlib.blake2b(manifest["fields"].encode(), digest_size=32).hexdigest()
+        fields = text_digest(manifest["fields"])
         if data_digest(raw) != manifest["data"]:
             return f"its data ({len(raw)} of {manifest['bytes']} bytes) are not what was written"
     except FileNotFoundError as error:
