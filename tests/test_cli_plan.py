@@ -10,17 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from coin_ray import cli
 from coin_ray.cli import costs, preamble
+from coin_ray.cluster.trials import TrialBook
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.pipeline.chain import VERSIONS as STAGES
 from coin_ray.pipeline.nodes import Node
-from coin_ray.pipeline.plan import plan_cells
-from coin_ray.pipeline.store import Artifact, Store
 from coin_ray.study.command_line import Request
-from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
+from tests.cli_calls import call, enter, fill, stages_of
 
 STUDY = """
 study: small
@@ -39,26 +38,8 @@ factors:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    (tmp_path / "s.yaml").write_text(STUDY)
-    return tmp_path
-
-
-def call(*args: str) -> Result:
-    return CliRunner().invoke(cli.app, list(args))
-
-
-def fill(folder: Path, level: str, seconds: float = 0.0, study: str = "s.yaml") -> None:
-    """Put an artifact of nothing under every key of a level, as if it had been computed."""
-    resolved = resolve(str(folder / study), Request())
-    workspace = folder / ".coin-ray"
-    data = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
-    cells = [cell for cell in resolved.cells if cell.level == level]
-    store = Store(workspace / "store")
-    for key in plan_cells(cells, data, workspace).missing.values():
-        store.save(key, Artifact(), seconds)
+    return enter(tmp_path, monkeypatch, STUDY)
 
 
 def rows(done: Result) -> dict[str, list[str]]:
@@ -104,15 +85,33 @@ def test_hours_come_from_what_the_store_was_timed_with(folder: Path) -> None:
     assert "to compute: about CPU" in done.output and "% of the time that the cells" in done.output
 
 
-def test_the_plan_of_a_search_names_its_space_and_trials(folder: Path) -> None:
-    done = call("plan", "search_transport")
+def test_the_plan_of_a_search_names_its_space_and_counts_the_trials_to_come(folder: Path) -> None:
+    search = STUDY.partition("factors:")[0] + "design: search\nspace: [ot.lambda]\ntrials: 3\n"
+    (folder / "search.yaml").write_text(search + "budget: {cpu_hours: 1.0}\n")
+    done = call("plan", "search.yaml")
     for part in (
-        "search: (baseline + 16 trials) × 1 data set × 1 random seed = 17 cells",
-        "ot.lambda     log 0.01 to 3.0",
-        "select.value  lin 0.3 to 0.95, where select.rule is fixed or top_fraction",
-        "the table is of the baseline",
+        "search: (baseline + 3 trials) × 1 data set × 1 random seed = 4 cells",
+        "ot.lambda  log 0.01 to 3.0",
+        "the table is of the baseline and the trials proposed so far: 0 of 3",
     ):
         assert part in done.output
+    # The baseline is there, 36 s a stage; three trials are not.
+    fill(folder, "baseline", seconds=36.0, study="search.yaml")
+    study = resolve("search.yaml", Request())
+    book = TrialBook(study, folder / ".coin-ray" / "runs" / study.run_name)
+    book.propose({"ot.lambda": 0.5})
+    done = call("plan", "search.yaml")
+    assert "the trials proposed so far: 1 of 3" in done.output
+    assert "nothing to compute" not in done.output
+    assert "counted as if they shared nothing" in done.output
+    found = rows(done)
+    assert found["features"][:4] == ["6", "3", "3", "0"] and found["transport"][3] == "3"
+    # Two that share nothing, and what the proposed one does not share with the baseline.
+    (alone,) = stages_of(folder, "baseline", study="search.yaml")
+    left = sum(int(row[3]) for stage, row in found.items() if stage in STAGES)
+    hours = (2 * len(alone.stages) + left) * 36 / 3600
+    assert f"CPU {hours * 60:.0f} min" in done.output or f"CPU {hours:.1f} h" in done.output
+    assert done.exit_code == 1 and "exceeds its budget of cpu_hours" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["plan", "sweep"])

@@ -8,17 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from coin_ray import cli
 from coin_ray.cli.history import history
 from coin_ray.pipeline import lease
-from coin_ray.pipeline.states import stages_by_cell
-from coin_ray.pipeline.store import Artifact, Store
-from coin_ray.study.command_line import Request
-from coin_ray.study.datasets import resolve_data
-from coin_ray.study.study import resolve
+from coin_ray.pipeline.store import Store
 from coin_ray.tracking.journal import Journal
+from tests.cli_calls import call, enter, fill, stages_of
 
 STUDY = """
 study: small
@@ -38,27 +34,7 @@ NAME = "small-mini-generated"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
-    (tmp_path / "s.yaml").write_text(STUDY)
-    return tmp_path
-
-
-def call(*args: str) -> Result:
-    return CliRunner().invoke(cli.app, list(args))
-
-
-def fill(folder: Path, *levels: str, leave_out: tuple[str, ...] = ()) -> None:
-    """Put an artifact of nothing under every key of these levels, as if it had been computed."""
-    study = resolve("s.yaml", Request())
-    workspace = folder / ".coin-ray"
-    data = {spec.name: resolve_data(spec, workspace) for spec in study.data}
-    cells = [cell for cell in study.cells if cell.level in levels]
-    store = Store(workspace / "store")
-    for own in stages_by_cell(cells, data, workspace):
-        for key in own.missing.values():
-            if key.stage not in leave_out:
-                store.save(key, Artifact(), 1.0)
+    return enter(tmp_path, monkeypatch, STUDY)
 
 
 def journal(folder: Path, *events: dict[str, object]) -> None:
@@ -74,10 +50,7 @@ def claim(folder: Path, level: str, stage: str, silent: float = 0.0) -> None:
     """Somebody on another machine is at a stage of a level."""
     import os
 
-    study = resolve("s.yaml", Request())
-    data = {spec.name: resolve_data(spec, folder / ".coin-ray") for spec in study.data}
-    cells = [cell for cell in study.cells if cell.level == level]
-    (own,) = stages_by_cell(cells, data, folder / ".coin-ray")
+    (own,) = stages_of(folder, level)
     key = next(key for key in own.missing.values() if key.stage == stage)
     path = Store(folder / ".coin-ray" / "store").claim(key)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
-from coin_ray import cli
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
 from coin_ray.pipeline import events
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from tests.cli_calls import call, enter
 
 STUDY = """
 study: small
@@ -34,14 +33,7 @@ factors:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
-    (tmp_path / "s.yaml").write_text(STUDY)
-    return tmp_path
-
-
-def call(*args: str) -> Result:
-    return CliRunner().invoke(cli.app, list(args))
+    return enter(tmp_path, monkeypatch, STUDY)
 
 
 def finish(cell: StudyCell, runs: Path, value: float) -> None:

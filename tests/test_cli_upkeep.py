@@ -8,26 +8,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from coin_ray import cli
 from coin_ray.errors import UserError
 from coin_ray.pipeline.keys import make_key
 from coin_ray.pipeline.store import Artifact, Store
 from coin_ray.weights import registry
+from tests.cli_calls import call, enter
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-def call(*args: str) -> Result:
-    return CliRunner().invoke(cli.app, list(args))
+    return enter(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -66,8 +66,6 @@ def estimated(study: ResolvedStudy, plan: Plan, workspace: Path, where: Target) 
     if study.screen is not None:
         kept = min(1.0, (study.screen.keep + 1) / len(study.levels))
         done = dict.fromkeys(TRAINED, kept)
-    if study.search is not None:  # the cells are those of the baseline alone
-        done = dict.fromkeys(plan.stages, float(study.search.trials))
     return estimate(
         plan,
         read_ledger(Store(workspace / "store"), plan.stages),
@@ -76,13 +74,19 @@ def estimated(study: ResolvedStudy, plan: Plan, workspace: Path, where: Target) 
         resources=study.resources,
         workers=where.workers,
         done=done,
+        further=to_come(study) / len(study.levels),
     )
+
+
+def to_come(study: ResolvedStudy) -> int:
+    """Trials of a search that are not among its levels yet."""
+    return 0 if study.search is None else max(0, study.search.trials - len(study.levels) + 1)
 
 
 def at_most(study: ResolvedStudy) -> str:
     """Why a study may compute less than its plan says; empty if it computes just that."""
-    if study.search is not None:
-        return f"{study.search.trials} trials, which share what they can"
+    if to_come(study):
+        return "trials to come are counted as if they shared nothing"
     if study.screen is not None:
         return f"only the {study.screen.keep} best levels and the baseline are trained"
     if study.first_seeds is not None:
@@ -129,13 +133,14 @@ def sentences(study: ResolvedStudy, plan: Plan, cost: Estimate, where: Target) -
     from coin_ray.pipeline.nodes import shapes
 
     naive = sum(count.naive for count in plan.stages.values())
-    if study.search is not None:
-        yield "the table is of the baseline; a trial computes what it does not share with others"
+    if coming := to_come(study):
+        known = f"{len(study.levels) - 1} of {coming + len(study.levels) - 1}"
+        yield f"the table is of the baseline and the trials proposed so far: {known}"
     if naive > plan.unique:
         time = "" if cost.saved is None else f" and {cost.saved:.0%} of the time"
         saved = (naive - plan.unique) / naive
         yield f"sharing saves {saved:.0%} of the stages{time} that the cells alone would take"
-    if not plan.missing:
+    if not plan.missing and not coming:
         yield "nothing to compute: all that is needed is stored"
         return
     if cost.timings:
@@ -165,6 +170,7 @@ def admit(
 ) -> None:
     """Before anything starts: UserError if this machine cannot hold what the study asks for, code 1
     if the study has a budget and what it lacks is estimated to exceed it."""
+    from coin_ray.cli.results import as_known
     from coin_ray.pipeline.plan import plan_cells
 
     limited = study.budget != Budget()
@@ -172,6 +178,7 @@ def admit(
         return  # the study itself looks at the nodes when it connects
     where = target(study, address, device, workers)
     if limited:
+        study = as_known(study, workspace)
         cost = estimated(study, plan_cells(study.cells, data, workspace), workspace, where)
         stop_over_budget(study, cost)
         if cost.untimed:

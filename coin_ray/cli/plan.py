@@ -27,11 +27,12 @@ def plan(
     Hours come from what earlier stages took in this workspace. Code 1 if they exceed the budget.
     """
     from coin_ray.cli import costs, preamble
-    from coin_ray.cli.results import console, runs_folder
+    from coin_ray.cli.results import as_known, console, runs_folder
     from coin_ray.pipeline.plan import plan_cells
     from coin_ray.study.datasets import resolve_data
 
-    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
+    asked = options.resolved(study, profile, data, train, mpp, settings, seeds)
+    resolved = as_known(asked, workspace)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         typer.echo(text)
     for text in preamble.levels(resolved):

@@ -31,6 +31,13 @@ def console() -> Console:
     return screen if screen.is_terminal else Console(width=PLAIN_WIDTH)
 
 
+def as_known(study: ResolvedStudy, workspace: Path) -> ResolvedStudy:
+    """A search with all that it has proposed so far; any other study as it is."""
+    from coin_ray.cluster.trials import with_proposals
+
+    return with_proposals(study, runs_folder(workspace, study))
+
+
 def results_of(study: ResolvedStudy, runs: Path) -> Results:
     """What the finished cells of a study say; of a search, of all that it has proposed."""
     from coin_ray.cluster.trials import with_proposals

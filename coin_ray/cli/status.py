@@ -53,7 +53,10 @@ def status(
     if study is None:
         _studies(workspace)
     else:
-        _study(options.resolved(study, profile, data, train, mpp, settings, seeds), workspace)
+        from coin_ray.cli.results import as_known
+
+        asked = options.resolved(study, profile, data, train, mpp, settings, seeds)
+        _study(as_known(asked, workspace), workspace)
 
 
 def _studies(workspace: Path) -> None:
@@ -109,10 +112,6 @@ def _study(study: ResolvedStudy, workspace: Path) -> None:
     console().print(table)
     if len(rows) > MOST_ROWS:
         typer.echo(f"… and {len(rows) - MOST_ROWS} more")
-    proposed = told.cells.keys() - {cell.key_label for cell in study.cells}
-    if study.search is not None and proposed:
-        ended = sum(told.cells[label].state == "finished" for label in proposed)
-        typer.echo(f"proposed by the search: {len(proposed)} cells, {ended} finished")
     counts = Counter(row[3] for row in rows)
     typer.echo(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     _show_work(

@@ -49,6 +49,7 @@ class _Work:
     shared: float = 0.0
     left: float = 0.0
     count: int = 0
+    uses: int = 0
 
 
 def estimate(
@@ -60,9 +61,11 @@ def estimate(
     resources: Resources,
     workers: int = 1,
     done: Mapping[str, float] | None = None,
+    further: float = 0.0,
 ) -> Estimate:
     """Hours and bytes of a plan. ``done``: share of a stage's missing work that will be done, for
-    studies that leave levels out as they go."""
+    studies that leave levels out as they go; ``further``: cells that a search will add, alone and
+    as a multiple of those planned."""
     stages: dict[str, Cost] = {stage: Cost() for stage in plan.stages}
     total, rates = Cost(), []
     untimed, known = [], True
@@ -74,17 +77,19 @@ def estimate(
         cpus, gpus = share(resources, stage, device)
         if rate is None:
             known = False
-            cost = Cost(complete=not amount.left)
-            untimed += [f"{stage} {kind}".strip()] if amount.left else []
+            wanted = bool(amount.left or further)
+            cost = Cost(complete=not wanted)
+            untimed += [f"{stage} {kind}".strip()] if wanted else []
         else:
             alone += amount.alone * rate.seconds * cpus
             shared += amount.shared * rate.seconds * cpus
             part = (done or {}).get(stage, 1.0)
-            hours = part * amount.left * rate.seconds / 3600
-            rates += [(rate, hours)] if amount.left else []
-            size = amount.count if stage in ONE_SIZE else amount.left
+            units = part * amount.left + further * amount.alone
+            hours = units * rate.seconds / 3600
+            rates += [(rate, hours)] if units else []
+            size = part * amount.count + further * amount.uses if stage in ONE_SIZE else units
             gpu_hours = hours * gpus if stage in ON_DEVICE else 0.0
-            cost = Cost(hours * cpus, gpu_hours, part * size * rate.bytes)
+            cost = Cost(hours * cpus, gpu_hours, size * rate.bytes)
         _add(stages[stage], cost)
         _add(total, cost)
     hours = sum(weight for _, weight in rates)
@@ -106,6 +111,7 @@ def _amounts(plan: Plan) -> dict[tuple[str, str], _Work]:
         if work is None:
             work = found[key.stage, key.kind] = _Work()
         work.alone += key.amount * plan.uses[digest]
+        work.uses += plan.uses[digest]
         copies = plan.copies.get(digest, 1)
         work.shared += key.amount * copies
         if digest in plan.missing:

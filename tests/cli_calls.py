@@ -1,0 +1,53 @@
+"""What the tests of the command line share: calling it, and a store as a run would leave it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from coin_ray import cli
+from coin_ray.pipeline.states import CellStages, stages_by_cell
+from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.study.command_line import Request
+from coin_ray.study.datasets import resolve_data
+from coin_ray.study.study import resolve
+
+WORKSPACE = ".coin-ray"
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(cli.app, list(args))
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, study: str = "") -> Path:
+    """Make a folder the current one, with a study ``s.yaml`` and its own workspace."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("COIN_RAY_WORKSPACE", raising=False)
+    if study:
+        (folder / "s.yaml").write_text(study)
+    return folder
+
+
+def stages_of(folder: Path, *levels: str, study: str = "s.yaml") -> list[CellStages]:
+    """The stages of each cell of these levels."""
+    resolved, workspace = resolve(str(folder / study), Request()), folder / WORKSPACE
+    data = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
+    cells = [cell for cell in resolved.cells if cell.level in levels]
+    return stages_by_cell(cells, data, workspace)
+
+
+def fill(
+    folder: Path,
+    *levels: str,
+    study: str = "s.yaml",
+    seconds: float = 1.0,
+    leave_out: tuple[str, ...] = (),
+) -> None:
+    """Put an artifact of nothing under every key of these levels, as if it had been computed."""
+    store = Store(folder / WORKSPACE / "store")
+    for own in stages_of(folder, *levels, study=study):
+        for key in own.missing.values():
+            if key.stage not in leave_out:
+                store.save(key, Artifact(), seconds)
