@@ -19,12 +19,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
   && echo $$p && break; done)
 
-.PHONY: help venv install test lint sweep ui bench clean
+.PHONY: help venv install test test-all test-arithmetic lint sweep ui bench clean
 
 help:
 	@echo "make sweep    run $(STUDY) (ARGS='--data PATH --profile NAME' are passed on)"
 	@echo "make ui       open MLflow over its runs"
-	@echo "make test     linters, types, rooms, tests"
+	@echo "make test     linters, types, rooms, tests (CI runs this)"
+	@echo "make test-all the same with the slow tests"
+	@echo "make test-arithmetic  what trains, with other seeds, threads and instruction sets"
 	@echo "make lint     the first three"
 	@echo "make bench    time and memory of each stage next to a literal implementation"
 	@echo "make install  only what all of these do first: .venv with the pinned set"
@@ -58,8 +60,25 @@ lint: $(STAMP)
 # One thread a worker: two workers with two threads each are slower than either. The tests that need
 # a Ray cluster are in one file, which one worker takes as a whole: --dist loadgroup splits it with
 # the pinned pytest and pytest-xdist.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: lint
+	$(PYTEST) $(ARGS)
+
+# A training is rounded otherwise on every processor, so what is asserted of one must hold for any
+# seed and any instruction set, of which these are the widest, the narrowest and one between.
+TRAINED := $(BIN)/pytest -m trained -p no:cacheprovider
+SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+AVX := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
+test-arithmetic: $(STAMP)
+	@set -e; for seed in 0 1 2 3 4 5; do for threads in 1 2; do for set in "" "$(SSE)" "$(AVX)"; do \
+	  echo "seed $$seed, $$threads threads, $${set:-the widest instruction set}"; \
+	  env $$set COIN_RAY_TEST_SEED=$$seed OMP_NUM_THREADS=$$threads $(TRAINED) $(ARGS); \
+	done; done; done
 
 sweep: $(STAMP)
 	$(BIN)/coin-ray sweep $(STUDY) $(ARGS)

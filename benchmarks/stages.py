@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import THREADS, Measured, measure
+from coin_ray.tracking.environment import processor
 
 SMALL = 160  # px, the tile of the warm-up
 PACKAGES = ("torch", "timm", "segment-anything", "numpy", "scipy", "scikit-image", "POT")
@@ -170,7 +171,7 @@ def _about(size: int, instances: int, load: tuple[float, ...], seconds: float) -
             "faster; that of CPU times is the fairer one where other work shared the cores.",
             f"Command: `OMP_NUM_THREADS=1 nice -n 10 python -m benchmarks.stages --size {size} "
             f"--out FILE`, commit {commit}, {seconds:.0f} s in all.",
-            f"CPU: {_cpu()}, {os.cpu_count()} cores. Load average (1, 5, 15 min) before "
+            f"CPU: {processor()}, {os.cpu_count()} cores. Load average (1, 5, 15 min) before "
             f"{loads[0]}; after {loads[1]}.",
             "Versions: " + ", ".join(installed) + f". Weights of the mini models: {_weights()}.",
         ]
@@ -194,15 +195,6 @@ def _free_gb() -> float:
     import psutil
 
     return psutil.virtual_memory().available / 1e9
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SEED = int(os.environ.get("COIN_RAY_TEST_SEED", "0"))
+"""Of the tests marked ``trained``: `make test-arithmetic` runs them with several."""
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

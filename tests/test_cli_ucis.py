@@ -30,8 +30,8 @@ from coin_ray.study.study import resolve
 from coin_ray.tracking.replay import Replay
 
 TINY = {
-    "ssa.width": 4, "ssa.encoder_width": 4, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
-    "psm.width": 4, "psm.activation_width": 4, "psm.activation_iterations": 1, "psm.attempts": 1,
+    "ssa.width": 4, "ssa.encoder_width": 8, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
+    "psm.width": 8, "psm.activation_width": 8, "psm.activation_iterations": 1, "psm.attempts": 1,
     "psm.point_iterations": 1, "psm.final_iterations": 1, "psm.batch": 2, "psm.crop": 32,
 }  # fmt: skip
 SETTINGS = [text for key, value in TINY.items() for text in ("--set", f"ucis.{key}={value}")]
@@ -104,7 +104,7 @@ def test_a_model_is_trained_once_and_written(
         names = stored.keys()
         weights = {name: stored.get_tensor(name) for name in names}
     assert card["settings"] == {"ucis": settings}
-    assert settings[model]["width"] == 4 and settings["model"] == model
+    assert settings[model]["width"] == {"ssa": 4, "psm": 8}[model] and settings["model"] == model
     assert card["losses"]["ucis_loss"] > 0 and len(card["images"]) == 2
 
     # A study on the same images finds the model, and its masks are those that were written.

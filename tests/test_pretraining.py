@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from coin_ray.errors import UserError
 from coin_ray.pretraining import data, dino, dinov2, loop, mae, segmenter
 from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
+from tests.conftest import SEED
 
 TINY = {"embed_dim": 24, "depth": 1, "num_heads": 2}
 TINY_SAM = {"dim": 16, "depth": 2, "heads": 2, "decoder_dim": 16}
@@ -267,10 +268,12 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         _train("mae", out, steps=2, seed=1, resume=True)
 
 
-@pytest.mark.parametrize(("what", "steps"), [("mae", 25), ("segmenter", 25)])
-def test_a_short_run_lowers_its_loss(what, steps, tmp_path):
-    first, last = _train(what, tmp_path / "a.safetensors", steps=steps, seed=0, lr=5e-3).ends(0.15)
-    assert last < 0.9 * first
+@pytest.mark.trained
+@pytest.mark.parametrize(("what", "part"), [("mae", 0.75), ("segmenter", 0.9)])
+def test_a_short_run_lowers_its_loss(what, part, tmp_path):
+    # To .31 to .60 of what it was, and to .65 to .83, whatever the seed and the instruction set.
+    first, last = _train(what, tmp_path / "a.safetensors", steps=25, seed=SEED, lr=5e-3).ends(0.15)
+    assert last < part * first
 
 
 def test_dino_pulls_the_student_to_its_teacher(tmp_path):

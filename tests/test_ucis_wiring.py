@@ -40,12 +40,12 @@ from coin_ray.ucis.ssa import train_ssa
 from tests.conftest import TINY
 
 SSA = {
-    "width": 4, "encoder": "resnet18", "encoder_width": 4, "start": "stain", "sparsity": 0.2,
+    "width": 4, "encoder": "resnet18", "encoder_width": 8, "start": "stain", "sparsity": 0.2,
     "iterations": 4, "batch": 3, "crop": 32,
 }  # fmt: skip
 PSM = {
-    "activation_encoder": "res2net50_26w_4s", "activation_width": 4, "activation_iterations": 1,
-    "attempts": 1, "encoder": "resnet18", "width": 4, "point_iterations": 1, "final_iterations": 2,
+    "activation_encoder": "res2net50_26w_4s", "activation_width": 8, "activation_iterations": 1,
+    "attempts": 1, "encoder": "resnet18", "width": 8, "point_iterations": 1, "final_iterations": 2,
     "batch": 2, "region": 64, "crop": 32,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
@@ -253,7 +253,7 @@ data: {generated: {test: 2, size: 96}}
 report: [aji]
 baseline:
   ucis:
-    ssa: {width: 4, encoder_width: 4, iterations: 3, batch: 3, crop: 32}
+    ssa: {width: 4, encoder_width: 8, iterations: 3, batch: 3, crop: 32}
   student: {width: 4, iterations: 2, batch: 2, crop: 64}
   rounds: {count: 1}
 factors:

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from coin_ray.pipeline.section import Fraction, Positive, Section
 
 Iterations = Annotated[int, Field(ge=1)]
+NARROWEST = 8
+"""Channels of a residual network's first stage: with fewer, oneDNN's AVX2 kernels write beyond the
+gradient of its strided 1 x 1 convolutions (PyTorch 2.13), and the process dies."""
 
 
 class Ssa(Section):
@@ -16,7 +19,7 @@ class Ssa(Section):
 
     width: int = Field(64, ge=1, description="channels of the attention network")
     encoder: Literal["resnet18", "resnet34"] = Field("resnet34", description="of the classifier")
-    encoder_width: int = Field(64, ge=1, description="channels of its first stage")
+    encoder_width: int = Field(64, ge=NARROWEST, description="channels of its first stage")
     start: Literal["random", "stain"] = Field(
         "random", description="of the attention: random as published, or from the nuclear stain"
     )
@@ -51,7 +54,7 @@ class Psm(Section):
     activation_encoder: Literal["res2net50_26w_4s", "res2net101_26w_4s"] = Field(
         "res2net101_26w_4s", description="the network whose activations are taken"
     )
-    activation_width: int = Field(64, ge=4, description="channels of its first stage")
+    activation_width: int = Field(64, ge=NARROWEST, description="channels of its first stage")
     activation_iterations: Iterations = 3700
     activation_batch: int = Field(1, ge=1)
     activation_lr: Positive = 1e-4
@@ -62,7 +65,7 @@ class Psm(Section):
     encoder: Literal["resnet18", "resnet34"] = Field(
         "resnet34", description="of the point network and of the final one"
     )
-    width: int = Field(64, ge=2, description="channels of its first stage")
+    width: int = Field(64, ge=NARROWEST, description="channels of its first stage")
     point_iterations: Iterations = 900
     final_iterations: Iterations = 900
     batch: int = Field(4, ge=1)

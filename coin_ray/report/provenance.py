@@ -19,8 +19,8 @@ def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
     """Write what is known about a sweep into the folder of its cells, in place of the last one.
 
     ``facts``: ``command``, ``git_commit``, ``git_changed``, ``environment`` (python, platform,
-    cores, device, packages), ``data`` (name -> train and evaluated images as name -> content
-    digest, and the number of labelled ones), ``missing`` (cell -> why it has no result).
+    processor, cores, device, packages), ``data`` (name -> train and evaluated images as name ->
+    content digest, and the number of labelled ones), ``missing`` (cell -> why it has no result).
     """
     runs.mkdir(parents=True, exist_ok=True)
     scratch = runs / f"{FILE}.tmp"
@@ -59,9 +59,16 @@ def _environment(sweep: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("commit", commit),
         ("python", found["python"]),
-        ("machine", f"{found['platform']}, {found['cores']} cores, device {found['device']}"),
+        ("machine", _machine(found)),
         ("packages", packages),
     ]
+
+
+def _machine(found: Mapping[str, Any]) -> str:
+    # Sweeps of before 0.2 did not say which processor they ran on.
+    named = [found["processor"]] if "processor" in found else []
+    cores = f"{found['cores']} cores"
+    return ", ".join([found["platform"], *named, cores, f"device {found['device']}"])
 
 
 def _table(caption: str, rows: list[tuple[str, str]]) -> Table:

@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Python, platform, number of cores and the versions of the packages that make a result."""
+    """Python, platform, processor, cores and the versions of the packages that make a result."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -27,9 +27,18 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "packages": versions,
     }
+
+
+def processor() -> str:
+    """Name of the processor: with the number of threads it decides how sums are rounded."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def git_commit() -> tuple[str, bool]:
