@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -55,6 +56,20 @@ def test_folder_tiles(name, count, labelled):
         assert sample.load_image().shape == (*shape, 3)
         if sample.has_truth:
             assert sample.load_label_map().max() > 0
+
+
+def test_the_digest_of_a_tile_is_that_of_its_bytes():
+    """Results in the store of earlier versions are found by it."""
+    samples = find_samples(TILES / "tiles" / "monuseg_train", mpp=0.25)[:3]
+    samples += find_samples(TILES / "monuseg_official")[:1]
+    samples += find_samples(TILES / "coin_layout" / "TNBC", mpp=0.25)
+    for sample in samples:
+        whole = hashlib.sha256(sample.image.path.read_bytes()).hexdigest()
+        assert sample.image.digest() == whole
+        if sample.read_truth is None:
+            assert sample.truth_path is not None
+            whole = hashlib.sha256(sample.truth_path.read_bytes()).hexdigest()
+            assert sample.truth_digest() == whole
 
 
 def test_order_is_that_of_the_names():

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from coin_ray.data.rasters import decoding
+from coin_ray.data.rasters import decoding, reading
 from coin_ray.weights.registry import file_digest
 
 
 def content_digest(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes; read again only when its size or mtime changed."""
+    """Hex SHA-256 of a file's bytes; read again only when its size or mtime changed.
+
+    A picture that says how its samples are to be read (turned, inverted) has another one than its
+    bytes alone, which stood for the samples as stored.
+    """
     path = Path(path)
     with decoding(path):
-        return file_digest(path)
+        content, stat = file_digest(path), path.stat()
+        how = _reading(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return hashlib.sha256(f"{content}\0{how}".encode()).hexdigest() if how else content
+
+
+@lru_cache(maxsize=65_536)
+def _reading(path: Path, size: int, mtime_ns: int) -> str:
+    return reading(path)
 
 
 def reader_digest(read: partial[Any]) -> str:

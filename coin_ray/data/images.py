@@ -14,17 +14,24 @@ Image8 = NDArray[np.uint8]
 
 
 def read_image(path: str | Path) -> Image8:
-    """(H, W, 3) uint8 RGB from png, jpg, tif or npy.
+    """(H, W, 3) uint8 RGB from png, jpg, tif or npy, upright as its EXIF or tif tag states.
 
     An alpha channel that hides nothing (255 everywhere; TNBC ships such files) is dropped.
 
     Raises:
-        UserError: grey, palette, four-channel, 16-bit or float pictures, transparent pixels, and
-            files that cannot be decoded; each names the file.
+        UserError: grey, palette, four-channel, YCbCr, 16-bit or float pictures, transparent pixels,
+            tiles that a sparse tif leaves out, files that cannot be decoded; each names the file.
     """
     path = Path(path)
     raster = read_raster(path)
     array, kind = raster.array, _kind(raster)
+    if raster.absent:
+        raise _refused(
+            path,
+            raster,
+            f"a sparse tif without {raster.absent:,} of its tiles",
+            "save it whole; what is absent would be taken for black tissue",
+        )
     if kind == "rgba" and array.dtype == np.uint8:
         if array[..., 3].min(initial=255) < 255:
             hidden = int((array[..., 3] < 255).sum())
@@ -61,7 +68,9 @@ def _refused(path: Path, raster: Raster, kind: str, do: str) -> UserError:
 
 
 def _advice(kind: str) -> str:
-    if kind in ("grey", "palette", "binary", "grey with alpha"):
+    if kind == "palette":
+        return "save it as 8-bit RGB if it is the H&E image; a mask has no stain to read"
+    if kind in ("grey", "binary", "grey with alpha"):
         return "give the H&E image itself; a mask or a grey picture has no stain to read"
     if kind in ("rgb", "rgba") or kind.startswith("16-bit"):
         return "rescale it to 8 bits (0..255) first, with the limits that suit your scanner"

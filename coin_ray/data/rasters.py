@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.data.lossy import stream_loss, tif_loss
+from coin_ray.data.orientation import STATED, picture_orientation, tif_orientation, turned
+from coin_ray.data.signatures import PICTURES, TIF, first_bytes, other_kind
 from coin_ray.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
@@ -30,10 +33,18 @@ KINDS = {
 
 
 class Raster(NamedTuple):
-    """``array`` as stored; ``kind``: rgb, rgba, grey, palette (indices), binary, array (npy)."""
+    """A picture upright, else as stored.
+
+    ``kind``: rgb, rgba, grey, palette (indices), binary, array (npy), or the name of another one.
+    ``palette`` (N, 3) are the colours of the indices, ``lossy`` names a compression that changed
+    the values, ``absent`` counts the tiles or strips that a sparse tif leaves out (read as 0).
+    """
 
     array: NDArray[Any]
     kind: str
+    palette: NDArray[Any] | None = None
+    lossy: str = ""
+    absent: int = 0
 
 
 @contextmanager
@@ -58,12 +69,20 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
+    other = other_kind(path)
+    if other is not None:
+        return UserError(
+            f"this is {other.name}",
+            where=str(path),
+            expected=f"a {path.suffix or 'picture'} file",
+            do=other.do,
+        )
     return UserError(
         "cannot decode this file",
         where=str(path),
         expected=f"a whole {path.suffix or 'picture'} file",
-        found=f"{path.stat().st_size:,} bytes that end or break early ({error})",
-        do="copy or download it again",
+        found=f"{path.stat().st_size:,} bytes; the decoder says: {error}",
+        do="copy or download it again; if other programs open it, save it as png with one of them",
     )
 
 
@@ -88,14 +107,12 @@ def read_raster(path: Path) -> Raster:
     """
     suffix = path.suffix.lower()
     with decoding(path):
-        if suffix in (".tif", ".tiff"):
-            return _read_tif(path)
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             check_size(path, array.shape[:2])
             return Raster(np.array(array), "array")
         if suffix in SUFFIXES:
-            return _read_pil(path)
+            return _read_tif(path) if _is_tif(path) else _read_pil(path)
     raise UserError(
         "unknown kind of file",
         where=str(path),
@@ -106,14 +123,8 @@ def read_raster(path: Path) -> Raster:
 
 
 def raster_shape(path: Path) -> tuple[int, int]:
-    """(H, W) from the header, without decoding the pixels."""
+    """(H, W) of the upright picture from the header, without decoding the pixels."""
     with decoding(path):
-        if path.suffix.lower() in (".tif", ".tiff"):
-            import tifffile
-
-            with tifffile.TiffFile(path) as tif:
-                page = _first_page(tif)
-                return int(page.imagelength), int(page.imagewidth)
         if path.suffix.lower() == ".npy":
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
             if len(shape) < 2:
@@ -121,10 +132,62 @@ def raster_shape(path: Path) -> tuple[int, int]:
                     "no picture", where=str(path), expected="(H, W) or (H, W, 3)", found=f"{shape}"
                 )
             return int(shape[0]), int(shape[1])
-        from PIL import Image
+        height, width, orientation, _ = _header(path)
+        return (width, height) if orientation >= 5 else (height, width)
 
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+
+def stated_orientation(path: Path) -> str:
+    """How a picture file says that its stored pixels are turned; empty for an upright one."""
+    if not _is_picture(path):
+        return ""
+    with decoding(path):
+        return STATED.get(_header(path)[2], "")
+
+
+def reading(path: Path) -> str:
+    """What a picture file says that changes how its bytes are read; empty for most.
+
+    It belongs to the identity of the content: earlier versions did not look at it. Empty too for a
+    file that cannot be decoded; reading its pixels says so.
+    """
+    if not _is_picture(path):
+        return ""
+    try:
+        with decoding(path):
+            _, _, orientation, samples = _header(path)
+    except UserError:
+        return ""
+    turn = f"orientation {orientation}" if orientation != 1 else ""
+    return ", ".join(t for t in (turn, samples) if t)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.suffix.lower() != ".npy"
+
+
+def _is_tif(path: Path) -> bool:
+    """By the first bytes, and by the suffix where they tell nothing."""
+    head = first_bytes(path, 8)
+    if head.startswith(TIF):
+        return True
+    return path.suffix.lower() in (".tif", ".tiff") and not head.startswith(PICTURES)
+
+
+def _header(path: Path) -> tuple[int, int, int, str]:
+    """Height and width as stored, orientation, and how samples differ from grey or RGB."""
+    if _is_tif(path):
+        import tifffile
+
+        with tifffile.TiffFile(path) as tif:
+            page = _first_page(tif)
+            samples = page.photometric.name.lower() if _white_is_zero(page) else ""
+            samples = "ycbcr" if _is_ycbcr(page) else samples
+            height, width = int(page.imagelength), int(page.imagewidth)
+            return height, width, tif_orientation(page), samples
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.height, picture.width, picture_orientation(path, picture), ""
 
 
 def items_shape(path: Path) -> tuple[int, int]:
@@ -149,15 +212,30 @@ def _read_pil(path: Path) -> Raster:
         ) from error
     with picture:
         check_size(path, (picture.height, picture.width))
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and picture.format != "MPO":  # a camera's preview is no second picture
+            raise _stack(path, f"{frames} frames")
         kind = KINDS.get(picture.mode, picture.mode)
-        if kind in ("rgb", "rgba") and _png_depth(path) == 16:  # Pillow would cut it to 8 bits
-            kind = f"16-bit {kind}"
-        return Raster(np.array(picture), kind)
+        if kind in ("rgb", "rgba", "grey with alpha") and _png_depth(path) == 16:
+            kind = f"16-bit {kind}"  # Pillow would cut it to 8 bits
+        palette = None
+        if kind == "palette":
+            palette = np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+        array = np.array(picture)
+        if picture.mode == "RGB" and "transparency" in picture.info:
+            array, kind = np.array(picture.convert("RGBA")), "rgba"
+        array = turned(array, picture_orientation(path, picture))
+        return Raster(array, kind, palette, _pil_loss(path, picture.format))
+
+
+def _pil_loss(path: Path, container: str | None) -> str:
+    if container in ("JPEG", "MPO"):
+        return "JPEG"
+    return stream_loss(path.read_bytes()) if container in ("JPEG2000", "WEBP") else ""
 
 
 def _png_depth(path: Path) -> int:
-    with path.open("rb") as file:
-        head = file.read(26)
+    head = first_bytes(path, 26)
     return head[24] if head.startswith(b"\x89PNG") else 8
 
 
@@ -168,31 +246,61 @@ def _read_tif(path: Path) -> Raster:
         page = _first_page(tif)
         check_size(path, (page.imagelength, page.imagewidth))
         # tifffile fills what it cannot find with zeros; a label map cut short must not pass
-        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
-        if not ends or max(ends) > tif.filehandle.size or 0 in page.databytecounts:
+        pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        absent = sum(offset == count == 0 for offset, count in pieces)
+        cut = any(o + n > tif.filehandle.size or (not n and o) for o, n in pieces)
+        if cut or absent == len(pieces):
             raise ValueError("the pixels end before the file's own table says")
         series = tif.series[0]
         sizes = zip(series.axes, series.shape, strict=True)
         kept = [(a, n) for a, n in sizes if n > 1 or a in "YX"]  # a stack of one is a picture
         axes = "".join(a for a, _ in kept)
         if len(axes) > 3 or (len(axes) == 3 and "S" not in axes):
-            raise UserError(
-                "a stack of pictures",
-                where=str(path),
-                expected="one picture (height, width, 3)",
-                found=f"{series.shape} ({series.axes})",
-                do="save the pages as files of their own",
-            )
+            raise _stack(path, f"{series.shape} ({series.axes})")
         array = series.asarray().reshape([n for _, n in kept])
         if axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
-        photometric = page.photometric.name
-        kind = "grey" if array.ndim == 2 else photometric.lower()
-        if photometric == "PALETTE":
-            kind = "palette"
-        elif array.ndim == 3 and photometric in ("RGB", "YCBCR"):
+        if _white_is_zero(page):
+            if array.dtype != bool:
+                raise UserError(
+                    "white is stored as 0 (MinIsWhite), so background and ids may be swapped",
+                    where=str(path),
+                    expected="0 = black = background (MinIsBlack)",
+                    do="save it without the inverted colours (ImageJ: Image > Lookup Tables > "
+                    "Invert LUT, and look at the values)",
+                )
+            array = ~array
+        kind = "grey" if array.ndim == 2 else page.photometric.name.lower()
+        palette = None
+        if page.photometric.name == "PALETTE" and page.colormap is not None:
+            kind, palette = "palette", (page.colormap.T >> 8).astype(np.uint8)
+        elif array.ndim == 3 and page.photometric.name in ("RGB", "YCBCR"):
             kind = {3: "rgb", 4: "rgba"}.get(array.shape[-1], f"{array.shape[-1]} channels")
-        return Raster(array, kind)
+            kind = "ycbcr" if _is_ycbcr(page) else kind
+        upright = turned(array, tif_orientation(page))
+        return Raster(upright, kind, palette, tif_loss(tif, page), absent)
+
+
+def _white_is_zero(page: Any) -> bool:
+    return bool(page.photometric.name == "MINISWHITE")
+
+
+def _is_ycbcr(page: Any) -> bool:
+    """Whether decoding leaves YCbCr: only JPEG's own decoder turns it into RGB."""
+    if int(page.compression) == 33003:  # Aperio's JPEG 2000, which leaves it to the reader
+        return True
+    jpeg = int(page.compression) in (6, 7, 33007, 34892)
+    return bool(page.photometric.name == "YCBCR") and (not jpeg or bool(page.extrasamples))
+
+
+def _stack(path: Path, found: str) -> UserError:
+    return UserError(
+        "a stack of pictures",
+        where=str(path),
+        expected="one picture (height, width, 3)",
+        found=found,
+        do="save the pages as files of their own",
+    )
 
 
 def _first_page(tif: Any) -> Any:

@@ -219,10 +219,10 @@ def _coarse(
 
 def mask_digest(folder: str, name: str) -> str:
     """Content digest of the coarse mask file of an image. UserError if there is none."""
+    from coin_ray.data.digests import content_digest
     from coin_ray.ucis.files import find_mask
-    from coin_ray.weights.registry import file_digest
 
-    return file_digest(find_mask(folder, name))
+    return content_digest(find_mask(folder, name))
 
 
 def _masks(folder: str, data: Any) -> dict[str, str]:
