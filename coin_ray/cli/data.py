@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coin_ray.cli import options as shared
+
 if TYPE_CHECKING:
+    from coin_ray.data.label_files import Binary
     from coin_ray.data.sample import Sample
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, fetch, check, convert.")
@@ -20,7 +23,6 @@ DataSet = Annotated[
     str | None, typer.Option(help="read PATH as this data set; default: look at it")
 ]
 Mpp = Annotated[float | None, typer.Option(help="um per pixel; wins over what the files state")]
-Binary = Annotated[bool, typer.Option("--binary", help="masks are binary: take their components")]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", help="of the data set, as rater=biologist2; repeatable"),
@@ -107,7 +109,7 @@ def check(
     path: Where,
     dataset: DataSet = None,
     mpp: Mpp = None,
-    binary: Binary = False,
+    binary: shared.Binary = None,
     option: Options = None,
     manifest: Annotated[
         Path | None, typer.Option(help="where to write it; default: <PATH>.manifest.json here")
@@ -150,7 +152,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="the new folder")],
     dataset: DataSet = None,
     mpp: Mpp = None,
-    binary: Binary = False,
+    binary: shared.Binary = None,
     option: Options = None,
 ) -> None:
     """Write a data set in another layout or format; whole or not at all."""
@@ -177,7 +179,11 @@ def generate(
 
 
 def _samples(
-    path: Path, dataset: str | None, mpp: float | None, binary: bool, option: list[str] | None
+    path: Path,
+    dataset: str | None,
+    mpp: float | None,
+    binary: Binary | None,
+    option: list[str] | None,
 ) -> list[Sample]:
     """The samples of PATH; warnings of reading become lines on stderr."""
     import warnings

@@ -3,56 +3,89 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray.cli import options
 from coin_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from coin_ray.data.sample import Sample
 
 Predictions = Annotated[Path, typer.Argument(help="a folder of predicted label maps")]
 Truth = Annotated[
     Path, typer.Argument(help="a folder of true label maps, or a data set with image/ and label/")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="per-image values as CSV")]
+PredictedBinary = Annotated[
+    options.How | None,
+    typer.Option("--binary-predictions", metavar="HOW", help="--binary of the predictions"),
+]
+Mpp = Annotated[
+    float | None,
+    typer.Option(help="um per pixel, for a watershed of masks; default: what the files state"),
+]
 SHOWN = ("aji", "pq", "dice", "iou", "miou", "fn", "fp")
 """Printed; the file of --out holds every metric."""
 
 
-def evaluate(predictions: Predictions, truth: Truth, out: Out = None) -> None:
+def evaluate(
+    predictions: Predictions,
+    truth: Truth,
+    out: Out = None,
+    binary: options.Binary = None,
+    binary_predictions: PredictedBinary = None,
+    mpp: Mpp = None,
+) -> None:
     """Compare label maps of the same name: every metric per image and its mean over images.
 
     An image that is empty in truth and prediction is skipped, and counted.
     """
     from coin_ray.cli.results import console
     from coin_ray.data.label_files import read_label_map
+    from coin_ray.data.resolution import pixel_scale
+    from coin_ray.data.sample import turned_apart, with_binary
     from coin_ray.metrics.evaluate import evaluate as compare
 
-    pairs = matched(predictions, truth)
     values = {}
-    for name, (predicted, true) in pairs.items():
-        expected = read_label_map(true)
-        values[name] = compare(expected, read_label_map(predicted, expected.shape), official=False)
+    for name, (predicted, sample) in matched(predictions, truth, mpp).items():
+        true = (with_binary(sample, binary) if binary else sample).load_label_map()
+        scale = pixel_scale(sample.mpp)
+        found = read_label_map(predicted, true.shape, binary=binary_predictions, scale=scale)
+        values[name] = compare(true, found, official=False)
+        assert sample.truth_path is not None
+        turned = sample.turned_apart() or turned_apart(sample.truth_path, predicted)
+        if turned:
+            typer.echo(f"warning: {turned}", err=True)
     console().print(_table(values))
     if out is not None:
         _write(out, values)
         typer.echo(f"wrote {out}")
 
 
-def matched(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
-    """Name -> (predicted, true) file of every image that has a truth.
+def matched(
+    predictions: Path, truth: Path, mpp: float | None = None
+) -> dict[str, tuple[Path, Sample]]:
+    """Name -> predicted file and sample of every image that has a truth.
 
     Raises UserError when a truth has no prediction: a mean without it would be too good.
     """
     from coin_ray.data.folder import by_stem, find_samples
+    from coin_ray.data.resolution import MissingMpp
 
     if not predictions.is_dir():
         raise UserError("no such folder", where=str(predictions), do="check the path")
-    samples = find_samples(truth, mpp=0.25)  # No metric depends on the resolution.
-    labelled = {s.name: s.truth_path for s in samples if s.truth_path is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingMpp)  # No metric depends on the resolution.
+        samples = find_samples(truth, mpp)
+    labelled = {s.name: s for s in samples if s.has_truth}
     # A bare folder of label maps reads as images without labels.
-    truths = labelled or {s.name: s.image.path for s in samples}
+    truths = labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
     found = by_stem(predictions)
     lacking = [name for name in truths if name not in found]
     if lacking:
@@ -63,7 +96,7 @@ def matched(predictions: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
             found=", ".join(list(found)[:5]) or "no label map",
             do="predict all images, or leave the others out of the truth folder",
         )
-    return {name: (found[name], path) for name, path in truths.items()}
+    return {name: (found[name], sample) for name, sample in truths.items()}
 
 
 def _table(values: Mapping[str, Mapping[str, float]]) -> object:

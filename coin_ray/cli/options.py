@@ -33,6 +33,16 @@ Mpp = Annotated[
     float | None,
     typer.Option("--mpp", metavar="UM", help="microns per pixel of --data; wins over the files"),
 ]
+How = Literal["components", "watershed", "instances"]
+Binary = Annotated[
+    How | None,
+    typer.Option(
+        "--binary",
+        metavar="HOW",
+        help="label files of two values are masks: split them into components or by watershed; "
+        "instances: each is one nucleus in pieces",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="a setting for every cell; repeatable"),
@@ -63,6 +73,7 @@ def resolved(
     mpp: float | None,
     settings: list[str] | None,
     seeds: str | None,
+    binary: How | None = None,
 ) -> ResolvedStudy:
     """The study under these options."""
     from coin_ray.study.command_line import Request
@@ -75,5 +86,6 @@ def resolved(
         settings=tuple(settings or ()),
         seeds=seeds,
         mpp=mpp,
+        binary=binary,
     )
     return resolve(study, request)

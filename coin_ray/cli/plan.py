@@ -15,6 +15,7 @@ def plan(
     data: options.Data = None,
     train: options.Train = None,
     mpp: options.Mpp = None,
+    binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
@@ -31,7 +32,7 @@ def plan(
     from coin_ray.pipeline.plan import plan_cells
     from coin_ray.study.datasets import resolve_data
 
-    asked = options.resolved(study, profile, data, train, mpp, settings, seeds)
+    asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
     resolved = as_known(asked, workspace)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         typer.echo(text)

@@ -34,6 +34,7 @@ def predict(
     data: options.Data = None,
     train: options.Train = None,
     mpp: options.Mpp = None,
+    binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
@@ -50,7 +51,7 @@ def predict(
     from coin_ray.pipeline.runner import open_local
     from coin_ray.study.datasets import resolve_data
 
-    resolved = options.resolved(study, profile, data, train, None, settings, seeds)
+    resolved = options.resolved(study, profile, data, train, None, settings, seeds, binary)
     cell = choose(resolved, level)
     samples = [sample for path in images for sample in find_samples(path, mpp=mpp)]
     _distinct([sample.name for sample in samples])

@@ -22,6 +22,7 @@ def report(
     profile: options.Profile = None,
     data: options.Data = None,
     train: options.Train = None,
+    binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
@@ -36,7 +37,7 @@ def report(
     from coin_ray.cli.results import console, results_of, runs_folder, show_tables
     from coin_ray.report.write import write_report
 
-    resolved = options.resolved(study, profile, data, train, None, settings, seeds)
+    resolved = options.resolved(study, profile, data, train, None, settings, seeds, binary)
     runs = runs_folder(workspace, resolved)
     if not any((runs / cell.key_label).is_dir() for cell in resolved.cells):
         raise UserError(

@@ -38,6 +38,7 @@ def status(
     data: options.Data = None,
     train: options.Train = None,
     mpp: options.Mpp = None,
+    binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
@@ -55,7 +56,7 @@ def status(
     else:
         from coin_ray.cli.results import as_known
 
-        asked = options.resolved(study, profile, data, train, mpp, settings, seeds)
+        asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
         _study(as_known(asked, workspace), workspace)
 
 

@@ -34,6 +34,7 @@ def sweep(
     data: options.Data = None,
     train: options.Train = None,
     mpp: options.Mpp = None,
+    binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
@@ -49,7 +50,7 @@ def sweep(
     from coin_ray.cli import costs, preamble
     from coin_ray.study.datasets import check_images, resolve_data
 
-    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
+    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         typer.echo(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}

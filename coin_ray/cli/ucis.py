@@ -47,6 +47,7 @@ def train(
     profile: options.Profile = None,
     settings: options.Set = None,
     mpp: options.Mpp = None,
+    binary: options.Binary = None,
     workspace: options.Workspace = WORKSPACE,
     address: Address = None,
     workers: Workers = None,
@@ -62,7 +63,8 @@ def train(
     from coin_ray.cli import costs, preamble
     from coin_ray.study.datasets import check_images, resolve_data
 
-    study = coarse_study(model, options.resolved(STUDY, profile, data, train, mpp, settings, "1"))
+    asked = options.resolved(STUDY, profile, data, train, mpp, settings, "1", binary)
+    study = coarse_study(model, asked)
     for text in preamble.opening(study):
         typer.echo(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in study.data}

@@ -33,6 +33,7 @@ def why(
     data: options.Data = None,
     train: options.Train = None,
     mpp: options.Mpp = None,
+    binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
@@ -47,7 +48,7 @@ def why(
     from coin_ray.pipeline.why import Stored
     from coin_ray.study.datasets import resolve_data
 
-    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds)
+    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
     cells = list(resolved.cells) if what in VERSIONS else _named(resolved, what)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     stages = stages_by_cell(cells, found, workspace)

@@ -59,7 +59,7 @@ def find(path: Path, *, masks: str = "mask") -> list[Sample]:
             split=split,
             mpp=SETS[name],
             labels=masks,
-            binary=masks == "mask_semantic",
+            binary="components" if masks == "mask_semantic" else None,
         )
     return unique_names(samples)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coin_ray.data.label_files import Binary
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import file_mpp, with_mpp
-from coin_ray.data.sample import Image, Sample, binary_truth
+from coin_ray.data.sample import Image, Sample, binary_truth, with_binary
 from coin_ray.errors import UserError
 
 IMAGE_FOLDERS = ("image", "images")
@@ -21,7 +22,7 @@ def find_samples(
     mpp: float | None = None,
     *,
     dataset: str | None = None,
-    binary: bool = False,
+    binary: Binary | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Sample]:
     """The images below ``path``, sorted by name, with their label maps where there are any.
@@ -29,11 +30,12 @@ def find_samples(
     ``path`` is one image, a folder of images, a folder with ``image/`` and perhaps ``label/`` or
     ``mask/`` (label maps of the same stem), or one of the known data sets as its owners ship it;
     ``dataset`` says which one where the files do not show it, and ``options`` are its own.
-    ``mpp`` wins over what the files or the data set state. ``binary``: the masks of a plain folder
-    are binary, take connected components. Nothing is decoded here.
+    ``mpp`` wins over what the files or the data set state. ``binary``: the label files are binary
+    masks, and how nuclei are made of them. Nothing is decoded here.
 
     Raises:
-        UserError: no such path, no image in it, two images or two label maps of one name.
+        UserError: no such path, no image in it, two images or two label maps of one name,
+            ``binary`` for a data set whose truth is no label files.
     """
     from coin_ray.data.catalogue import detect, get
     from coin_ray.data.options import find_with
@@ -50,7 +52,7 @@ def find_samples(
                 found=", ".join(options),
                 do="name it with --dataset",
             )
-        return with_mpp(folder_samples(path, binary=binary), mpp)
+        return _as_asked(folder_samples(path), mpp, binary)
     samples = find_with(known.find, path, options or {})
     if not samples:
         raise UserError(
@@ -59,7 +61,12 @@ def find_samples(
             expected=known.CARD.layout,
             found=_contents(path),
         )
-    return with_mpp(samples, mpp)
+    return _as_asked(samples, mpp, binary)
+
+
+def _as_asked(samples: list[Sample], mpp: float | None, binary: Binary | None) -> list[Sample]:
+    samples = with_mpp(samples, mpp)
+    return samples if binary is None else [with_binary(sample, binary) for sample in samples]
 
 
 def folder_samples(
@@ -69,7 +76,7 @@ def folder_samples(
     split: str | None = None,
     mpp: float | None = None,
     labels: str | None = None,
-    binary: bool = False,
+    binary: Binary | None = None,
 ) -> list[Sample]:
     """As :func:`find_samples`, for a plain folder; ``labels`` names the folder of label maps.
 
@@ -104,7 +111,7 @@ def folder_samples(
                 mpp=mpp if mpp is not None else file_mpp(file),
             ),
             truth_path=truths.get(stem),
-            read_truth=binary_truth(truths[stem]) if binary and stem in truths else None,
+            read_truth=binary_truth(truths[stem], binary) if binary and stem in truths else None,
         )
         for stem, file in files.items()
     ]

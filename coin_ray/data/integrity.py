@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from coin_ray.data.folder import visible
-from coin_ray.data.label_files import decode_coin
-from coin_ray.data.rasters import read_raster
+from coin_ray.data.label_files import label_raster, raw_ids, read_label_map
 from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
@@ -50,7 +49,8 @@ def check(
 
     Errors: unreadable files, wrong channels or types, labels of another size, one image in two
     splits. Warnings: missing or orphaned label maps, two copies in a split, an 8-bit label map that
-    ends at its limit, no nucleus at all. Notes: ids with gaps (mended on reading), unknown mpp.
+    ends at its limit, no nucleus at all, different orientations, a sparse label tif. Notes: ids
+    with gaps (mended on reading), unknown mpp.
     """
     problems: list[Problem] = []
     rows: list[dict[str, Any]] = []
@@ -106,12 +106,19 @@ def _labels(sample: Sample, label_map: LabelMap) -> Iterator[Problem]:
     where = str(sample.truth_path)
     if not label_map.any():
         yield Problem("warning", where, f"{sample.name}: no nucleus; counted as empty")
-    if sample.read_truth is not None or sample.truth_path is None:
+    turned = sample.turned_apart()
+    if turned:
+        yield Problem("warning", where, turned)
+    if sample.truth_path is None:
         return
-    raster = read_raster(sample.truth_path)
-    raw = raster.array
-    if raster.kind == "rgb":
-        raw = decode_coin(raw, sample.truth_path)[0]
+    if sample.read_truth is None or sample.read_truth.func is read_label_map:
+        absent = label_raster(sample.truth_path).absent
+        if absent:
+            what = f"a sparse tif: {absent:,} of its tiles are absent, read as background"
+            yield Problem("warning", where, what)
+    if sample.read_truth is not None:
+        return
+    raw = raw_ids(sample.truth_path)
     ids = np.unique(raw)
     ids = ids[ids > 0]
     if len(ids) and ids[-1] != len(ids):
@@ -160,6 +167,13 @@ def _copies(rows: Sequence[dict[str, Any]]) -> Iterator[Problem]:
 
 def _problem(error: UserError) -> Problem:
     text = "; ".join(
-        t for t in (error.what, error.expected and f"expected {error.expected}", error.found) if t
+        t
+        for t in (
+            error.what,
+            error.expected and f"expected {error.expected}",
+            error.found and f"found {error.found}",
+            error.do,
+        )
+        if t
     )
     return Problem("error", error.where, text)

@@ -13,14 +13,19 @@ from pathlib import Path
 
 from coin_ray.data.digests import content_digest, reader_digest
 from coin_ray.data.images import Image8, read_image
-from coin_ray.data.label_files import check_shape, read_label_map
-from coin_ray.data.rasters import raster_shape
+from coin_ray.data.label_files import Binary, check_shape, read_label_map
+from coin_ray.data.rasters import raster_shape, stated_orientation
+from coin_ray.data.resolution import pixel_scale
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
 
 ReadLabels = partial[LabelMap]
 """Takes the image's (H, W), which outlines need to be drawn. A partial can be pickled, and its
 arguments say what it depends on."""
+
+
+class TurnedApart(UserWarning):
+    """An image and its label file state different orientations."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,12 @@ class Sample:
         check_shape(self.truth_path, label_map.shape, shape)
         return label_map
 
+    def turned_apart(self) -> str:
+        """As the function of this name; empty also without a truth or a picture file."""
+        if self.truth_path is None or self.image.read is not None:
+            return ""
+        return turned_apart(self.image.path, self.truth_path)
+
     def truth_digest(self) -> str | None:
         """Hex SHA-256 of the ground truth's content and how it is read; None without one."""
         if self.truth_path is None:
@@ -138,9 +149,44 @@ def file_sample(
     return Sample(image, truth_path=mask_path)
 
 
-def binary_truth(path: Path) -> ReadLabels:
-    """Reader for ``Sample.read_truth``: connected components of a binary mask."""
-    return partial(read_label_map, path, binary=True)
+def turned_apart(first: Path, second: Path) -> str:
+    """What speaks against a pair: its files state different orientations; empty if they do not.
+
+    Either is read upright, so outlines have to be those of the upright image.
+    """
+    one, other = (stated_orientation(path) for path in (first, second))
+    if one == other:
+        return ""
+    return (
+        f"{first.name} says that it is stored {one or 'upright'}, "
+        f"{second.name} says {other or 'nothing of the kind'}; each is read upright: make sure "
+        "that they show the same"
+    )
+
+
+def binary_truth(path: Path, how: Binary = "components", *, scale: float = 1.0) -> ReadLabels:
+    """Reader for ``Sample.read_truth`` of a binary mask; ``scale`` is that of a watershed."""
+    if how == "watershed":
+        return partial(read_label_map, path, binary=how, scale=scale)
+    return partial(read_label_map, path, binary=how)
+
+
+def with_binary(sample: Sample, how: Binary) -> Sample:
+    """The sample with its label file read as a binary mask.
+
+    Raises:
+        UserError: its truth is no label file, or its data set has a reader of its own.
+    """
+    if sample.truth_path is None:
+        return sample
+    if sample.read_truth is not None and sample.read_truth.func is not read_label_map:
+        raise UserError(
+            "--binary is for label files, and these are read in the way of their data set",
+            where=str(sample.truth_path),
+            do="leave it out; `coin-ray data info` says what options the data set has",
+        )
+    read = binary_truth(sample.truth_path, how, scale=pixel_scale(sample.mpp))
+    return replace(sample, read_truth=read)
 
 
 def unique_names(samples: list[Sample]) -> list[Sample]:

@@ -9,9 +9,8 @@ import numpy as np
 
 from coin_ray.data.card import Archive, Card
 from coin_ray.data.folder import by_stem, search
-from coin_ray.data.label_files import check_shape, components
+from coin_ray.data.label_files import check_shape, components, label_raster
 from coin_ray.data.options import chosen
-from coin_ray.data.rasters import read_raster
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
@@ -87,7 +86,7 @@ def find(path: Path, *, splits: str = "coin", connectivity: int | str = 8) -> li
 
 def read_truth(path: Path, shape: tuple[int, int], *, connectivity: int = 8) -> LabelMap:
     """Connected components of a binary picture, whether it was saved as grey, palette or colour."""
-    array = read_raster(path).array
+    array = label_raster(path).array
     foreground = np.asarray(array > 0 if array.ndim == 2 else (array[..., :3] > 0).any(axis=-1))
     check_shape(path, foreground.shape, shape)
     if array.ndim == 2 and (foreground & (array != array.max())).any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from coin_ray.data.label_files import Binary
 from coin_ray.errors import UserError
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.resolved import DataSpec
@@ -17,7 +18,8 @@ class Request:
     """Options of ``sweep``, ``plan`` and ``report`` that change which cells there are.
 
     ``data`` holds ``[NAME=]PATH`` texts, ``train`` folders, ``settings`` ``a.b=value`` texts,
-    ``seeds`` a count or a comma-separated list, ``mpp`` microns per pixel of the ``data`` folders.
+    ``seeds`` a count or a comma-separated list, ``mpp`` microns per pixel of the ``data`` folders,
+    ``binary`` how their label files are split that are binary masks.
     """
 
     profile: str | None = None
@@ -26,13 +28,15 @@ class Request:
     settings: tuple[str, ...] = ()
     seeds: str | None = None
     mpp: float | None = None
+    binary: Binary | None = None
 
 
 def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
     """The data sets of ``--data``; none when the study's own count."""
     if not request.data:
-        if request.train or request.mpp is not None:
-            option = "--train" if request.train else "--mpp"
+        given = {"--train": request.train, "--mpp": request.mpp, "--binary": request.binary}
+        option = next((name for name, value in given.items() if value not in (None, ())), None)
+        if option is not None:
             raise UserError(f"{option} needs --data", do="add --data PATH, the images to evaluate")
         return ()
     if request.mpp is not None and request.mpp <= 0:
@@ -47,7 +51,9 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
                 Place(f"--data {text}"), f"two data sets are called '{name}'", "write NAME=PATH"
             )
         folder = _folder(path, f"--data {text}", problems)
-        specs.append(DataSpec(name, "folder", folder, None, train, request.mpp))
+        specs.append(
+            DataSpec(name, "folder", folder, None, train, request.mpp, binary=request.binary)
+        )
     return tuple(specs)
 
 

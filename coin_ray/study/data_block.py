@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from coin_ray.data.label_files import Binary
 from coin_ray.pipeline.section import OneOrMore, Positive
 from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
@@ -31,12 +32,14 @@ class Tiles:
 @dataclass(frozen=True)
 class Folder:
     """Images on disk: ``path`` from the file's own folder; ``split`` of a data set with splits;
-    other folders to ``train`` on; microns per pixel where the files do not say."""
+    other folders to ``train`` on; microns per pixel where the files do not say; how to split label
+    files that are ``binary`` masks."""
 
     path: Annotated[str, Field(min_length=1)]
     split: str | None = None
     train: OneOrMore[str] | None = None
     mpp: Positive | None = None
+    binary: Binary | None = None
 
 
 TILES_ONLY = keys_of(Tiles).keys() - keys_of(Folder).keys()
@@ -76,7 +79,7 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
     train = items(node.value["train"]) if found.train else []
     trains = tuple(_existing(child, folder, problems) for child in train)
     kind: Kind = "dataset" if found.split else "folder"
-    return DataSpec(name, kind, path, found.split, trains, found.mpp)
+    return DataSpec(name, kind, path, found.split, trains, found.mpp, binary=found.binary)
 
 
 def _existing(node: Node, folder: Path, problems: Problems) -> str:

@@ -5,6 +5,7 @@ Only here do the two meet. What training receives are ``Image``s: they have no g
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:
 
         assert spec.path is not None
         path = Path(spec.path) / spec.split if spec.split else Path(spec.path)
-        samples = tuple(find_samples(path, mpp=spec.mpp))
+        samples = tuple(find_samples(path, mpp=spec.mpp, binary=spec.binary))
         train = tuple(
             s.image for folder in spec.train_paths for s in find_samples(folder, mpp=spec.mpp)
         )
@@ -58,12 +59,13 @@ def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:
 
 
 def check_images(data: Mapping[str, Resolved]) -> None:
-    """Decode every image once and compare its size with its label map's, before hours are spent.
+    """Decode every image and label file once, before hours are spent: can it be evaluated?
 
-    Of a label map only the header is read. Raises one UserError that names every bad file.
+    Nothing of a label map is kept. Warns of pairs that state different orientations. Raises one
+    UserError that names every bad file.
     """
-    from coin_ray.data.label_files import check_shape
-    from coin_ray.data.rasters import raster_shape
+    from coin_ray.data.label_files import read_label_map
+    from coin_ray.data.sample import TurnedApart
 
     problems: list[UserError] = []
     for found in data.values():
@@ -73,14 +75,18 @@ def check_images(data: Mapping[str, Resolved]) -> None:
             except UserError as problem:
                 problems.append(problem)
         for sample in found.samples:
-            if sample.truth_path is None or sample.read_truth is not None:
-                continue  # nothing to compare, or a format without a header of its own
+            read = sample.read_truth
             try:
-                check_shape(
-                    sample.truth_path, raster_shape(sample.truth_path), sample.image.shape()
-                )
+                # Outlines take long to draw.
+                if sample.has_truth and (read is None or read.func is read_label_map):
+                    sample.load_label_map()
+                turned = sample.turned_apart()
             except UserError as problem:
                 problems.append(problem)
+                continue
+            if turned:
+                warnings.warn(turned, TurnedApart, stacklevel=2)
+    problems = list({str(problem): problem for problem in problems}.values())
     if len(problems) == 1:
         raise problems[0]
     if problems:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from coin_ray.data.label_files import Binary
 from coin_ray.pipeline.section import OneOrMore, Positive
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.metrics import Goal, LabelFree, Metric
@@ -32,7 +33,7 @@ class DataSpec:
     labels. ``kind`` folder: ``path`` is a folder of images, or one with ``image/`` and perhaps
     ``mask/`` or ``label/``. ``kind`` dataset: ``path`` is the root of a data set with splits and
     ``split`` the evaluated one. ``train_paths`` are other folders to train on; ``mpp`` (um/px) wins
-    over metadata.
+    over metadata; ``binary`` says how nuclei are made of label files that are binary masks.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DataSpec:
     train_paths: tuple[str, ...] = ()
     mpp: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    binary: Binary | None = None
 
     @property
     def setting(self) -> Literal["transductive", "inductive"]:
