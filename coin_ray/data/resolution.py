@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coin_ray.data.rasters import decoding
 from coin_ray.errors import UserError
@@ -19,6 +20,15 @@ REFERENCE_MPP = 0.25
 SAME = 0.05
 PLAUSIBLE = (0.05, 4.0)
 """Outside of it a file's resolution is a printer's (72 or 300 dpi), not a microscope's."""
+
+UNITS = {
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer"), 1.0),
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+}
+"""Micrometres of the units of OME and ImageJ."""
 
 
 class MissingMpp(UserWarning):
@@ -44,7 +54,10 @@ def check_mpp(mpp: float | None) -> None:
 
 
 def file_mpp(path: Path) -> float | None:
-    """um/px from a tif's resolution tags or a png's pHYs chunk; None if absent or implausible.
+    """um/px that a picture states; None if it states none, an implausible one or no square pixels.
+
+    Of a tif, the first of: OME's PhysicalSizeX, Aperio's MPP, ImageJ's unit, the resolution tags.
+    Of a png or jpg its dots per inch, if a microscope's.
 
     Also None for a file that cannot be decoded: reading its pixels says so, and finding images must
     not stop at the first broken one.
@@ -55,19 +68,19 @@ def file_mpp(path: Path) -> float | None:
         with decoding(path):
             if suffix in (".tif", ".tiff"):
                 found = _tif_mpp(path)
-            elif suffix == ".png":
-                found = _png_mpp(path)
+            elif suffix in (".png", ".jpg", ".jpeg"):
+                found = _dpi_mpp(path)
     except UserError:
         return None
     return found if found is not None and PLAUSIBLE[0] <= found <= PLAUSIBLE[1] else None
 
 
-def _png_mpp(path: Path) -> float | None:
+def _dpi_mpp(path: Path) -> float | None:
     from PIL import Image
 
     with Image.open(path) as picture:
-        dpi = picture.info.get("dpi")
-    return 25_400 / dpi[0] if dpi and dpi[0] > 0 else None
+        x, y = picture.info.get("dpi") or (0, 0)
+    return _square(25_400 / x, 25_400 / y) if x > 0 and y > 0 else None
 
 
 def _tif_mpp(path: Path) -> float | None:
@@ -76,12 +89,52 @@ def _tif_mpp(path: Path) -> float | None:
     with tifffile.TiffFile(path) as tif:
         if not len(tif.pages):
             return None
-        tags = tif.pages[0].tags
-        if "XResolution" not in tags or "ResolutionUnit" not in tags:
+        tags, text = tif.pages[0].tags, tif.pages[0].description
+        if tif.is_ome:
+            stated = _ome_mpp(text)
+        elif text.startswith("Aperio"):
+            found = re.search(r"\bMPP\s*=\s*([0-9.]+)", text)
+            stated = float(found[1]) if found else None
+        else:
+            stated = None
+        if stated is not None:
+            return stated
+        if "XResolution" not in tags:
             return None
-        above, below = tags["XResolution"].value
-        unit = {2: 25_400.0, 3: 10_000.0}.get(int(tags["ResolutionUnit"].value))
-        return unit * below / above if unit and above else None
+        micrometres = _imagej_unit(tif.imagej_metadata) if tif.is_imagej else None
+        if micrometres is None:
+            unit = tags.get("ResolutionUnit")
+            micrometres = {2: 25_400.0, 3: 10_000.0}.get(int(unit.value) if unit else 2)
+        if micrometres is None:
+            return None
+        x = tags["XResolution"].value
+        y = tags["YResolution"].value if "YResolution" in tags else x
+        if not x[0] or not y[0]:
+            return None
+        return _square(micrometres * x[1] / x[0], micrometres * y[1] / y[0])
+
+
+def _ome_mpp(xml: str) -> float | None:
+    """Of the first image."""
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
+    sizes = []
+    for axis in "XY":
+        size = re.search(rf'\bPhysicalSize{axis}="([0-9.eE+-]+)"', pixels[0]) if pixels else None
+        if pixels is None or size is None:
+            return None
+        unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', pixels[0])
+        sizes.append(float(size[1]) * UNITS.get(unit[1] if unit else "um", 0.0))
+    return _square(*sizes)
+
+
+def _imagej_unit(metadata: dict[str, Any] | None) -> float | None:
+    unit = str((metadata or {}).get("unit", "")).replace("\\u00B5", "u")
+    return UNITS.get(unit)
+
+
+def _square(x: float, y: float) -> float | None:
+    """The size of a pixel, if it is square within the tolerance."""
+    return x if y and abs(x / y - 1) <= SAME else None
 
 
 def with_mpp(samples: Sequence[Sample], mpp: float | None) -> list[Sample]:
