@@ -134,6 +134,11 @@ def test_tnbc_masks_of_any_mode(tnbc_folder, mode):
     assert tnbc.find(tnbc_folder)[0].load_label_map().max() == 1
 
 
+def test_tnbc_truth_is_not_split_twice(tnbc_folder):
+    with pytest.raises(UserError, match="--binary is for label files"):
+        find_samples(tnbc_folder, binary="components")
+
+
 def test_tnbc_truth_must_be_binary(tnbc_folder):
     save(
         tnbc_folder / "TNBC_NucleiSegmentation" / "GT_01" / "01_1.png",

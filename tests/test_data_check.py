@@ -63,7 +63,7 @@ def test_every_problem_at_once(clean):
     image(clean / "image" / "size.png")
     label(clean / "label" / "size.png", width=9)
     image(clean / "image" / "binary.png")
-    label(clean / "label" / "binary.png", values=(255,), dtype=np.uint8)
+    label(clean / "label" / "binary.png", values=(255, 0, 0, 255), dtype=np.uint8)
     image(clean / "image" / "gaps.png")
     label(clean / "label" / "gaps.png", values=(3, 9))
     image(clean / "image" / "empty.png")

@@ -91,6 +91,13 @@ def test_truncated_mat(mat, share):
         cpm17.read_truth(mat, (30, 30))
 
 
+def test_mat_of_version_7_3_is_named(mat):
+    head = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
+    mat.write_bytes(head.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n" + bytes(500))
+    with pytest.raises(UserError, match=r"a\.mat: this is a MATLAB v7\.3 file[\s\S]*-v7"):
+        cpm17.read_truth(mat, (30, 30))
+
+
 def test_mat_of_absurd_dimensions(mat):
     def element(kind, body):
         return struct.pack("<II", kind, len(body)) + body + b"\0" * (-len(body) % 8)
@@ -124,7 +131,7 @@ def test_pickled_tissue_types_are_not_loaded(tmp_path):
     np.save(tmp_path / "fold1" / "images.npy", np.zeros((2, 256, 256, 3)))
     types = np.array(["Breast", "Skin"], dtype=object)
     np.save(tmp_path / "fold1" / "types.npy", types, allow_pickle=True)
-    with pytest.raises(UserError, match=r"types\.npy: cannot decode"):
+    with pytest.raises(UserError, match=r"types\.npy: this is a pickled Python object"):
         pannuke.find(tmp_path)
 
 

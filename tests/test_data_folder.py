@@ -93,7 +93,7 @@ def test_binary_masks_on_request(tmp_path):
     save(tmp_path / "mask" / "a.png", ((IDS == 2) | (IDS == 3)).astype(np.uint8) * 255)
     with pytest.raises(UserError, match="binary"):
         find_samples(tmp_path, mpp=0.25)[0].load_label_map()
-    assert find_samples(tmp_path, mpp=0.25, binary=True)[0].load_label_map().max() == 2
+    assert find_samples(tmp_path, mpp=0.25, binary="components")[0].load_label_map().max() == 2
 
 
 def test_another_size_than_the_image(tmp_path):
@@ -108,7 +108,7 @@ def test_another_size_than_the_image(tmp_path):
 def test_samples_travel_between_processes(tmp_path):
     save(tmp_path / "image" / "a.png", RGB)
     save(tmp_path / "mask" / "a.png", ((IDS == 1) * 255).astype(np.uint8))
-    sample = find_samples(tmp_path, mpp=0.25, binary=True)[0]
+    sample = find_samples(tmp_path, mpp=0.25, binary="components")[0]
     again = pickle.loads(pickle.dumps(sample))  # noqa: S301
     np.testing.assert_array_equal(again.load_label_map(), sample.load_label_map())
 

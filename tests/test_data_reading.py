@@ -183,7 +183,7 @@ def test_decompression_bombs_are_refused_before_decoding(tmp_path):
 
 def test_pickled_arrays_are_never_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"a\.npy: cannot decode"):
+    with pytest.raises(UserError, match=r"a\.npy: this is a pickled Python object"):
         read_image(tmp_path / "a.npy")
 
 
@@ -236,18 +236,29 @@ def test_masks_where_instances_are_needed(tmp_path):
         with pytest.raises(UserError, match=f"{name}: a binary mask"):
             read_label_map(tmp_path / name)
         np.testing.assert_array_equal(read_foreground(tmp_path / name), mask)
-        assert read_label_map(tmp_path / name, binary=True).max() > 1
+        assert read_label_map(tmp_path / name, binary="components").max() > 1
 
 
 def test_one_nucleus_is_no_binary_mask(tmp_path):
+    one = np.zeros((40, 50), dtype=np.uint8)
+    one[3:9, 4:12] = 1
+    Image.fromarray(one).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.png"), one)
     Image.fromarray((IDS == 3).astype(np.uint8)).save(tmp_path / "a.png")
-    assert read_label_map(tmp_path / "a.png").max() == 1
+    found = read_label_map(tmp_path / "a.png", binary="instances")
+    np.testing.assert_array_equal(found, IDS == 3)
+
+
+def test_an_answer_that_is_none(tmp_path):
+    Image.fromarray((IDS == 3).astype(np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="True is none of components"):
+        read_label_map(tmp_path / "a.png", binary=True)
 
 
 @pytest.mark.parametrize(
     ("array", "text"),
     [
-        (IDS.astype(float), "integer ids"),
+        (IDS / 2, "whole numbers"),
         (-IDS, "negative ids"),
         (np.dstack([IDS, IDS]), "one channel"),
         (IDS[:, :-1], "differ in size"),

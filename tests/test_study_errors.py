@@ -420,3 +420,5 @@ def test_bad_data_and_seeds_of_the_command_line() -> None:
         resolve("s.yaml", Request(train=("a",)))
     with pytest.raises(UserError, match="--mpp needs --data"):
         resolve("s.yaml", Request(mpp=0.25))
+    with pytest.raises(UserError, match="--binary needs --data"):
+        resolve("s.yaml", Request(binary="components"))

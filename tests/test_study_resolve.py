@@ -141,13 +141,20 @@ def test_overrides_take_the_type_of_their_setting(
 def test_data_and_seeds_of_the_command_line(folder: Path) -> None:
     for name in ("MoNuSeg/test", "mine", "train_here"):
         (folder / name).mkdir(parents=True)
-    request = Request(data=("MoNuSeg/test", "B=mine"), train=("train_here",), seeds="1,4", mpp=0.5)
+    request = Request(
+        data=("MoNuSeg/test", "B=mine"),
+        train=("train_here",),
+        seeds="1,4",
+        mpp=0.5,
+        binary="watershed",
+    )
     study = resolve("small.yaml", request)
     assert [spec.name for spec in study.data] == ["MoNuSeg-test", "B"]
     assert study.data[0].path == str(folder / "MoNuSeg" / "test")
     assert {spec.setting for spec in study.data} == {"inductive"}
     assert study.data[1].train_paths == (str(folder / "train_here"),)
     assert (study.seeds, study.data[0].mpp) == ((1, 4), 0.5)
+    assert [spec.binary for spec in study.data] == ["watershed", "watershed"]
     assert len(study.cells) == 8
     assert resolve("small.yaml", Request(data=("mine",))).data[0].setting == "transductive"
     assert resolve("small.yaml", Request(seeds="3")).seeds == (0, 1, 2)
@@ -156,12 +163,14 @@ def test_data_and_seeds_of_the_command_line(folder: Path) -> None:
 def test_data_paths_of_a_file_start_at_the_file(folder: Path) -> None:
     (folder / "deep" / "tiles").mkdir(parents=True)
     (folder / "deep" / "s.yaml").write_text(
-        "study: s\nextends: ../tiny.yaml\ndata: {mine: {path: tiles, mpp: 0.5, split: test}}\n"
+        "study: s\nextends: ../tiny.yaml\n"
+        "data: {mine: {path: tiles, mpp: 0.5, split: test, binary: components}}\n"
     )
     (spec,) = resolve("deep/s.yaml").data
     assert (spec.kind, spec.path, spec.mpp, spec.split) == (
         "dataset", str(folder / "deep" / "tiles"), 0.5, "test",
     )  # fmt: skip
+    assert spec.binary == "components"
 
 
 def test_data_names() -> None:
