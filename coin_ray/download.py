@@ -10,6 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from coin_ray.errors import UserError
+from coin_ray.files import SCRATCH
 
 CHUNK = 1 << 20
 Progress = Callable[[int, int | None], None]
@@ -26,7 +27,7 @@ def download(
 ) -> Path:
     """Fetch ``url`` to ``path``; a file that is there already is only checked.
 
-    A broken download leaves ``<path>.part``, from which the next call goes on.
+    A broken download leaves :func:`unfinished`, from which the next call goes on.
 
     Raises:
         UserError: no connection, a refusal of the server, a web page instead of a file, or another
@@ -36,7 +37,7 @@ def download(
         _check(path, url, sha256)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = unfinished(url, path)
     try:
         _fetch(url, part, progress, timeout)
     except (OSError, HTTPException) as error:
@@ -53,6 +54,11 @@ def download(
         raise
     part.replace(path)
     return path
+
+
+def unfinished(url: str, path: Path) -> Path:
+    """What is there of a download so far. Browsers and other tools call theirs ``<path>.part``."""
+    return path.with_name(f"{SCRATCH}{hashlib.sha256(url.encode()).hexdigest()[:16]}.part")
 
 
 def _fetch(url: str, part: Path, progress: Progress | None, timeout: float) -> None:

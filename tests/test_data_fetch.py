@@ -15,7 +15,7 @@ import pytest
 from coin_ray.data import monuseg
 from coin_ray.data.card import Archive
 from coin_ray.data.fetch import data_home, fetch, instructions
-from coin_ray.download import download
+from coin_ray.download import download, unfinished
 from coin_ray.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -87,7 +87,7 @@ def test_it_goes_on_where_it_stopped(server, tmp_path):
     server.break_after = 1_000_000
     with pytest.raises(UserError, match="goes on where it stopped"):
         download(f"{server.url}/a", tmp_path / "a.zip", sha256=SHA)
-    assert (tmp_path / "a.zip.part").stat().st_size == 1_000_000
+    assert unfinished(f"{server.url}/a", tmp_path / "a.zip").stat().st_size == 1_000_000
     assert not (tmp_path / "a.zip").exists()
     seen = []
     download(f"{server.url}/a", tmp_path / "a.zip", sha256=SHA, progress=lambda *p: seen.append(p))
@@ -98,13 +98,14 @@ def test_it_goes_on_where_it_stopped(server, tmp_path):
 
 
 def test_a_server_without_ranges_starts_over(server, tmp_path):
-    (tmp_path / "a.zip.part").write_bytes(b"old")
-    download(f"{server.url}/no-range", tmp_path / "a.zip", sha256=SHA)
+    url = f"{server.url}/no-range"
+    unfinished(url, tmp_path / "a.zip").write_bytes(b"old")
+    download(url, tmp_path / "a.zip", sha256=SHA)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_a_part_that_is_whole_already(server, tmp_path):
-    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    unfinished(f"{server.url}/a", tmp_path / "a.zip").write_bytes(CONTENT)
     download(f"{server.url}/a", tmp_path / "a.zip", sha256=SHA)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
@@ -174,6 +175,17 @@ def test_fetch_unpacks_every_archive_and_can_be_repeated(server, card, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
     assert fetch(card, tmp_path) == folders
     assert len(server.requests) == 2
+
+
+def test_what_a_user_brought_stays(server, card, tmp_path):
+    (tmp_path / "one.zip").write_bytes(server.files["/one.zip"])
+    (tmp_path / "one.part").mkdir()
+    (tmp_path / "two.zip.part").write_bytes(b"of a browser")
+    fetch(card, tmp_path)
+    assert server.requests == [("/two.zip", None)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "one", "one.part", "one.zip", "two", "two.zip.part",
+    ]  # fmt: skip
 
 
 def test_an_interrupted_fetch_goes_on(server, card, tmp_path):

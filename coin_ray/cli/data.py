@@ -117,12 +117,17 @@ def check(
     against: Annotated[
         Path | None, typer.Option(help="an earlier manifest to compare with")
     ] = None,
+    overwrite: shared.Overwrite = False,
 ) -> None:
     """Read every file, list every problem, write a manifest. Exit code 1 if there are errors."""
     from coin_ray.data.integrity import check as check_samples
     from coin_ray.data.manifest import compare, write_manifest
+    from coin_ray.data.sample import read_files
+    from coin_ray.outputs import claim_file
 
     samples = _samples(path, dataset, mpp, binary, option)
+    target = manifest or Path(f"{path.absolute().name}.manifest.json")
+    output = claim_file(target, inputs=read_files(samples), overwrite=overwrite)
     with _bar() as bar:
         task = bar.add_task("reading", total=len(samples))
         report = check_samples(samples, progress=lambda done, _: bar.update(task, completed=done))
@@ -140,8 +145,8 @@ def check(
     if any(p.level == "error" for p in problems):
         typer.echo("no manifest written", err=True)
         raise typer.Exit(1)
-    target = manifest or Path(f"{path.absolute().name}.manifest.json")
-    write_manifest(target, report, path)
+    with output.file(target.name) as part:
+        write_manifest(part, report, path)
     typer.echo(f"manifest: {target}")
 
 
@@ -156,13 +161,21 @@ def convert(
     option: Options = None,
 ) -> None:
     """Write a data set in another layout or format; whole or not at all."""
+    from coin_ray.data.convert import OF_LABELS
     from coin_ray.data.convert import convert as convert_samples
 
     samples = _samples(path, dataset, mpp, binary, option)
     with _bar() as bar:
         task = bar.add_task("writing", total=len(samples))
-        convert_samples(samples, to, out, progress=lambda done, _: bar.update(task, completed=done))
-    typer.echo(f"{len(samples)} images: {out}")
+        bare = convert_samples(
+            samples, to, out, progress=lambda done, _: bar.update(task, completed=done)
+        )
+    if bare:
+        shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
+        left = "left out" if to in OF_LABELS else "written without one"
+        typer.echo(f"warning: {len(bare)} images have no label map, {left}: {shown}", err=True)
+    written = len(samples) - (len(bare) if to in OF_LABELS else 0)
+    typer.echo(f"{written} images, {len(samples) - len(bare)} label maps: {out}")
 
 
 @app.command()

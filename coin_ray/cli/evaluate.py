@@ -16,6 +16,7 @@ from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
     from coin_ray.data.sample import Sample
+    from coin_ray.outputs import Output
 
 Predictions = Annotated[Path, typer.Argument(help="a folder of predicted label maps")]
 Truth = Annotated[
@@ -41,6 +42,7 @@ def evaluate(
     binary: options.Binary = None,
     binary_predictions: PredictedBinary = None,
     mpp: Mpp = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Compare label maps of the same name: every metric per image and its mean over images.
 
@@ -51,9 +53,14 @@ def evaluate(
     from coin_ray.data.resolution import pixel_scale
     from coin_ray.data.sample import turned_apart, with_binary
     from coin_ray.metrics.evaluate import evaluate as compare
+    from coin_ray.outputs import claim_file
 
+    pairs = matched(predictions, truth, mpp)
+    inputs = [path for path, _ in pairs.values()]
+    inputs += [sample.truth_path for _, sample in pairs.values() if sample.truth_path is not None]
+    output = claim_file(out, inputs=inputs, overwrite=overwrite) if out is not None else None
     values = {}
-    for name, (predicted, sample) in matched(predictions, truth, mpp).items():
+    for name, (predicted, sample) in pairs.items():
         true = (with_binary(sample, binary) if binary else sample).load_label_map()
         scale = pixel_scale(sample.mpp)
         found = read_label_map(predicted, true.shape, binary=binary_predictions, scale=scale)
@@ -63,8 +70,8 @@ def evaluate(
         if turned:
             typer.echo(f"warning: {turned}", err=True)
     console().print(_table(values))
-    if out is not None:
-        _write(out, values)
+    if output is not None and out is not None:
+        _write(output, out.name, values)
         typer.echo(f"wrote {out}")
 
 
@@ -131,12 +138,11 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def _write(out: Path, values: Mapping[str, Mapping[str, float]]) -> None:
+def _write(output: Output, name: str, values: Mapping[str, Mapping[str, float]]) -> None:
     import csv
 
     names = list(next(iter(values.values())))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
+    with output.file(name) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *names])
         writer.writerows([name, *(row[n] for n in names)] for name, row in values.items())

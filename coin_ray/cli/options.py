@@ -63,6 +63,9 @@ WORKSPACE = Path(".coin-ray")
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="what computes; auto finds a GPU")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="replace files that coin-ray did not write; no input")
+]
 
 
 def resolved(

@@ -39,15 +39,19 @@ def predict(
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write a label map (tif) for every image, with the student of a cell that has finished.
 
     Give the options the study ran with; of several data sets or seeds the first counts. ``--mpp``
-    is the resolution of --images.
+    is the resolution of --images. Label maps of an earlier call in DIR are replaced, other files
+    are not.
     """
     from coin_ray.cli.sweep import find_device
     from coin_ray.data.folder import find_samples
+    from coin_ray.data.sample import read_files
     from coin_ray.data.write import write_label_map
+    from coin_ray.outputs import claim
     from coin_ray.pipeline.runner import open_local
     from coin_ray.study.datasets import resolve_data
 
@@ -55,15 +59,23 @@ def predict(
     cell = choose(resolved, level)
     samples = [sample for path in images for sample in find_samples(path, mpp=mpp)]
     _distinct([sample.name for sample in samples])
+    inputs = read_files(samples)
+    output = claim(
+        out,
+        [f"{sample.name}.tif" for sample in samples],
+        inputs=inputs,
+        sources={path.parent for path in inputs},
+        overwrite=overwrite,
+    )
     found = resolve_data(cell.data, workspace)
     run = open_local(
         cell.config, cell.seed, found.train, workspace, device=find_device(device, None)
     )
     step = _last_step(run, cell)
-    out.mkdir(parents=True, exist_ok=True)
     for sample in samples:
         label_map = run.labels_at(sample.image, step)
-        write_label_map(out / f"{sample.name}.tif", label_map)
+        with output.file(f"{sample.name}.tif") as part:
+            write_label_map(part, label_map)
         typer.echo(f"{sample.name}: {label_map.max(initial=0)} nuclei")
     typer.echo(f"{len(samples)} label maps in {out}, from {cell.level}, seed {cell.seed}")
 

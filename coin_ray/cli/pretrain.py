@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray.cli import options
+
 if TYPE_CHECKING:
+    from coin_ray.outputs import Output
     from coin_ray.pretraining.loop import History, Progress
 
 app = typer.Typer(no_args_is_help=True, help="Train the small built-in models, without labels.")
@@ -19,6 +22,7 @@ Steps = Annotated[int | None, typer.Option(help="stop after this many steps", mi
 Seed = Annotated[int, typer.Option(help="of the tiles, the weights and every random draw")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0)]
+CHECKPOINT = ".ckpt"
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 
 
@@ -35,8 +39,10 @@ def backbone(
     resume: Resume = False,
     threads: Threads = 0,
     device: Device = "cpu",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Pretrain a small ViT on generated tiles and, unlabelled, on folders of real images."""
+    output = _claim(out, overwrite, resume)
     _prepare(threads, device)
     from coin_ray.pretraining.backbone import pretrain_backbone
 
@@ -45,7 +51,7 @@ def backbone(
         family, out, data=data or [], minutes=minutes, steps=steps, seed=seed, resume=resume,
         device=device, progress=_reporter(),
     )  # fmt: skip
-    _finish(history, out)
+    _finish(history, out, output)
 
 
 @app.command("segmenter")
@@ -57,8 +63,10 @@ def segmenter(
     resume: Resume = False,
     threads: Threads = 0,
     device: Device = "cpu",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Train the small promptable segmenter on generated tiles."""
+    output = _claim(out, overwrite, resume)
     _prepare(threads, device)
     from coin_ray.pretraining.segmenter import pretrain_segmenter
 
@@ -72,7 +80,17 @@ def segmenter(
         device=device,
         progress=_reporter(),
     )
-    _finish(history, out)
+    _finish(history, out, output)
+
+
+def _claim(out: Path, overwrite: bool, resume: bool) -> Output:
+    """The weights and the checkpoint beside them, which other tools name so too; one to go on from
+    is checked when it is loaded."""
+    from coin_ray.outputs import claim
+
+    checkpoint = out.with_suffix(CHECKPOINT)
+    overwrite = overwrite or (resume and checkpoint.is_file())
+    return claim(out.parent, [out.name, checkpoint.name], overwrite=overwrite)
 
 
 def _prepare(threads: int, device: str) -> None:
@@ -106,7 +124,9 @@ def _reporter(every: float = 10.0) -> Progress:
     return report
 
 
-def _finish(history: History, out: Path) -> None:
+def _finish(history: History, out: Path, output: Output) -> None:
+    for name in (out.name, out.with_suffix(CHECKPOINT).name):
+        output.note(name)
     first, final = history.ends()
     typer.echo(
         f"{out}: {history.steps} steps in {history.elapsed / 60:.1f} min, "

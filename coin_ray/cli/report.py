@@ -27,6 +27,7 @@ def report(
     seeds: options.Seeds = None,
     workspace: options.Workspace = WORKSPACE,
     out: Out = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Report a study from what its finished cells left; give the options it ran with.
 
@@ -47,4 +48,6 @@ def report(
         )
     results = results_of(resolved, runs)
     show_tables(console(), results)
-    typer.echo(f"wrote {write_report(results, out or runs / 'report')[0]} and the files beside it")
+    folder = out or runs / "report"
+    files = write_report(results, folder, overwrite=overwrite or out is None)
+    typer.echo(f"wrote {files[0]} and the files beside it")

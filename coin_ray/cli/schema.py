@@ -7,21 +7,24 @@ from typing import Annotated
 
 import typer
 
+from coin_ray.cli import options
+
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write it there instead")]
 
 
-def schema(out: Out = None) -> None:
+def schema(out: Out = None, overwrite: options.Overwrite = False) -> None:
     """Print the JSON Schema of studies and search spaces, for completion in an editor.
 
     A file gets it by its first line: # yaml-language-server: $schema=FILE
     """
     import json
 
+    from coin_ray.outputs import claim_file
     from coin_ray.study.schema import json_schema
 
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
     if out is None:
         typer.echo(text)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+        with claim_file(out, overwrite=overwrite).file(out.name) as part:
+            part.write_text(text + "\n", encoding="utf-8")

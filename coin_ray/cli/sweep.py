@@ -119,7 +119,7 @@ def _run(
             )
         keep_sweep(runs, {**facts, "missing": {**outcome.left_out, **outcome.failed}})
         results = results_of(study, runs)
-        files = write_report(results, runs / "report")
+        files = write_report(results, runs / "report", overwrite=True)
         record.report(files, summary(results.tables).to_dicts())
         record.comparisons(results.compared.to_dicts())
     show_tables(screen, results)

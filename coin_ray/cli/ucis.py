@@ -15,6 +15,7 @@ from coin_ray.cli.sweep import Address, NoTracking, Workers, find_device
 
 if TYPE_CHECKING:
     from coin_ray.cluster.sweep import Outcome
+    from coin_ray.outputs import Output
     from coin_ray.pipeline.cell import CellRun
     from coin_ray.pipeline.events import Event
     from coin_ray.study.datasets import Resolved
@@ -54,6 +55,7 @@ def train(
     device: options.Device = "auto",
     no_tracking: NoTracking = False,
     out: Out = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Train a model of coarse masks on the images of each --data, or take it from the store.
 
@@ -68,6 +70,7 @@ def train(
     for text in preamble.opening(study):
         typer.echo(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in study.data}
+    output = _claim(out, model, found, overwrite) if out is not None else None
     check_images(found)
     where = costs.target(study, address, find_device(device, address), workers)
     outcome = _run(study, found, workspace, address=address, where=where, tracked=not no_tracking)
@@ -75,9 +78,21 @@ def train(
         typer.echo(f"failed: {label}: {cause}", err=True)
     for cell in study.cells:
         if cell.key_label not in outcome.failed:
-            _finish(cell, found, workspace, where.device, out)
+            _finish(cell, found, workspace, where.device, output)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _claim(out: Path, model: str, data: Mapping[str, Resolved], overwrite: bool) -> Output:
+    from coin_ray.data.sample import read_files
+    from coin_ray.outputs import claim
+
+    names = [f"{name}-{model}{suffix}" for name in data for suffix in (".safetensors", ".yaml")]
+    names += [f"{name}/{s.name}.tif" for name, found in data.items() for s in found.samples]
+    inputs = [path for found in data.values() for path in read_files(found.samples)]
+    inputs += [image.path for found in data.values() for image in found.train]
+    sources = {path.parent for path in inputs}
+    return claim(out, names, inputs=inputs, sources=sources, overwrite=overwrite)
 
 
 def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
@@ -152,7 +167,7 @@ def _finish(
     data: Mapping[str, Resolved],
     workspace: Path,
     device: str,
-    out: Path | None,
+    output: Output | None,
 ) -> None:
     from coin_ray.cluster.coarse import open_coarse
     from coin_ray.data.write import write_label_map
@@ -161,16 +176,17 @@ def _finish(
     place = run.store.folder(run.keys.ucis_model())
     losses = ", ".join(f"{k.removeprefix('ucis_')} {v:.4f}" for k, v in run.ucis_losses().items())
     typer.echo(f"{name}: {cell.config.ucis.model} in {place} ({losses})")
-    if out is not None:
-        file = write_model(run, out, name)
+    if output is not None:
+        file = write_model(run, output, name)
         for sample in data[name].samples:
             mask = run.ucis(sample.image).astype("int32")
-            write_label_map(out / name / f"{sample.name}.tif", mask)
-        typer.echo(f"{file} and its card; masks for ucis.model: files in {out / name}")
+            with output.file(f"{name}/{sample.name}.tif") as part:
+                write_label_map(part, mask)
+        typer.echo(f"{file} and its card; masks for ucis.model: files in {output.folder / name}")
 
 
-def write_model(run: CellRun, out: Path, name: str) -> Path:
-    """``out``/NAME-MODEL.safetensors, with its settings inside, and its card beside it (.yaml)."""
+def write_model(run: CellRun, output: Output, name: str) -> Path:
+    """NAME-MODEL.safetensors, with its settings inside, and its card beside it (.yaml)."""
     import json
 
     import safetensors.numpy
@@ -178,7 +194,6 @@ def write_model(run: CellRun, out: Path, name: str) -> Path:
 
     from coin_ray import __version__
     from coin_ray.cli.recording import command_line
-    from coin_ray.data.write import whole_file
 
     ucis, artifact = run.config.ucis, run.ucis_model()
     assert ucis.trained is not None
@@ -193,9 +208,10 @@ def write_model(run: CellRun, out: Path, name: str) -> Path:
         "coin_ray": __version__,
         "command": command_line(),
     }
-    file = out / f"{name}-{ucis.model}.safetensors"
-    with whole_file(file) as part:
+    stem = f"{name}-{ucis.model}"
+    with output.file(f"{stem}.safetensors") as part:
         safetensors.numpy.save_file(artifact.arrays, part, {"settings": json.dumps(settings)})
-    with whole_file(file.with_suffix(".yaml")) as part:
-        part.write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True))
-    return file
+    with output.file(f"{stem}.yaml") as part:
+        text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
+        part.write_text(text, encoding="utf-8")
+    return output.folder / f"{stem}.safetensors"

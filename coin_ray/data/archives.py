@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coin_ray.data.rasters import decoding
 from coin_ray.errors import UserError
+from coin_ray.files import scratch
 
 MAX_BYTES = 100 << 30
 """Unpacked size above which an archive is refused; the largest fold of PanNuke has 13 GB."""
@@ -25,11 +26,10 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     if folder.exists():
         raise UserError("the folder exists", where=str(folder), do="remove it or take another")
-    part = folder.with_name(folder.name + ".part")
+    part = scratch(folder)
     with decoding(archive), zipfile.ZipFile(archive) as zipped:
         _check(archive, zipped)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
         try:
             zipped.extractall(part)
             part.replace(folder)

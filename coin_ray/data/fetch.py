@@ -23,8 +23,8 @@ def data_home() -> Path:
 def fetch(card: Card, folder: Path, *, progress: Progress | None = None) -> list[Path]:
     """Download and unpack every archive of a data set into ``folder``; the unpacked folders.
 
-    What is there already is left alone, so a broken call can be repeated; an archive is deleted
-    once it is unpacked. Empty where a person must fetch it (see the card's steps).
+    What is there already is left alone, so a broken call can be repeated; an archive that this call
+    downloaded is deleted once it is unpacked. Empty where a person must fetch it (see the card's steps).
 
     Raises:
         UserError: as :func:`coin_ray.download.download` and :func:`coin_ray.data.archives.unpack`.
@@ -34,10 +34,12 @@ def fetch(card: Card, folder: Path, *, progress: Progress | None = None) -> list
         target = folder / Path(archive.name).stem
         if not target.exists():
             path = folder / archive.name
+            brought = path.exists()
             report = partial(progress, archive.name) if progress is not None else None
             file = download(archive.url, path, sha256=archive.sha256, progress=report)
             unpack(file, target)
-            file.unlink()
+            if not brought:
+                file.unlink()
         unpacked.append(target)
     return unpacked
 

@@ -7,6 +7,7 @@ Both are small and picklable; pixels are read when asked for and not kept.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,6 +135,11 @@ class Sample:
         return reader_digest(self.read_truth)
 
 
+def read_files(samples: Iterable[Sample]) -> list[Path]:
+    """The files that hold the images and label maps of these samples."""
+    return [p for s in samples for p in (s.image.path, s.truth_path) if p is not None]
+
+
 def file_sample(
     name: str,
     image_path: Path,
@@ -209,6 +215,7 @@ __all__ = [
     "Sample",
     "binary_truth",
     "file_sample",
+    "read_files",
     "read_image",
     "read_label_map",
     "unique_names",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from coin_ray.data import synthetic_nuclei as nuclei
 from coin_ray.data import synthetic_tissue as tissue
 from coin_ray.errors import UserError
+from coin_ray.files import SCRATCH, whole, write_text
 from coin_ray.labels import relabel
 
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ def generated_samples(
             "the folder holds other generated tiles", where=str(root), expected=json.dumps(wanted),
             found=note.read_text().strip(), do="take another folder or remove this one",
         )  # fmt: skip
+    if not note.exists():
+        _refuse_foreign(root)
     samples = []
     for i in range(count):
         name = f"generated_{seed}_{i:04d}"
@@ -185,14 +188,30 @@ def generated_samples(
             )
         )
     if not note.exists():
-        note.write_text(json.dumps(wanted) + "\n")
+        write_text(note, json.dumps(wanted) + "\n")
     return samples
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Only a new folder is taken, or one in which an earlier call was interrupted."""
+    others = [
+        str(path.relative_to(root))
+        for path in sorted(root.rglob("*"))
+        if not path.name.startswith((SCRATCH, "generated_")) and path.name not in ("image", "label")
+    ]
+    if others or (root.exists() and not root.is_dir()):
+        raise UserError(
+            "the folder holds other files",
+            where=str(root),
+            expected="a new folder",
+            found=", ".join(others[:5]) or "a file",
+            do="take another folder",
+        )
 
 
 def _write_png(array: NDArray[np.generic], path: Path) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    Image.fromarray(array).save(part, "PNG")
-    part.replace(path)
+    with whole(path) as part:
+        Image.fromarray(array).save(part, "PNG")

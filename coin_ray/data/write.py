@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.data.images import Image8
 from coin_ray.errors import UserError
+from coin_ray.files import whole
 from coin_ray.labels import BoolArray, LabelMap, boundaries
 
 LARGEST = 65_535
@@ -22,23 +23,24 @@ LARGEST = 65_535
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to that becomes ``path`` once the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def write_image(path: Path, image: Image8) -> None:
-    """(H, W, 3) uint8 as png, or as tif (zlib) by the suffix."""
+def write_image(path: Path, image: Image8, *, mpp: float | None = None) -> None:
+    """(H, W, 3) uint8 as png, or as tif (zlib) by the suffix, with its resolution if known."""
     with whole_file(path) as part:
         if path.suffix.lower() in (".tif", ".tiff"):
             import tifffile
 
-            tifffile.imwrite(part, image, compression="zlib", photometric="rgb", metadata=None)
+            stated: dict[str, Any] = {}
+            if mpp is not None:
+                stated = {"resolution": (10_000 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
+            tifffile.imwrite(
+                part, image, compression="zlib", photometric="rgb", metadata=None, **stated
+            )
         else:
-            _save_png(part, image)
+            _save_png(part, image, mpp)
 
 
 def write_label_map(path: Path, label_map: LabelMap) -> None:
@@ -87,7 +89,8 @@ def write_overlay(path: Path, image: Image8, label_map: LabelMap) -> None:
     write_image(path, overlay(image, label_map))
 
 
-def _save_png(path: Path, array: NDArray[np.uint8]) -> None:
+def _save_png(path: Path, array: NDArray[np.uint8], mpp: float | None = None) -> None:
     from PIL import Image
 
-    Image.fromarray(array).save(path, format="PNG")
+    stated = {"dpi": (25_400 / mpp,) * 2} if mpp is not None else {}
+    Image.fromarray(array).save(path, format="PNG", **stated)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from coin_ray.outputs import claim
 from coin_ray.report import head, sections
 from coin_ray.report.blocks import Document, Section
 from coin_ray.report.gallery import LEGEND, gallery
@@ -22,13 +23,16 @@ KEYS = ["dataset", "level", "metric"]
 TABLES = ("results.csv", "per_image.csv", "per_image.parquet")
 
 
-def write_report(results: Results, folder: Path) -> list[Path]:
+def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write ``report.html`` (one page that needs nothing else), ``report.md``, ``report.tex``,
     ``results.csv`` (means, and at the end of the chain the comparison with the baseline),
     ``per_image.csv`` and ``.parquet``, ``figures/<name>.svg`` and ``.pdf`` into ``folder``.
 
     Returns the files, the page first. The same results give the same bytes; each file appears whole
     or not at all. Figures of an earlier report in ``folder`` that this one has not are removed.
+
+    Raises:
+        UserError: files of these names that are no report's, unless ``overwrite``.
     """
     figures = figures_section(results)
     drawn = {
@@ -45,20 +49,16 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         "results.csv": results_csv(results),
         "per_image.csv": results.frame.write_csv(),
     }
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "figures").iterdir():
-        if f"figures/{old.name}" not in drawn:
-            old.unlink()
+    output = claim(folder, names, overwrite=overwrite)
+    output.drop("figures/", keep=drawn)
     writers: dict[str, Callable[[Path], object]] = {
         "per_image.parquet": results.frame.write_parquet,
         **{name: _writer(text.encode()) for name, text in texts.items()},
         **{name: _writer(data) for name, data in drawn.items()},
     }
     for name in names:
-        # A reader of the old file must never meet half of the new one.
-        scratch = folder / f"{name}.tmp"
-        writers[name](scratch)
-        scratch.replace(folder / name)
+        with output.file(name) as part:
+            writers[name](part)
     return [folder / name for name in names]
 
 
