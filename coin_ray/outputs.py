@@ -79,8 +79,9 @@ def claim(
 ) -> Output:
     """The right to write ``names`` (relative, with /) into ``folder``; asked before any work.
 
-    ``inputs`` are files that are read, ``sources`` folders whose every picture is: nothing is
-    written over the first or into the second, whatever leads there (a link, another spelling).
+    ``inputs`` are files that are read, ``sources`` folders whose every picture is, or would be once
+    they are there: nothing is written over the first or into the second, whatever leads there (a
+    link, another spelling).
 
     Raises:
         UserError: a target that is an input, lies among the inputs, or exists and is not ours (this
@@ -90,15 +91,14 @@ def claim(
     _check_folder(folder)
     _check_distinct(folder, names)
     read = {_identity(path) for path in inputs if path.exists()}
-    full = {_identity(path): path for path in sources if path.is_dir()}
+    full = {_place(path) for path in sources}
     for name in names:
         target = folder / name
-        if target.parent.exists() and (source := full.get(_identity(target.parent))) is not None:
+        if _place(target.parent) in full:
             raise UserError(
-                "the output would lie among the images that are read",
+                "the output would lie among the images or label maps that are read",
                 where=str(target.parent),
                 expected="a folder of its own",
-                found=f"the same folder as {source}",
                 do="take another --out",
             )
         if target.exists() and _identity(target) in read:
@@ -125,6 +125,11 @@ def _identity(path: Path) -> tuple[int, int]:
     """The same for every name of a file or folder, through links and on any file system."""
     found = path.stat()
     return found.st_dev, found.st_ino
+
+
+def _place(path: Path) -> tuple[int, int] | str:
+    """The same for every name of a folder; of one that is not there, whatever its letter case."""
+    return _identity(path) if path.exists() else os.path.realpath(path).casefold()
 
 
 def _check_folder(folder: Path) -> None:
@@ -176,7 +181,7 @@ def _refuse_foreign(folder: Path, names: list[str], noted: Noted) -> None:
         rest = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise UserError(
             "not written: it would replace what coin-ray did not write, or what was changed since",
-            where=str(folder),
+            where=str(folder / foreign[0]),
             expected="new names, or files as coin-ray left them",
             found=", ".join(foreign[:5]) + rest,
             do="take another --out, or say --overwrite",

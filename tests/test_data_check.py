@@ -11,6 +11,7 @@ from PIL import Image
 from coin_ray.data.folder import find_samples
 from coin_ray.data.integrity import check
 from coin_ray.data.manifest import compare, write_manifest
+from coin_ray.data.pairs import Unpaired
 from coin_ray.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -71,7 +72,6 @@ def test_every_problem_at_once(clean):
     image(clean / "image" / "limit.png")
     label(clean / "label" / "limit.png", values=(1, 255), dtype=np.uint8)
     image(clean / "image" / "alone.png")
-    label(clean / "label" / "orphan.png")
     (clean / "image" / "copy.png").write_bytes((clean / "image" / "b.png").read_bytes())
     label(clean / "label" / "copy.png")
     report, problems = found(clean)
@@ -83,12 +83,18 @@ def test_every_problem_at_once(clean):
     assert "12 x 10" in problems["error", "size.png"]
     assert "binary mask" in problems["error", "binary.png"]
     assert "no label map" in problems["warning", "alone.png"]
-    assert "without an image" in problems["warning", "orphan.png"]
     assert "no nucleus" in problems["warning", "empty.png"]
     assert "limit of 8 bits" in problems["warning", "limit.png"]
     assert "same pixels" in problems["warning", "copy.png"]
     assert "largest id 9" in problems["note", "gaps.png"]
     assert not report.ok
+
+
+def test_a_label_map_without_an_image(clean):
+    label(clean / "label" / "orphan.png")
+    with pytest.warns(Unpaired, match="1 of 3 label maps have no image"):
+        _, problems = found(clean)
+    assert problems == {("warning", "orphan.png"): "a label map without an image"}
 
 
 def test_an_image_in_two_splits_is_an_error(tmp_path):
@@ -136,7 +142,9 @@ def test_manifest(clean, tmp_path):
     assert compare(path, report, clean) == []
     label(clean / "label" / "a.png", values=(1, 2, 3))
     image(clean / "image" / "c.png")
-    (clean / "image" / "b.png").unlink()
+    label(clean / "label" / "c.png")
+    for kind in ("image", "label"):
+        (clean / kind / "b.png").unlink()
     changed = {(p.where, p.what) for p in compare(path, found(clean)[0], clean)}
     assert changed == {
         ("label/a.png", "the label is not that of the manifest"),

@@ -185,6 +185,8 @@ AMONG, INPUT, FOREIGN = "among the images", "what it is made from", "did not wri
 CALLS = {
     "predict uss_backbones --images tiles --out tiles": AMONG,
     "predict uss_backbones --images tiles --out truth/../tiles --overwrite": AMONG,
+    "predict uss_backbones --images tiles --out tiles/Mask": AMONG,  # read as the truth from then
+    "predict uss_backbones --images truth --data tiles --out tiles": AMONG,
     "ucis train ssa --data tiles=tiles --out .": AMONG,
     "ucis train ssa --data tiles=tiles --out . --overwrite": AMONG,
     "data convert tiles --to folder --out truth": "not empty",

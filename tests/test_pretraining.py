@@ -324,6 +324,8 @@ def test_the_command_trains_a_backbone(tmp_path, monkeypatch):
 
     def fake(family, out, **kwargs):
         called.update(family=family, out=out, **kwargs)
+        for path in (out, out.with_suffix(".ckpt")):
+            path.write_bytes(b"")
         return SimpleNamespace(steps=1, elapsed=6.0, ends=lambda: (2.0, 1.0))
 
     monkeypatch.setattr("coin_ray.pretraining.backbone.pretrain_backbone", fake)

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from coin_ray.outputs import claim
 from coin_ray.report.blocks import Notes, Table, Value
 from coin_ray.report.figures import style
 from coin_ray.report.head import in_short
@@ -116,12 +117,15 @@ def test_every_level_and_number_is_in_every_format(tmp_path: Path) -> None:
 def test_figures_are_files_that_the_texts_name(tmp_path: Path) -> None:
     _, out = written(tmp_path)
     (out / "figures" / "gone.svg").write_text("of an earlier report")
+    claim(out, []).note("figures/gone.svg")
+    (out / "figures" / "notes.svg").write_text("the user's")
     results = read_results(study(tmp_path, NASTY), tmp_path / "runs")
     files = write_report(results, out)
     named = re.findall(r"\]\((figures/[^)]*)\)", (out / "report.md").read_text())
     drawn = re.findall(r"includegraphics.*\{(.*)\}", (out / "report.tex").read_text())
     assert named and {out / name for name in (*named, *drawn)} <= set(files)
     assert files[0].name == "report.html" and all(path.is_file() for path in files)
+    (out / "figures" / "notes.svg").unlink()  # FileNotFoundError if the report took it away
     assert sorted((out / "figures").iterdir()) == sorted(f for f in files if f.parent != out)
 
 

@@ -78,11 +78,13 @@ def evaluate(
 def matched(
     predictions: Path, truth: Path, mpp: float | None = None
 ) -> dict[str, tuple[Path, Sample]]:
-    """Name -> predicted file and sample of every image that has a truth.
+    """Name -> predicted file and sample of every image that has a truth; names are paired as label
+    maps and images are.
 
     Raises UserError when a truth has no prediction: a mean without it would be too good.
     """
     from coin_ray.data.folder import by_stem, find_samples
+    from coin_ray.data.pairs import match
     from coin_ray.data.resolution import MissingMpp
 
     if not predictions.is_dir():
@@ -94,7 +96,8 @@ def matched(
     # A bare folder of label maps reads as images without labels.
     truths = labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
     found = by_stem(predictions)
-    lacking = [name for name in truths if name not in found]
+    pairs = match(truths, found, where=predictions)
+    lacking = [name for name in truths if name not in pairs]
     if lacking:
         raise UserError(
             f"{len(lacking)} of {len(truths)} images have no prediction",
@@ -103,7 +106,7 @@ def matched(
             found=", ".join(list(found)[:5]) or "no label map",
             do="predict all images, or leave the others out of the truth folder",
         )
-    return {name: (found[name], sample) for name, sample in truths.items()}
+    return {name: (found[pairs[name]], sample) for name, sample in truths.items()}
 
 
 def _table(values: Mapping[str, Mapping[str, float]]) -> object:

@@ -48,8 +48,8 @@ def predict(
     are not.
     """
     from coin_ray.cli.sweep import find_device
-    from coin_ray.data.folder import find_samples
-    from coin_ray.data.sample import read_files
+    from coin_ray.data.folder import find_samples, read_folders
+    from coin_ray.data.sample import Sample, read_files
     from coin_ray.data.write import write_label_map
     from coin_ray.outputs import claim
     from coin_ray.pipeline.runner import open_local
@@ -59,15 +59,15 @@ def predict(
     cell = choose(resolved, level)
     samples = [sample for path in images for sample in find_samples(path, mpp=mpp)]
     _distinct([sample.name for sample in samples])
-    inputs = read_files(samples)
+    found = resolve_data(cell.data, workspace)
+    read = [*samples, *found.samples, *map(Sample, found.train)]
     output = claim(
         out,
         [f"{sample.name}.tif" for sample in samples],
-        inputs=inputs,
-        sources={path.parent for path in inputs},
+        inputs=read_files(read),
+        sources=read_folders(read),
         overwrite=overwrite,
     )
-    found = resolve_data(cell.data, workspace)
     run = open_local(
         cell.config, cell.seed, found.train, workspace, device=find_device(device, None)
     )

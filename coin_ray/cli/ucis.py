@@ -84,15 +84,16 @@ def train(
 
 
 def _claim(out: Path, model: str, data: Mapping[str, Resolved], overwrite: bool) -> Output:
-    from coin_ray.data.sample import read_files
+    from coin_ray.data.folder import read_folders
+    from coin_ray.data.sample import Sample, read_files
     from coin_ray.outputs import claim
 
     names = [f"{name}-{model}{suffix}" for name in data for suffix in (".safetensors", ".yaml")]
     names += [f"{name}/{s.name}.tif" for name, found in data.items() for s in found.samples]
-    inputs = [path for found in data.values() for path in read_files(found.samples)]
-    inputs += [image.path for found in data.values() for image in found.train]
-    sources = {path.parent for path in inputs}
-    return claim(out, names, inputs=inputs, sources=sources, overwrite=overwrite)
+    read = [s for found in data.values() for s in (*found.samples, *map(Sample, found.train))]
+    return claim(
+        out, names, inputs=read_files(read), sources=read_folders(read), overwrite=overwrite
+    )
 
 
 def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:

@@ -9,6 +9,7 @@ import numpy as np
 
 from coin_ray.data.card import Card
 from coin_ray.data.folder import by_stem, search
+from coin_ray.data.pairs import pair
 from coin_ray.data.rasters import check_size, decoding
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
@@ -48,8 +49,9 @@ def find(path: Path) -> list[Sample]:
     samples = []
     for labels in _labels(path):
         split = labels.parent.name.lower()
-        truths = by_stem(labels, (".mat",))
-        for stem, file in by_stem(labels.parent / "Images").items():
+        files = by_stem(labels.parent / "Images")
+        truths = pair(files, by_stem(labels, (".mat",)), labels)
+        for stem, file in files.items():
             name = f"{split}_{stem}"
             image = Image(name, file, dataset="CPM-17", split=split, mpp=CARD.mpp)
             truth = truths.get(stem)

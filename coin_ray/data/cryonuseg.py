@@ -7,6 +7,7 @@ from pathlib import Path
 from coin_ray.data.card import Card
 from coin_ray.data.folder import by_stem, search
 from coin_ray.data.options import chosen
+from coin_ray.data.pairs import pair
 from coin_ray.data.sample import Image, Sample
 
 RATERS = {
@@ -54,8 +55,9 @@ def find(path: Path, *, rater: str = "biologist", splits: str = "coin") -> list[
     samples = []
     for tissue in _tissue(path):
         folders = search(tissue.parent / RATERS[rater], LABELS, depth=1)
-        truths = by_stem(folders[0]) if folders else {}
-        for name, file in by_stem(tissue).items():
+        files = by_stem(tissue)
+        truths = pair(files, by_stem(folders[0]), folders[0]) if folders else {}
+        for name, file in files.items():
             held_out = "test" if name.endswith("_03") else "train"
             image = Image(
                 name,

@@ -24,7 +24,8 @@ def fetch(card: Card, folder: Path, *, progress: Progress | None = None) -> list
     """Download and unpack every archive of a data set into ``folder``; the unpacked folders.
 
     What is there already is left alone, so a broken call can be repeated; an archive that this call
-    downloaded is deleted once it is unpacked. Empty where a person must fetch it (see the card's steps).
+    downloaded is deleted once it is unpacked. Empty where a person must fetch it (see the card's
+    steps).
 
     Raises:
         UserError: as :func:`coin_ray.download.download` and :func:`coin_ray.data.archives.unpack`.

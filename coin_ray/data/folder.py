@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from coin_ray.data.label_files import Binary
+from coin_ray.data.pairs import IMAGE_WORDS, LABEL_WORDS, Unpaired, core, pair
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import file_mpp, with_mpp
 from coin_ray.data.sample import Image, Sample, binary_truth, with_binary
 from coin_ray.errors import UserError
 
 IMAGE_FOLDERS = ("image", "images")
-LABEL_FOLDERS = ("label", "labels", "mask", "masks")
+LABEL_FOLDERS = (
+    "label", "labels", "mask", "masks", "gt", "ground_truth", "groundtruth", "ground truth",
+)  # fmt: skip
+"""In this order and in any letter case."""
+NOTES = ("readme", "license", "licence")
 SPLITS = ("train", "val", "test")
 
 
@@ -28,14 +34,15 @@ def find_samples(
     """The images below ``path``, sorted by name, with their label maps where there are any.
 
     ``path`` is one image, a folder of images, a folder with ``image/`` and perhaps ``label/`` or
-    ``mask/`` (label maps of the same stem), or one of the known data sets as its owners ship it;
+    ``mask/`` (label maps named as ``data.pairs`` says), or one of the known data sets as its owners ship it;
     ``dataset`` says which one where the files do not show it, and ``options`` are its own.
     ``mpp`` wins over what the files or the data set state. ``binary``: the label files are binary
     masks, and how nuclei are made of them. Nothing is decoded here.
 
     Raises:
         UserError: no such path, no image in it, two images or two label maps of one name,
-            ``binary`` for a data set whose truth is no label files.
+            label maps of which none fits, a link to nowhere, ``binary`` for a data set whose truth
+            is no label files.
     """
     from coin_ray.data.catalogue import detect, get
     from coin_ray.data.options import find_with
@@ -61,12 +68,28 @@ def find_samples(
             expected=known.CARD.layout,
             found=_contents(path),
         )
+    _check_copies(samples)
     return _as_asked(samples, mpp, binary)
 
 
 def _as_asked(samples: list[Sample], mpp: float | None, binary: Binary | None) -> list[Sample]:
     samples = with_mpp(samples, mpp)
     return samples if binary is None else [with_binary(sample, binary) for sample in samples]
+
+
+def _check_copies(samples: list[Sample]) -> None:
+    """Refuse two images of one name in one split, as of a set with a backup of itself inside."""
+    seen: dict[tuple[str, str, str], Sample] = {}
+    for sample in samples:
+        other = seen.setdefault((sample.dataset, sample.split, sample.name), sample)
+        if other is not sample:
+            raise UserError(
+                "two images of one name",
+                where=str(sample.image.path),
+                expected="one image for each name",
+                found=f"also {other.image.path}",
+                do="move the copy away, or point to one of the folders",
+            )
 
 
 def folder_samples(
@@ -85,11 +108,14 @@ def folder_samples(
     if path.is_file():
         files, truths = {path.stem: path}, {}
     else:
-        images = next((path / n for n in IMAGE_FOLDERS if (path / n).is_dir()), path)
-        names = LABEL_FOLDERS if labels is None else (labels,)
-        truth_folder = next((path / n for n in names if (path / n).is_dir()), None)
+        images = subfolder(path, IMAGE_FOLDERS) or path
+        truth_folder = subfolder(path, LABEL_FOLDERS if labels is None else (labels,))
         files = by_stem(images)
-        truths = by_stem(truth_folder) if truth_folder is not None and images != path else {}
+        if truth_folder is not None:
+            truths = _paired(files, truth_folder)
+        else:
+            files, truths = _apart(files, images)
+            _warn_of_others(path, files)
         if not files:
             raise UserError(
                 "no image in this folder",
@@ -117,6 +143,94 @@ def folder_samples(
     ]
 
 
+def read_folders(samples: Iterable[Sample]) -> set[Path]:
+    """The folders whose files are read with these samples, and those that would be, as label maps
+    of theirs, once there were any: no place for predictions."""
+    found, images = set(), set()
+    for sample in samples:
+        found |= {path.parent for path in (sample.image.path, sample.truth_path) if path}
+        images.add(sample.image.path.parent)
+    tops = images | {f.parent for f in images if f.name.casefold() in IMAGE_FOLDERS}
+    return found | {top / name for top in tops for name in LABEL_FOLDERS}
+
+
+def subfolder(path: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder in ``path`` that has the first of these names, in any letter case.
+
+    Raises:
+        UserError: two of one name, a link to nowhere.
+    """
+    found = sorted(p for p in path.iterdir() if p.name.casefold() in names and visible(p))
+    for link in found:
+        _check_link(link)
+    for name in names:
+        ours = [p for p in found if p.name.casefold() == name and p.is_dir()]
+        if len(ours) > 1:
+            raise UserError(
+                "two folders whose names differ in letter case only",
+                where=str(path),
+                found=" and ".join(p.name for p in ours),
+                do="keep one of them",
+            )
+        if ours:
+            return ours[0]
+    return None
+
+
+def _paired(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The label map of each image; UserError where other files stand in their place."""
+    truths = by_stem(folder)
+    others = [
+        p for p in sorted(folder.iterdir())
+        if p.is_file() and visible(p) and p.suffix.lower() not in SUFFIXES
+        and p.stem.casefold() not in NOTES
+    ]  # fmt: skip
+    pairs = pair(images, truths, folder) if truths else {}
+    alone = {core(name, IMAGE_WORDS) for name in images if name not in pairs}
+    others = [p for p in others if not truths or _base(p.stem) in alone]
+    if others:
+        raise UserError(
+            "files that are no label maps stand in their place",
+            where=str(folder),
+            expected=f"label maps that end in {', '.join(SUFFIXES)}",
+            found=", ".join(p.name for p in others[:5]),
+            do="convert them to label maps; without labels, move this folder away",
+        )
+    return pairs
+
+
+def _apart(files: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and label maps that lie in one folder, as ``a.png`` beside ``a_mask.png``."""
+    plain = {core(name, IMAGE_WORDS): name for name in files if core(name, ()) == _base(name)}
+    labels = {
+        name: file
+        for name, file in files.items()
+        if core(name, ()) != _base(name) and _base(name) in plain
+    }
+    images = {name: file for name, file in files.items() if name not in labels}
+    return images, pair(images, labels, folder) if labels else {}
+
+
+def _base(name: str) -> str:
+    return core(name, LABEL_WORDS)
+
+
+def _warn_of_others(path: Path, images: Mapping[str, Path]) -> None:
+    """Say where label maps may lie that are not read, since their folder has another name."""
+    known = {core(name, IMAGE_WORDS) for name in images}
+    for folder in sorted(p for p in path.iterdir() if p.is_dir() and visible(p)):
+        if folder.name.casefold() in IMAGE_FOLDERS:
+            continue
+        stems = (p.stem for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        if any(_base(stem) in known for stem in stems):
+            warnings.warn(
+                f"{folder} holds files named as the images, but they are not read as label maps: "
+                f"their folder is not called {', '.join(LABEL_FOLDERS[:5])} …",
+                Unpaired,
+                stacklevel=4,
+            )
+
+
 def search(path: Path, pattern: str, *, depth: int = 3) -> list[Path]:
     """Sorted matches of ``pattern`` at most ``depth`` folders below ``path``, without litter.
 
@@ -135,7 +249,10 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pat
     """Files of the folder by stem, sorted by name."""
     out: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if not visible(file) or file.suffix.lower() not in suffixes or not file.is_file():
+        if not visible(file) or file.suffix.lower() not in suffixes:
+            continue
+        _check_link(file)
+        if not file.is_file():
             continue
         if file.stem in out:
             raise UserError(
@@ -147,6 +264,16 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pat
             )
         out[file.stem] = file
     return out
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            "a link to what is not there",
+            where=str(path),
+            found=str(path.readlink()),
+            do="bring its target back, or remove the link",
+        )
 
 
 def _contents(path: Path) -> str:

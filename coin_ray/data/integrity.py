@@ -141,11 +141,12 @@ def _pairs(samples: Sequence[Sample]) -> Iterator[Problem]:
                 "warning", str(sample.image.path), "no label map, although others have one"
             )
     used = {s.truth_path for s in with_truth if s.image.index is None}
+    known = used | {s.image.path for s in samples}
     kinds = {(p.parent, p.suffix) for p in used if p is not None}
     for folder, suffix in sorted(kinds, key=str):
         for file in sorted(folder.glob(f"*{suffix}")):
             # in a folder of its own a label file without an image is a missing image
-            if file not in used and visible(file) and not file.name.lower().startswith("all_fov"):
+            if file not in known and visible(file) and not file.name.lower().startswith("all_fov"):
                 yield Problem("warning", str(file), "a label map without an image")
 
 

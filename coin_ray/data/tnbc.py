@@ -11,6 +11,7 @@ from coin_ray.data.card import Archive, Card
 from coin_ray.data.folder import by_stem, search
 from coin_ray.data.label_files import check_shape, components, label_raster
 from coin_ray.data.options import chosen
+from coin_ray.data.pairs import pair
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
@@ -68,8 +69,9 @@ def find(path: Path, *, splits: str = "coin", connectivity: int | str = 8) -> li
         if int(slide.name.split("_")[1]) not in BREAST:
             continue
         truth_folder = slide.parent / slide.name.replace("Slide", "GT")
-        truths = by_stem(truth_folder) if truth_folder.is_dir() else {}
-        for name, file in by_stem(slide).items():
+        files = by_stem(slide)
+        truths = pair(files, by_stem(truth_folder), truth_folder) if truth_folder.is_dir() else {}
+        for name, file in files.items():
             image = Image(
                 name,
                 file,
