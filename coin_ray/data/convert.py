@@ -118,8 +118,10 @@ def _places(samples: Sequence[Sample], kind: str) -> list[Path]:
     if kind == "coin":
         places = [Path(s.dataset or "data") / (s.split or "test") for s in samples]
     else:
+        # What has no split must not become the folder that holds the others.
         places = [
-            Path(s.dataset if len(sets) > 1 else "") / (s.split if len(splits) > 1 else "")
+            Path((s.dataset or "data") if len(sets) > 1 else "")
+            / ((s.split or "no split") if len(splits) > 1 else "")
             for s in samples
         ]
     seen: dict[str, Sample] = {}
