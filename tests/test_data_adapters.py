@@ -274,7 +274,7 @@ def test_cards_are_complete():
         assert card.name == name
         for value in (card.title, card.url, card.licence, card.citation, card.layout):
             assert value
-        assert card.counts
+        assert card.counts or name == "imagescope"  # anybody's images
         assert card.splits
         assert card.steps
         for archive in card.archives:

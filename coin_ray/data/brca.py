@@ -14,6 +14,7 @@ from coin_ray.data.card import Card
 from coin_ray.data.coin_layout import find as find_in_layout
 from coin_ray.data.folder import by_stem, search
 from coin_ray.data.options import chosen
+from coin_ray.data.pairs import pair
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 
@@ -129,8 +130,11 @@ def _m2c(path: Path) -> list[Sample]:
 def _nucls(path: Path) -> list[Sample]:
     samples = []
     for images in _nucls_images(path):
-        tables = by_stem(images.parent / "csv", (".csv",))
-        for name, file in by_stem(images).items():
+        files, folder = by_stem(images), images.parent / "csv"
+        found = by_stem(folder, (".csv",))
+        outlines = {n: f for n, f in found.items() if n.lower() != nucls.FIELDS}
+        tables = pair(files, outlines, folder)
+        for name, file in files.items():
             table = tables.get(name)
             image = Image(
                 name,

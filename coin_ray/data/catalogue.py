@@ -9,7 +9,7 @@ from typing import cast
 from coin_ray.data.card import DataSet
 from coin_ray.errors import UserError
 
-NAMES = ("monuseg", "tnbc", "cpm17", "cryonuseg", "pannuke", "brca", "coin_layout")
+NAMES = ("monuseg", "tnbc", "cpm17", "cryonuseg", "pannuke", "brca", "coin_layout", "imagescope")
 """Also the order in which a folder is tried."""
 
 

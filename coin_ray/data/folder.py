@@ -33,11 +33,11 @@ def find_samples(
 ) -> list[Sample]:
     """The images below ``path``, sorted by name, with their label maps where there are any.
 
-    ``path`` is one image, a folder of images, a folder with ``image/`` and perhaps ``label/`` or
-    ``mask/`` (label maps named as ``data.pairs`` says), or one of the known data sets as its owners ship it;
-    ``dataset`` says which one where the files do not show it, and ``options`` are its own.
-    ``mpp`` wins over what the files or the data set state. ``binary``: the label files are binary
-    masks, and how nuclei are made of them. Nothing is decoded here.
+    ``path`` is one image, a folder of images, a folder with ``image/``, either perhaps with
+    ``label/`` or ``mask/`` (label maps named as ``data.pairs`` says), or one of the known data sets
+    as its owners ship it; ``dataset`` says which one where the files do not show it, and
+    ``options`` are its own. ``mpp`` wins over what the files or the data set state. ``binary``: the
+    label files are binary masks, and how nuclei are made of them. Nothing is decoded here.
 
     Raises:
         UserError: no such path, no image in it, two images or two label maps of one name,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from coin_ray.data.aperio import Overlap, draw_outlines, read_outlines
+from coin_ray.data.aperio import Overlap, draw_outlines, read_outlines, stated_mpp
 from coin_ray.data.card import Archive, Card
 from coin_ray.data.folder import by_stem, search
 from coin_ray.data.options import chosen
+from coin_ray.data.pairs import pair
+from coin_ray.data.resolution import SAME
 from coin_ray.data.sample import Image, Sample
 from coin_ray.labels import LabelMap
 
@@ -61,8 +63,9 @@ CARD = Card(
 
 
 def detect(path: Path) -> bool:
-    """Aperio outlines beside tifs of the same names."""
-    return any(images for images, _ in _folders(path))
+    """Aperio outlines beside tifs of the same names, in folders that are called as the owners call
+    them: anybody's tifs may have such outlines."""
+    return any(_is_named(path, images, outlines) for images, outlines in _folders(path))
 
 
 def find(path: Path, *, overlap: Overlap = "last") -> list[Sample]:
@@ -75,17 +78,18 @@ def find(path: Path, *, overlap: Overlap = "last") -> list[Sample]:
     samples = []
     for images, outlines in _folders(path):
         in_test = "test" in images.name.lower() or "test" in images.parent.name.lower()
-        truths = by_stem(outlines, (".xml",))
-        for name, file in by_stem(images, (".tif", ".tiff", ".png")).items():
+        files = by_stem(images, (".tif", ".tiff", ".png"))
+        truths = pair(files, by_stem(outlines, (".xml",)), outlines)
+        for name, file in files.items():
+            truth = truths.get(name)
             image = Image(
                 name,
                 file,
                 dataset="MoNuSeg",
                 split="test" if in_test else "train",
-                mpp=CARD.mpp,
+                mpp=_mpp(truth),
                 organ=_organ(name),
             )
-            truth = truths.get(name)
             read = partial(read_truth, truth, overlap=overlap) if truth else None
             samples.append(Sample(image, truth, read))
     return samples
@@ -93,7 +97,22 @@ def find(path: Path, *, overlap: Overlap = "last") -> list[Sample]:
 
 def read_truth(path: Path, shape: tuple[int, int], *, overlap: Overlap = "last") -> LabelMap:
     """The outlines of one xml file drawn into an image of ``shape`` (H, W)."""
-    return draw_outlines(read_outlines(path).polygons, shape, overlap=overlap)
+    found = read_outlines(path)
+    return draw_outlines(found.polygons, shape, overlap=overlap, holes=found.holes)
+
+
+def _mpp(outlines: Path | None) -> float | None:
+    """0.25, unless the outlines state something else."""
+    stated = stated_mpp(outlines) if outlines is not None else None
+    if stated is None or CARD.mpp is None or abs(stated / CARD.mpp - 1) <= SAME:
+        return CARD.mpp
+    return stated
+
+
+def _is_named(path: Path, images: Path, outlines: Path) -> bool:
+    above = (images, outlines, *(p for p in images.parents if p.is_relative_to(path)))
+    named = any("monuseg" in p.absolute().name.lower() for p in above)
+    return named or (outlines.name == "Annotations" and images.name.startswith("Tissue"))
 
 
 def _folders(path: Path) -> list[tuple[Path, Path]]:

@@ -15,6 +15,10 @@ from coin_ray.data.rasters import raster_shape
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
 
+COLUMNS = ("type", "coords_x", "coords_y")
+FIELDS = "all_fov_locations"
+"""The stem of the table of fields of view, beside the tables of outlines."""
+TYPES = ("polyline", "rectangle", "point")
 CLASS_COLUMNS = ("raw_classification", "group")
 """The class, by its name in the current and in the first release."""
 
@@ -28,11 +32,15 @@ class Box(NamedTuple):
     x1: int
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a csv file; UserError if it is none."""
+def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a csv file; UserError if it is none or has not these columns."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its UTF-8
+            table = csv.DictReader(file)
+            found = list(table.fieldnames or ())
+            if any(column not in found for column in columns):
+                raise _no_table(path, columns, found)
+            return [{k: v or "" for k, v in row.items() if k} for row in table]
     except FileNotFoundError as error:
         raise UserError("no such file", where=str(path)) from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -45,8 +53,15 @@ def read_polygons(path: Path) -> list[NDArray[np.float64]]:
     Rectangles are only boxes around nuclei and are left out, as is the row of the field of view.
     """
     polygons = []
-    for number, row in enumerate(read_rows(path), start=2):
-        if row.get("type") != "polyline" or _is_field(row):
+    for number, row in enumerate(read_rows(path, COLUMNS), start=2):
+        if row["type"] not in TYPES:
+            raise UserError(
+                "an outline of an unknown type",
+                where=f"{path}, line {number}",
+                expected=f"type {', '.join(TYPES)}",
+                found=row["type"] or "nothing",
+            )
+        if row["type"] != "polyline" or _is_field(row):
             continue
         try:
             x, y = (
@@ -66,10 +81,11 @@ def read_polygons(path: Path) -> list[NDArray[np.float64]]:
 
 def field_of_view(path: Path, image: Path) -> Box:
     """The annotated part: a row of the csv, else of all_fov_locations.csv, else the whole image."""
-    rows = [r for r in read_rows(path) if _is_field(r)]
+    rows = [r for r in read_rows(path, COLUMNS) if _is_field(r)]
     if not rows:
-        tables = [f for f in path.parent.iterdir() if f.name.lower() == "all_fov_locations.csv"]
-        rows = [r for t in tables for r in read_rows(t) if r.get("fovname", "") == path.stem]
+        tables = [f for f in path.parent.iterdir() if f.name.lower() == f"{FIELDS}.csv"]
+        every = (r for t in tables for r in read_rows(t, ("fovname",)))
+        rows = [r for r in every if r["fovname"] == path.stem]
     height, width = raster_shape(image)
     if not rows:
         return Box(0, 0, height, width)
@@ -104,6 +120,21 @@ def read_truth(table: Path, image: Path, shape: tuple[int, int]) -> LabelMap:
     """The outlines inside the field of view, drawn into its ``shape`` (H, W)."""
     box = field_of_view(table, image)
     return draw_outlines([p - (box.y0, box.x0) for p in read_polygons(table)], shape)
+
+
+def _no_table(path: Path, columns: tuple[str, ...], found: list[str]) -> UserError:
+    parted = next((s for s in (";", "\t", "|") if len(found) == 1 and s in found[0]), None)
+    if parted is not None:
+        what, do = f"a table parted by {parted!r}", "save it with commas, as the owners ship it"
+    else:
+        what, do = "a table without the columns of NuCLS", "take the csv files of the owners"
+    return UserError(
+        what,
+        where=str(path),
+        expected=f"columns {', '.join(columns)}, parted by commas",
+        found=", ".join(found)[:100] or "an empty file",
+        do=do,
+    )
 
 
 def _is_field(row: dict[str, str]) -> bool:

@@ -64,7 +64,6 @@ def check_images(data: Mapping[str, Resolved]) -> None:
     Nothing of a label map is kept. Warns of pairs that state different orientations. Raises one
     UserError that names every bad file.
     """
-    from coin_ray.data.label_files import read_label_map
     from coin_ray.data.sample import TurnedApart
 
     problems: list[UserError] = []
@@ -75,10 +74,8 @@ def check_images(data: Mapping[str, Resolved]) -> None:
             except UserError as problem:
                 problems.append(problem)
         for sample in found.samples:
-            read = sample.read_truth
             try:
-                # Outlines take long to draw.
-                if sample.has_truth and (read is None or read.func is read_label_map):
+                if sample.has_truth:
                     sample.load_label_map()
                 turned = sample.turned_apart()
             except UserError as problem:
