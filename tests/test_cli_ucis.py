@@ -135,6 +135,11 @@ def test_predict_draws_with_a_trained_model(cluster: Cluster, folder: Path, imag
     assert done.exit_code == 0, done.output
     drawn = read_foreground(folder / "drawn" / f"{new.name}.tif")
     assert drawn.shape == (96, 96) and 0 < drawn.mean() < 1
+    assert CliRunner().invoke(cli.app, told).exit_code == 0  # our own are replaced
+    (folder / "drawn" / f"{new.name}.tif").write_bytes(b"corrected by hand")
+    kept = CliRunner().invoke(cli.app, told)
+    assert kept.exit_code == 2 and "changed since" in kept.stderr
+    assert CliRunner().invoke(cli.app, [*told, "--overwrite"]).exit_code == 0
 
 
 def test_the_same_command_continues_and_the_losses_are_tracked(

@@ -127,6 +127,11 @@ def test_a_folder_by_another_name_is_said(tmp_path: Path) -> None:
     save(tmp_path / "instances" / "a.png", IDS)
     with pytest.warns(Unpaired, match=r"instances holds files named as the images"):
         assert not find_samples(tmp_path, mpp=0.25)[0].has_truth
+    save(tmp_path / "mask" / "a.png", IDS)
+    assert found(tmp_path) == {"a": "a.png"}
+    save(tmp_path / "label" / "a.png", IDS)
+    with pytest.warns(Unpaired, match=r"mask holds files.*label is"):
+        assert find_samples(tmp_path, mpp=0.25)[0].truth_path == tmp_path / "label" / "a.png"
 
 
 @pytest.mark.parametrize("link", ["image/b.png", "label/a.png", "label"])

@@ -115,7 +115,8 @@ def folder_samples(
             truths = _paired(files, truth_folder)
         else:
             files, truths = _apart(files, images)
-            _warn_of_others(path, files)
+        if labels is None:
+            _warn_of_others(path, files, truth_folder)
         if not files:
             raise UserError(
                 "no image in this folder",
@@ -215,17 +216,19 @@ def _base(name: str) -> str:
     return core(name, LABEL_WORDS)
 
 
-def _warn_of_others(path: Path, images: Mapping[str, Path]) -> None:
-    """Say where label maps may lie that are not read, since their folder has another name."""
+def _warn_of_others(path: Path, images: Mapping[str, Path], read: Path | None) -> None:
+    """Say where label maps may lie that are not read: another folder is, or theirs has no name
+    that is known."""
     known = {core(name, IMAGE_WORDS) for name in images}
     for folder in sorted(p for p in path.iterdir() if p.is_dir() and visible(p)):
-        if folder.name.casefold() in IMAGE_FOLDERS:
+        is_labels = folder.name.casefold() in LABEL_FOLDERS
+        if folder == read or folder.name.casefold() in IMAGE_FOLDERS or (read and not is_labels):
             continue
         stems = (p.stem for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
         if any(_base(stem) in known for stem in stems):
+            why = f"{read.name} is" if read else f"no folder is called {', '.join(LABEL_FOLDERS)}"
             warnings.warn(
-                f"{folder} holds files named as the images, but they are not read as label maps: "
-                f"their folder is not called {', '.join(LABEL_FOLDERS[:5])} …",
+                f"{folder} holds files named as the images, but is not read as label maps: {why}",
                 Unpaired,
                 stacklevel=4,
             )
