@@ -50,6 +50,7 @@ def measure(stage: str, side: str, folder: Path) -> Measured:
         env=environment,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     if child.returncode:
         raise RuntimeError(f"{stage}, {side}: {child.stderr.strip()[-2000:]}")
@@ -90,12 +91,12 @@ def _reset_peak() -> float:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _resident("VmRSS")
 
 
 def _resident(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(name):
             return float(line.split()[1])
     raise RuntimeError(f"no {name} in /proc/self/status: peaks are measured on Linux only")

@@ -73,7 +73,8 @@ def make_monuseg(root: Path, k: int, image: Any, label_map: Any) -> None:
         for ring in rings(label_map)
     )
     (root / f"t{k}.xml").write_text(
-        f"<Annotations><Annotation><Regions>{regions}</Regions></Annotation></Annotations>"
+        f"<Annotations><Annotation><Regions>{regions}</Regions></Annotation></Annotations>",
+        encoding="utf-8",
     )
 
 
@@ -196,7 +197,7 @@ def plain_m2c(sample: Sample) -> tuple[Any, Any]:
 def make_nucls(root: Path, k: int, image: Any, label_map: Any) -> None:
     write_image(root / "rgb" / f"t{k}.png", image)
     (root / "csv").mkdir(exist_ok=True)
-    with (root / "csv" / f"t{k}.csv").open("w", newline="") as file:
+    with (root / "csv" / f"t{k}.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["raw_classification", "type", "coords_x", "coords_y"])
         for ring in rings(label_map):
@@ -210,7 +211,7 @@ def plain_nucls(sample: Sample) -> tuple[Any, Any]:
 
     image = np.array(Image.open(sample.image.path))
     label_map = np.zeros(image.shape[:2], np.int32)
-    with open(str(sample.truth_path), newline="") as file:
+    with open(str(sample.truth_path), newline="", encoding="utf-8") as file:
         for i, row in enumerate(csv.DictReader(file)):
             x, y = ([float(v) for v in row[c].split(",")] for c in ("coords_x", "coords_y"))
             label_map[polygon(y, x, image.shape[:2])] = i + 1

@@ -187,7 +187,7 @@ def _weights() -> str:
 
 
 def _git(*arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    found = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8")
     return found.stdout.strip()
 
 

@@ -70,7 +70,7 @@ class TrialBook:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             # A killed writer leaves half a line; the next one begins on a line of its own.
             file.write(f"\n{json.dumps(line)}")
             file.flush()
@@ -79,7 +79,7 @@ class TrialBook:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

@@ -91,7 +91,9 @@ def read_points(path: Path) -> Points:
     """
     try:
         rows = [
-            [int(v) for v in line.split()] for line in path.read_text().splitlines() if line.strip()
+            [int(v) for v in line.split()]
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
         ]
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError("no points", where=str(path), found=str(error)) from error
@@ -119,7 +121,7 @@ def _m2c(path: Path) -> list[Sample]:
         for split in ("train", "val", "test"):
             names = root / f"brca_ds_{split}.txt"
             if names.exists():
-                split_of.update(dict.fromkeys(names.read_text().split(), split))
+                split_of.update(dict.fromkeys(names.read_text(encoding="utf-8").split(), split))
         for name, file in by_stem(root / "images").items():
             split = split_of.get(file.name, "")
             image = Image(name, file, dataset="BRCA-M2C", split=split, mpp=0.5, organ="breast")

@@ -102,7 +102,8 @@ def write_coco(path: Path, items: Iterable[tuple[str, LabelMap]]) -> None:
     categories = [{"id": 1, "name": "nucleus"}]
     with whole_file(path) as part:
         part.write_text(
-            json.dumps({"images": images, "annotations": rows, "categories": categories})
+            json.dumps({"images": images, "annotations": rows, "categories": categories}),
+            encoding="utf-8",
         )
 
 
@@ -113,7 +114,7 @@ def read_coco(path: Path) -> dict[str, LabelMap]:
         UserError: no such annotations, or runs that do not fit their image.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         names = {image["id"]: image["file_name"] for image in content["images"]}
         maps = {
             image["id"]: np.zeros((image["height"], image["width"]), dtype=np.int32)

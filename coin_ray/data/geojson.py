@@ -53,7 +53,7 @@ def write_geojson(path: Path, label_map: LabelMap, *, mpp: float | None = None) 
     """A FeatureCollection of :func:`features`."""
     collection = {"type": "FeatureCollection", "features": features(label_map, mpp=mpp)}
     with whole_file(path) as part:
-        part.write_text(json.dumps(collection, separators=(",", ":")))
+        part.write_text(json.dumps(collection, separators=(",", ":")), encoding="utf-8")
 
 
 def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
@@ -64,7 +64,7 @@ def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
     """
     out = np.zeros(shape, dtype=np.int32)
     try:
-        collection = json.loads(path.read_text())
+        collection = json.loads(path.read_text(encoding="utf-8"))
         for index, feature in enumerate(collection["features"]):
             geometry = feature["geometry"]
             many = {"Polygon": False, "MultiPolygon": True}[geometry["type"]]

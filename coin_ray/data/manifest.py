@@ -25,13 +25,13 @@ def manifest(report: Report, root: Path) -> dict[str, Any]:
 def write_manifest(path: Path, report: Report, root: Path) -> None:
     """The :func:`manifest` as JSON."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(manifest(report, root), indent=1) + "\n")
+        part.write_text(json.dumps(manifest(report, root), indent=1) + "\n", encoding="utf-8")
 
 
 def compare(path: Path, report: Report, root: Path) -> list[Problem]:
     """What differs from an earlier manifest: images and labels added, missing or changed."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         before = {(s["dataset"], s["split"], s["name"]): s for s in content["samples"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

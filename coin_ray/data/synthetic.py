@@ -162,10 +162,11 @@ def generated_samples(
     root = Path(folder)
     wanted = {"version": VERSION, "count": count, "size": size, "seed": seed}
     note = root / "generated.json"
-    if note.exists() and json.loads(note.read_text()) != wanted:
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != wanted:
         raise UserError(
             "the folder holds other generated tiles", where=str(root), expected=json.dumps(wanted),
-            found=note.read_text().strip(), do="take another folder or remove this one",
+            found=note.read_text(encoding="utf-8").strip(),
+            do="take another folder or remove this one",
         )  # fmt: skip
     if not note.exists():
         _refuse_foreign(root)

@@ -39,7 +39,7 @@ def acquire(path: Path) -> str | None:
                 return None
             grave.unlink(missing_ok=True)
         return None
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token)
     return token
 
@@ -62,7 +62,7 @@ class Holder:
 def holder(path: Path) -> Holder | None:
     """Who holds the lease; None if nobody does."""
     try:
-        text, silent = path.read_text(), time.time() - path.stat().st_mtime
+        text, silent = path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
     host, _, rest = text.partition(":")
@@ -82,7 +82,7 @@ def _alive(pid: int) -> bool:
 def release(path: Path, token: str) -> None:
     """Give the lease back if it is still ours."""
     try:
-        if path.read_text() == token:
+        if path.read_text(encoding="utf-8") == token:
             path.unlink()
     except FileNotFoundError:
         pass

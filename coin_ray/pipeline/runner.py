@@ -206,7 +206,10 @@ def export(
     facts = {"cell": dict(cell), "rounds": _round_facts(run), "made_of": made_of}
     metrics = json.dumps({**facts, "rows": rows})
     written = {folder / "config.yaml": settings, folder / "metrics.json": metrics}
-    if all(path.is_file() and path.read_text() == text for path, text in written.items()):
+    if all(
+        path.is_file() and path.read_text(encoding="utf-8") == text
+        for path, text in written.items()
+    ):
         return
     for name in ("predictions", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -238,5 +241,5 @@ def _round_facts(run: CellRun) -> list[dict[str, float]]:
 
 def _replace(path: Path, text: str) -> None:
     scratch = path.with_suffix(path.suffix + ".tmp")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)

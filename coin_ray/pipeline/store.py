@@ -80,12 +80,12 @@ class Store:
 
     def info(self, key: Key) -> dict[str, Any]:
         """The small values of an artifact, without reading its arrays."""
-        return json.loads((self.folder(key) / "manifest.json").read_text())["info"]
+        return json.loads((self.folder(key) / "manifest.json").read_text(encoding="utf-8"))["info"]
 
     def load(self, key: Key) -> Artifact:
         """Read and verify. Raises FileNotFoundError, or CorruptArtifact when a digest differs."""
         folder = self.folder(key)
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         raw = (folder / "data.safetensors").read_bytes()
         if manifest["data"] != data_digest(raw) or manifest["fields"] != key.fields:
             raise CorruptArtifact(f"{folder}: data or key differ from the manifest")
@@ -189,7 +189,9 @@ class Store:
 
     def manifest(self, stage: str, folder: str) -> dict[str, Any]:
         """What is written down about an artifact. FileNotFoundError if it has gone."""
-        return json.loads((self.root / stage / folder / "manifest.json").read_text())
+        return json.loads(
+            (self.root / stage / folder / "manifest.json").read_text(encoding="utf-8")
+        )
 
     def last_use(self, stage: str, folder: str) -> float:
         """When an artifact was last read or written, s since 1970; 0 if it has gone."""

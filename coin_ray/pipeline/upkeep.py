@@ -94,7 +94,7 @@ def broken(store: Store) -> Iterator[tuple[Path, str | None]]:
 
 def _fault(folder: Path, name: str) -> str | None:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         raw = (folder / "data.safetensors").read_bytes()
         fields = text_digest(manifest["fields"])
         if data_digest(raw) != manifest["data"]:

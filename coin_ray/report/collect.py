@@ -51,7 +51,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
         if not _same_configuration(place, cell):
             outdated.append(cell.key_label)
             continue
-        found = json.loads((place / "metrics.json").read_text())
+        found = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
         who = {"study": study.name, **_who(cell)}
         # A table a cell: the rows of a thousand cells as Python objects would fill the memory.
         tables.append(tidy([who | row for row in found["rows"]]))
@@ -84,7 +84,7 @@ def _same_configuration(place: Path, cell: StudyCell) -> bool:
     if not config.is_file():
         return False
     try:
-        stored = Cell.model_validate(_read_yaml(config.read_text()))
+        stored = Cell.model_validate(_read_yaml(config.read_text(encoding="utf-8")))
     except ValidationError:
         return False  # of a version with other settings
     return all(

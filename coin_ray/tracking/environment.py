@@ -58,7 +58,7 @@ def git_commit() -> tuple[str, bool]:
 def _git(folder: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet
         return None
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()

@@ -163,7 +163,7 @@ class MlflowWriter:
             for path, text in texts.items():
                 local = Path(folder, path)
                 local.parent.mkdir(parents=True, exist_ok=True)
-                local.write_text(text)
+                local.write_text(text, encoding="utf-8")
             if texts:
                 self._client.log_artifacts(known.run_id, folder)
         known.artifacts |= texts
