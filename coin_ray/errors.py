@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+NOT_TEXT = "a name that is no UTF-8"
+RENAME = "rename it, for example with `convmv -r -f latin1 -t utf8 --notest FOLDER`"
+"""What to do about a file name of another encoding."""
+
 
 class UserError(ValueError):
     """Bad input, said so that it can be mended without reading the code.

@@ -103,7 +103,7 @@ def test_every_level_and_number_is_in_every_format(tmp_path: Path) -> None:
         assert found is not None
         for text in texts.values():
             assert f"{found.mean:.3f}" in text
-    assert "x_1 \\| λ" in texts["md"] and "x\\_1 \\textbar{} $\\lambda$" in texts["tex"]
+    assert "x\\_1 \\| λ" in texts["md"] and "x\\_1 \\textbar{} $\\lambda$" in texts["tex"]
     means = pl.read_csv(out / "results.csv")
     assert means["level"].unique(maintain_order=True).to_list() == list(LEVELS)
     final = means.filter((pl.col("metric") == "pq") & (pl.col("level") == LEVELS[1]))
@@ -239,11 +239,11 @@ b\textbar{}c & 8 & missing \\
 
 def test_a_table_in_markdown_by_hand() -> None:
     assert markdown_table(TABLE).splitlines() == [
-        "What | who",
+        "What \\| who",
         "",
         "| level | n | AJI round 1 |",
         "|---|---:|---:|",
-        "| a_1 | 8 | **0.600** (0.5–0.7) |",
+        "| a\\_1 | 8 | **0.600** (0.5–0.7) |",
         "| b\\|c | 8 | missing |",
     ]
 

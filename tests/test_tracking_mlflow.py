@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,17 @@ from typing import Any
 import pytest
 import yaml
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.pipeline import events
 from coin_ray.pipeline.settings import dotted_fields
-from coin_ray.tracking.describe import cell_digest, describe_cells
+from coin_ray.tracking.describe import cell_digest, describe_cells, study_event
 from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
 from coin_ray.tracking.mlflow_writer import MlflowWriter
+from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.tracking.replay import Replay, journal_path, study_identity, sync_journals
 from coin_ray.tracking.tracker import Tracker
+from tests.hostile import markdown_text
 from tests.tracking_study import LEVELS, ROUNDS, info, run_events, study
 
 # One worker for all files that open MLflow: it takes seconds to import and its tables as long.
@@ -358,6 +362,33 @@ def test_a_deleted_experiment_is_said_and_not_brought_back(workspace: Path) -> N
     assert "was deleted" in said[0]
     with pytest.raises(UserError, match="was deleted"):
         sync_journals(workspace, experiment="old")
+
+
+@pytest.mark.parametrize("name", ["it's", 'say "x"', "' OR 1=1 --", "a b", "%41?#"])
+def test_a_filter_and_an_address_hold_any_name(name: str, tmp_path: Path) -> None:
+    from mlflow.utils.search_utils import SearchUtils
+    from sqlalchemy.engine import make_url
+
+    (found,) = SearchUtils.parse_search_filter(f"tags.study = {safe.literal(name)}")
+    assert found["value"] == name
+    assert make_url(tracking_uri(tmp_path / name)).database == str(tmp_path / name / "mlflow.db")
+
+
+def test_no_filter_holds_both_kinds_of_quotes() -> None:
+    with pytest.raises(ValueError, match="both kinds"):
+        safe.literal("'\"")
+
+
+def test_notes_and_tables_are_the_text_that_was_given() -> None:
+    told = info("notes") | {"question": "<b>*any*</b>", "command": "coin-ray sweep '```'"}
+    note, tags = markdown_text(study_event(told)["tags"]["mlflow.note.content"])
+    assert "<b>*any*</b>" in note and "coin-ray sweep '```'" in note
+    assert not tags & {"b", "em"}
+    rows = [{"image": "=1+1", "value": -0.5}]
+    records: dict[str, RunRecord] = {}
+    fold(records, {"event": "Table", "name": "t", "rows": rows, "time": 1})
+    assert records[STUDY].texts["t.csv"] == "image,value\n'=1+1,-0.5\n"
+    assert json.loads(records[STUDY].texts["t.json"])["data"] == [["=1+1", -0.5]]
 
 
 def test_the_usual_variables_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

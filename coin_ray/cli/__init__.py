@@ -12,7 +12,9 @@ from typing import Any
 import typer
 import typer.core
 
-from coin_ray.errors import UserError
+from coin_ray import safe
+from coin_ray.cli.output import in_utf8, never_fail, say
+from coin_ray.errors import NOT_TEXT, RENAME, UserError
 
 VERBS = {
     "sweep": "Run a study: every cell that is not finished yet, then the table.",
@@ -50,6 +52,9 @@ class Verbs(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         verb = args[0] if args else ""
+        for text in args:
+            if not safe.is_text(text):
+                raise UserError(NOT_TEXT, found=safe.shell(text), do=RENAME)
         if verb in VERBS and verb not in self.commands:
             self.commands[verb] = _load(verb)
         return super().resolve_command(ctx, args)
@@ -59,11 +64,11 @@ class Verbs(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.echo(str(error), err=True)
+            say(str(error), err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             # Finished stages are in the store, so there is nothing to say but this.
-            typer.echo("\ninterrupted; the same command continues where it stopped", err=True)
+            say("\ninterrupted; the same command continues where it stopped", err=True)
             raise typer.Exit(130) from error
 
 
@@ -97,7 +102,7 @@ def _root(
     if version:
         from coin_ray import __version__
 
-        typer.echo(f"coin-ray {__version__}")
+        say(f"coin-ray {__version__}")
         raise typer.Exit
 
 
@@ -107,7 +112,7 @@ def _plain_warnings() -> None:
 
     def show(message: Any, category: type[Warning], *rest: Any) -> None:
         if category.__module__.startswith("coin_ray"):
-            typer.echo(f"warning: {message}", err=True)
+            say(f"warning: {message}", err=True)
         else:
             usual(message, category, *rest)
 
@@ -116,5 +121,7 @@ def _plain_warnings() -> None:
 
 def main() -> None:
     """Entry point of the console script; exits with the command's code."""
+    in_utf8()
+    never_fail()
     _plain_warnings()
     app(prog_name="coin-ray")

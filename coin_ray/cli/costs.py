@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 from coin_ray.study.resolved import Budget, ResolvedStudy
 
@@ -182,7 +183,7 @@ def admit(
         cost = estimated(study, plan_cells(study.cells, data, workspace), workspace, where)
         stop_over_budget(study, cost)
         if cost.untimed:
-            typer.echo("note: the budget was checked only for what was timed here before")
+            say("note: the budget was checked only for what was timed here before")
 
 
 def stop_over_budget(study: ResolvedStudy, cost: Estimate) -> None:
@@ -202,7 +203,7 @@ def stop_over_budget(study: ResolvedStudy, cost: Estimate) -> None:
                 found=f"{_about(study, cost)} {hours:.3g}",
                 do="raise the budget, or run fewer levels, seeds or rounds",
             )
-            typer.echo(str(over), err=True)
+            say(str(over), err=True)
             raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coin_ray.cli import options as shared
+from coin_ray.cli.output import say
 
 if TYPE_CHECKING:
     from coin_ray.data.label_files import Binary
@@ -32,9 +33,9 @@ Options = Annotated[
 @app.command("list")
 def list_() -> None:
     """The data sets that coin-ray knows."""
-    from rich.console import Console
     from rich.table import Table
 
+    from coin_ray.cli.output import console
     from coin_ray.data.catalogue import NAMES, get
 
     table = Table("name", "images", "um/px", "licence", "fetch", "what")
@@ -45,7 +46,7 @@ def list_() -> None:
         table.add_row(
             name, counts, mpp, card.licence, "yes" if card.archives else "by hand", card.title
         )
-    Console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -54,7 +55,7 @@ def info(name: Name) -> None:
     from coin_ray.data.catalogue import get
 
     card = get(name).CARD
-    typer.echo(f"{card.name}: {card.title}")
+    say(f"{card.name}: {card.title}")
     rows: dict[str, Any] = {
         "url": card.url,
         "licence": card.licence,
@@ -64,15 +65,15 @@ def info(name: Name) -> None:
         "images": ", ".join(f"{k} {n}" for k, n in card.counts.items()),
     }
     for key, value in rows.items():
-        typer.echo(f"  {key}: {value}")
+        say(f"  {key}: {value}")
     for title, lines in (
         ("splits", [f"{k}: {v}" for k, v in card.splits.items()]),
         ("traps", card.traps),
         ("get it", card.steps),
     ):
-        typer.echo(f"  {title}:")
+        say(f"  {title}:")
         for line in lines:
-            typer.echo(f"    - {line}")
+            say(f"    - {line}")
 
 
 @app.command()
@@ -88,11 +89,13 @@ def fetch(
 
     card = get(name).CARD
     if not card.archives:
-        typer.echo(fetching.instructions(card))
+        say(fetching.instructions(card))
         raise typer.Exit(1)
-    typer.echo(f"{card.title}: licence {card.licence}; cite {card.citation}")
+    say(f"{card.title}: licence {card.licence}; cite {card.citation}")
     folder = to or fetching.data_home() / card.name
-    with Progress(TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()) as bar:
+    with Progress(
+        TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn()
+    ) as bar:
         tasks: dict[str, Any] = {}
 
         def report(archive: str, done: int, total: int | None) -> None:
@@ -101,7 +104,7 @@ def fetch(
             bar.update(tasks[archive], completed=done, total=total)
 
         fetching.fetch(card, folder, progress=report)
-    typer.echo(f"{name}: {folder}")
+    say(f"{name}: {folder}")
 
 
 @app.command()
@@ -133,21 +136,21 @@ def check(
         report = check_samples(samples, progress=lambda done, _: bar.update(task, completed=done))
     problems = [*report.problems, *(compare(against, report, path) if against else [])]
     for problem in problems:
-        typer.echo(f"{problem.level}: {problem.where}: {problem.what}")
+        say(f"{problem.level}: {problem.where}: {problem.what}")
     labelled = sum("nuclei" in r for r in report.rows)
     nuclei = sum(r.get("nuclei", 0) for r in report.rows)
-    typer.echo(
+    say(
         f"{len(samples)} images, {labelled} readable label maps, {nuclei} nuclei: "
         + ", ".join(
             f"{sum(p.level == v for p in problems)} {v}s" for v in ("error", "warning", "note")
         )
     )
     if any(p.level == "error" for p in problems):
-        typer.echo("no manifest written", err=True)
+        say("no manifest written", err=True)
         raise typer.Exit(1)
     with output.file(target.name) as part:
         write_manifest(part, report, path)
-    typer.echo(f"manifest: {target}")
+    say(f"manifest: {target}")
 
 
 @app.command()
@@ -173,9 +176,9 @@ def convert(
     if bare:
         shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
         left = "left out" if to in OF_LABELS else "written without one"
-        typer.echo(f"warning: {len(bare)} images have no label map, {left}: {shown}", err=True)
+        say(f"warning: {len(bare)} images have no label map, {left}: {shown}", err=True)
     written = len(samples) - (len(bare) if to in OF_LABELS else 0)
-    typer.echo(f"{written} images, {len(samples) - len(bare)} label maps: {out}")
+    say(f"{written} images, {len(samples) - len(bare)} label maps: {out}")
 
 
 @app.command()
@@ -188,7 +191,7 @@ def generate(
     """Draw synthetic H&E tiles with their label maps."""
     from coin_ray.data.synthetic import generated_samples
 
-    typer.echo(f"{len(generated_samples(out, count, size=size, seed=seed))} tiles: {out}")
+    say(f"{len(generated_samples(out, count, size=size, seed=seed))} tiles: {out}")
 
 
 def _samples(
@@ -214,18 +217,19 @@ def _samples(
         warnings.simplefilter("always")
         samples = find_samples(path, mpp, dataset=dataset, binary=binary, options=options)
     for warning in caught:
-        typer.echo(f"warning: {warning.message}", err=True)
+        say(f"warning: {warning.message}", err=True)
     return samples
 
 
 def _bar() -> Any:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from coin_ray.cli.output import console
+
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        console=Console(stderr=True),
+        console=console(err=True),
         transient=True,
     )

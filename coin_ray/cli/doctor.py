@@ -15,6 +15,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.cli.sweep import Address
 from coin_ray.errors import UserError
 
@@ -42,7 +43,7 @@ def doctor(workspace: options.Workspace = WORKSPACE, address: Address = None) ->
     for finding in _findings(workspace, address):
         failed |= finding.mark == "fail"
         do = f"  ->  {finding.do}" if finding.do else ""
-        typer.echo(f"{finding.mark:<5}{finding.what:<18}{finding.found}{do}")
+        say(f"{finding.mark:<5}{finding.what:<18}{finding.found}{do}")
     if failed:
         raise typer.Exit(1)
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray import safe
 from coin_ray.cli import options
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def evaluate(
 
     An image that is empty in truth and prediction is skipped, and counted.
     """
-    from coin_ray.cli.results import console
+    from coin_ray.cli.output import console
     from coin_ray.data.label_files import read_label_map
     from coin_ray.data.resolution import pixel_scale
     from coin_ray.data.sample import turned_apart, with_binary
@@ -68,11 +70,11 @@ def evaluate(
         assert sample.truth_path is not None
         turned = sample.turned_apart() or turned_apart(sample.truth_path, predicted)
         if turned:
-            typer.echo(f"warning: {turned}", err=True)
+            say(f"warning: {turned}", err=True)
     console().print(_table(values))
     if output is not None and out is not None:
         _write(output, out.name, values)
-        typer.echo(f"wrote {out}")
+        say(f"wrote {out}")
 
 
 def matched(
@@ -117,7 +119,7 @@ def _table(values: Mapping[str, Mapping[str, float]]) -> object:
     from coin_ray.study.statistics.intervals import estimate
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("image", no_wrap=True)
+    table.add_column("image", overflow="fold")  # names of tiles differ at their ends
     for metric in SHOWN:
         table.add_column(TITLES[metric], justify="right", no_wrap=True)
     for name, row in values.items():
@@ -148,4 +150,6 @@ def _write(output: Output, name: str, values: Mapping[str, Mapping[str, float]])
     with output.file(name) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *names])
-        writer.writerows([name, *(row[n] for n in names)] for name, row in values.items())
+        writer.writerows(
+            [safe.cell(name), *(row[n] for n in names)] for name, row in values.items()
+        )

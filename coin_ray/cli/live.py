@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from coin_ray import safe
 from coin_ray.cli.progress import Progress, clock
 from coin_ray.pipeline import events
 from coin_ray.pipeline.events import CellEvent, Event
@@ -52,7 +53,6 @@ def table(progress: Progress, elapsed: float) -> RenderableType:
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1), expand=True)
     hits = any(cell.reused for cell in progress.cells.values())
@@ -65,20 +65,20 @@ def table(progress: Progress, elapsed: float) -> RenderableType:
     styles = {"running": "cyan", "failed": "red", "done": "green"}
     for cell in cells[:_ROWS]:
         style = styles.get(cell.state, "dim")
-        now = Text(cell.step if cell.step else cell.state, style=style)
+        now = safe.styled(cell.step if cell.step else cell.state, style)
         drawn.add_row(
-            Text(cell.level),
-            Text(cell.data),
+            safe.styled(cell.level),
+            safe.styled(cell.data),
             str(cell.seed),
             now,
             str(cell.computed),
             *([str(cell.reused)] if hits else []),
-            Text(_values(cell.metrics, progress.objective)),
+            _values(cell.metrics, progress.objective),
         )
-    notes = [Text(progress.phase)] if progress.phase else []
-    notes += [Text(note, style="yellow") for note in progress.notes]
-    notes += [Text(text, style="red") for text in progress.stalled]
-    return Group(drawn, *notes, Text(headline(progress, elapsed), style="bold"))
+    notes = [safe.styled(progress.phase)] if progress.phase else []
+    notes += [safe.styled(note, "yellow") for note in progress.notes]
+    notes += [safe.styled(text, "red") for text in progress.stalled]
+    return Group(drawn, *notes, safe.styled(headline(progress, elapsed), "bold"))
 
 
 def line(event: Event, progress: Progress, elapsed: float) -> str | None:
@@ -90,7 +90,7 @@ def line(event: Event, progress: Progress, elapsed: float) -> str | None:
     if isinstance(event, events.PhaseStarted):
         return f"[{clock(elapsed)}] {event.what}"
     if isinstance(event, events.CellsProposed):
-        return f"[{clock(elapsed)}] proposed: {event.level}"
+        return f"[{clock(elapsed)}] proposed: {safe.line(event.level)}"
     if isinstance(event, events.Stalled):
         heading = f"[{clock(elapsed)}] nothing has been heard for {clock(event.seconds)}:"
         return "\n  ".join([heading, *event.lines])
@@ -98,7 +98,8 @@ def line(event: Event, progress: Progress, elapsed: float) -> str | None:
         return f"[{clock(elapsed)}] {event.text}"
     if not isinstance(event, CellEvent):
         return None
-    who = f"[{clock(elapsed)}] {event.level} · {event.data} · seed {event.seed}:"
+    cell = f"{event.level} · {event.data} · seed {event.seed}"
+    who = f"[{clock(elapsed)}] {safe.line(cell)}:"
     match event:
         case events.StageStarted(stage="round"):
             return f"{who} training {event.image}".rstrip()
@@ -172,7 +173,7 @@ def _plain(
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(safe.styled(text), soft_wrap=True)
 
 
 @contextmanager

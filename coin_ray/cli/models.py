@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def list_() -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from coin_ray.cli.results import console
+    from coin_ray.cli.output import console
     from coin_ray.weights.registry import entry, home, names, own_names, path_of
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
@@ -40,7 +41,7 @@ def list_() -> None:
         here = where if path_of(weights).is_file() else "no"
         table.add_row(name, f"{weights.size_mb:g}", weights.licence, here)
     console().print(table)
-    typer.echo(f"downloaded files: {home() / 'weights'}")
+    say(f"downloaded files: {home() / 'weights'}")
 
 
 @app.command()
@@ -52,13 +53,17 @@ def fetch(names: Names) -> None:
     from coin_ray.weights.registry import entry
 
     entries = [entry(name) for name in names]  # a wrong name stops before the first download
-    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     for weights in entries:
-        typer.echo(f"{weights.name}: licence {weights.licence}")
+        say(f"{weights.name}: licence {weights.licence}")
         with Progress(*columns) as bar:
             task = bar.add_task(weights.name, total=None)
             path = fetch_file(weights.name, progress=partial(_show, bar, task))
-        typer.echo(f"{weights.name}: {path}")
+        say(f"{weights.name}: {path}")
 
 
 def _show(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
@@ -92,7 +97,7 @@ def add(
         path = files.add(name, file)
     else:
         path = files.register(name, file, licence=licence, like=like)
-    typer.echo(f"{name}: {path}")
+    say(f"{name}: {path}")
 
 
 @app.command()
@@ -112,11 +117,11 @@ def verify(
             tensors = len(read_state(registry.locate(name)))
         except UserError as problem:
             problems.append(problem)
-            typer.echo(f"fail {name}: {problem.what}")
+            say(f"fail {name}: {problem.what}")
             continue
         known = "your own" if name in registry.own_names() else "official"
         said = known if weights.sha256 or weights.sha256_prefix else "no published digest"
-        typer.echo(f"ok   {name}: sha256 {found[:16]}… ({said}), {tensors} tensors")
+        say(f"ok   {name}: sha256 {found[:16]}… ({said}), {tensors} tensors")
     if len(problems) == 1:
         raise problems[0]
     if problems:

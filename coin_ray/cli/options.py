@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from coin_ray import safe
+from coin_ray.errors import NOT_TEXT, RENAME, UserError
+
 if TYPE_CHECKING:
     from coin_ray.study.resolved import ResolvedStudy
+
+
+def _workspace(path: Path) -> Path:
+    """Absolute. UserError for one that no address of a tracker can hold."""
+    path = path.expanduser().resolve()
+    if not safe.is_text(str(path)):
+        raise UserError(NOT_TEXT, where=safe.printable(str(path)), do=RENAME)
+    return path
+
 
 Study = Annotated[
     str, typer.Argument(metavar="STUDY", help="a study file, or the name of one that is shipped")
@@ -55,7 +67,7 @@ Workspace = Annotated[
     typer.Option(
         "--workspace",
         envvar="COIN_RAY_WORKSPACE",
-        callback=lambda path: path.expanduser().resolve(),
+        callback=_workspace,
         help="results, store and tracker",
     ),
 ]

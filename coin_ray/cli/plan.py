@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
-
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.cli.sweep import Address, Workers
 
 
@@ -28,25 +27,26 @@ def plan(
     Hours come from what earlier stages took in this workspace. Code 1 if they exceed the budget.
     """
     from coin_ray.cli import costs, preamble
-    from coin_ray.cli.results import as_known, console, runs_folder
+    from coin_ray.cli.output import console
+    from coin_ray.cli.results import as_known, runs_folder
     from coin_ray.pipeline.plan import plan_cells
     from coin_ray.study.datasets import resolve_data
 
     asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
     resolved = as_known(asked, workspace)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
-        typer.echo(text)
+        say(text)
     for text in preamble.levels(resolved):
-        typer.echo(text)
+        say(text)
     where = costs.target(resolved, address, device, workers)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     planned = plan_cells(resolved.cells, found, workspace)
     cost = costs.estimated(resolved, planned, workspace, where)
     console().print(costs.table(planned, cost))
     for text in costs.sentences(resolved, planned, cost, where):
-        typer.echo(text)
+        say(text)
     for text in preamble.power(resolved, found, runs_folder(workspace, resolved)):
-        typer.echo(text)
+        say(text)
     for text in preamble.cautions(resolved, found):
-        typer.echo(f"warning: {text}")
+        say(f"warning: {text}")
     costs.stop_over_budget(resolved, cost)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coin_ray import safe
 from coin_ray.study.resolved import DataSpec, Dimension, ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
@@ -65,12 +66,12 @@ def levels(study: ResolvedStudy, most: int = 30) -> list[str]:
     if study.search is not None:
         width = max(len(dimension.key) for dimension in study.search.space) + 2
         return [f"    {d.key:<{width}}{_range(d)}" for d in study.search.space]
-    width = max(len(level) for level in study.levels) + 2
+    width = max(len(safe.line(level)) for level in study.levels) + 2
     out = []
     for level in study.levels[:most]:
         patch = ", ".join(f"{k}={_value(v)}" for k, v in study.patches.get(level, {}).items())
         star = "*" if level == study.baseline_level and len(study.levels) > 1 else " "
-        out.append(f"  {star} {level:<{width}}{patch}".rstrip())
+        out.append(f"  {star} {safe.line(level):<{width}}{patch}".rstrip())
     if len(study.levels) > most:
         out.append(f"    … and {len(study.levels) - most} more")
     return [*out, "  (* baseline)"] if len(study.levels) > 1 else out
@@ -147,7 +148,7 @@ def _final_values(cell: StudyCell, metric: str, runs: Path) -> dict[str, float]:
         return {}
     rounds = cell.config.rounds.count
     step = f"round_{rounds}" if rounds else "step1"
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return {
         row["image"]: row["value"]
         for row in rows

@@ -9,6 +9,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 from coin_ray.study.errors import nearest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -76,8 +77,8 @@ def predict(
         label_map = run.labels_at(sample.image, step)
         with output.file(f"{sample.name}.tif") as part:
             write_label_map(part, label_map)
-        typer.echo(f"{sample.name}: {label_map.max(initial=0)} nuclei")
-    typer.echo(f"{len(samples)} label maps in {out}, from {cell.level}, seed {cell.seed}")
+        say(f"{sample.name}: {label_map.max(initial=0)} nuclei")
+    say(f"{len(samples)} label maps in {out}, from {cell.level}, seed {cell.seed}")
 
 
 def choose(study: ResolvedStudy, level: str | None) -> StudyCell:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coin_ray.cli import options
+from coin_ray.cli.output import say
 
 if TYPE_CHECKING:
     from coin_ray.outputs import Output
@@ -117,7 +118,7 @@ def _reporter(every: float = 10.0) -> Progress:
         now = time.monotonic()
         if now - last >= every or fraction >= 1:
             mean = sum(losses) / len(losses)
-            typer.echo(f"step {step}  {fraction:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
+            say(f"step {step}  {fraction:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
             losses.clear()
             last = now
 
@@ -128,7 +129,7 @@ def _finish(history: History, out: Path, output: Output) -> None:
     for name in (out.name, out.with_suffix(CHECKPOINT).name):
         output.note(name)
     first, final = history.ends()
-    typer.echo(
+    say(
         f"{out}: {history.steps} steps in {history.elapsed / 60:.1f} min, "
         f"loss {first:.4f} -> {final:.4f}"
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coin_ray import safe
 from coin_ray.pipeline.events import CellFinished, CellsProposed, Event, RoundProgress
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -51,7 +51,7 @@ class Recorder:
         folder = self._runs / cell
         if not (folder / "metrics.json").is_file():
             return  # nothing but its coarse model was asked for
-        rows = json.loads((folder / "metrics.json").read_text())["rows"]
+        rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         if rows:
             tracker.record({"event": "Table", "cell": cell, "name": "per_image", "rows": rows})
         for picture in sorted((folder / "overlays").glob("*.png"))[:MOST_PICTURES]:
@@ -125,4 +125,4 @@ def recorder(
 
 def command_line() -> str:
     """The command as it was typed."""
-    return shlex.join(["coin-ray", *sys.argv[1:]])
+    return safe.shell("coin-ray", *sys.argv[1:])

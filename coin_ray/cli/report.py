@@ -9,6 +9,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 Out = Annotated[
@@ -35,7 +36,8 @@ def report(
     same as Markdown and LaTeX, the numbers and the figures. No cell is computed. Cells that have
     not finished, or whose settings have changed since, are missing and named.
     """
-    from coin_ray.cli.results import console, results_of, runs_folder, show_tables
+    from coin_ray.cli.output import console
+    from coin_ray.cli.results import results_of, runs_folder, show_tables
     from coin_ray.report.write import write_report
 
     resolved = options.resolved(study, profile, data, train, None, settings, seeds, binary)
@@ -50,4 +52,4 @@ def report(
     show_tables(console(), results)
     folder = out or runs / "report"
     files = write_report(results, folder, overwrite=overwrite or out is None)
-    typer.echo(f"wrote {files[0]} and the files beside it")
+    say(f"wrote {files[0]} and the files beside it")

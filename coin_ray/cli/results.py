@@ -14,21 +14,10 @@ if TYPE_CHECKING:
     from coin_ray.report.results import Results
     from coin_ray.study.datasets import Resolved
 
-PLAIN_WIDTH = 120
-"""Characters of a line where there is no terminal that says how wide it is."""
-
 
 def runs_folder(workspace: Path, study: ResolvedStudy) -> Path:
     """The folder of the study's cells."""
     return workspace / "runs" / study.run_name
-
-
-def console() -> Console:
-    """The terminal, or a plain one wide enough for a table."""
-    from rich.console import Console
-
-    screen = Console()
-    return screen if screen.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def as_known(study: ResolvedStudy, workspace: Path) -> ResolvedStudy:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coin_ray.cli import options
+from coin_ray.cli.output import say
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write it there instead")]
 
@@ -24,7 +25,7 @@ def schema(out: Out = None, overwrite: options.Overwrite = False) -> None:
 
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
     if out is None:
-        typer.echo(text)
+        say(text)
     else:
         with claim_file(out, overwrite=overwrite).file(out.name) as part:
             part.write_text(text + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def status(
 
 def _studies(workspace: Path) -> None:
     from coin_ray.cli.history import History, histories
-    from coin_ray.cli.results import console
+    from coin_ray.cli.output import console
     from coin_ray.pipeline.states import leases
     from coin_ray.pipeline.store import Store
 
@@ -78,7 +79,7 @@ def _studies(workspace: Path) -> None:
     if table.row_count:
         screen.print(table)
     else:
-        typer.echo(f"no study has run in {workspace}")
+        say(f"no study has run in {workspace}")
     _show_work(working)
 
 
@@ -92,7 +93,8 @@ def _driver(one: History, working: bool) -> str:
 def _study(study: ResolvedStudy, workspace: Path) -> None:
     from coin_ray.cli import preamble
     from coin_ray.cli.history import History, histories
-    from coin_ray.cli.results import console, runs_folder
+    from coin_ray.cli.output import console
+    from coin_ray.cli.results import runs_folder
     from coin_ray.pipeline.states import leases, stages_by_cell
     from coin_ray.pipeline.store import Store
     from coin_ray.study.datasets import resolve_data
@@ -109,16 +111,16 @@ def _study(study: ResolvedStudy, workspace: Path) -> None:
     table = _table("level", "data", "seed", "state", "stages", "")
     for level, data_name, seed, state, count, note in rows[:MOST_ROWS]:
         table.add_row(level, data_name, seed, state, count, note, style=STYLES.get(state))
-    typer.echo(preamble.cells(study))
+    say(preamble.cells(study))
     console().print(table)
     if len(rows) > MOST_ROWS:
-        typer.echo(f"… and {len(rows) - MOST_ROWS} more")
+        say(f"… and {len(rows) - MOST_ROWS} more")
     counts = Counter(row[3] for row in rows)
-    typer.echo(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+    say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     _show_work(
         [working[key.path] for own in stages for key in own.missing.values() if key.path in working]
     )
-    typer.echo(f"results: {runs_folder(workspace, study)}")
+    say(f"results: {runs_folder(workspace, study)}")
 
 
 def _row(
@@ -143,7 +145,7 @@ def _show_work(working: Sequence[AtWork]) -> None:
     for work in dict.fromkeys(working):
         place = f"{work.holder.host}, process {work.holder.pid}"
         beat = f"heartbeat {work.holder.silent:.0f} s ago"
-        typer.echo(f"at work: {work.path.rpartition('-')[0].replace('/', ' ')} ({place}, {beat})")
+        say(f"at work: {work.path.rpartition('-')[0].replace('/', ' ')} ({place}, {beat})")
 
 
 def _table(*titles: str) -> Table:

@@ -10,6 +10,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
     from rich.table import Table
 
     from coin_ray.cli.costs import duration, size
-    from coin_ray.cli.results import console
+    from coin_ray.cli.output import console
     from coin_ray.pipeline.chain import VERSIONS
     from coin_ray.pipeline.upkeep import entries
 
@@ -58,7 +59,7 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
             row = (f"{len(own):,}", size(sum(entry.bytes for entry in own)))
             table.add_row(stage, *row, f"{duration(min(ages))} ago", f"{duration(max(ages))}")
     console().print(table)
-    typer.echo(f"store: {store.root}")
+    say(f"store: {store.root}")
 
 
 @app.command()
@@ -80,11 +81,11 @@ def gc(
     for stage in upkeep.LARGE:
         own = [entry for entry in going if entry.stage == stage]
         if own:
-            typer.echo(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
+            say(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
     if orphans:
-        typer.echo(f"left by killed runs: {len(orphans)} unfinished artifacts and dead leases")
+        say(f"left by killed runs: {len(orphans)} unfinished artifacts and dead leases")
     freed = size(sum(entry.bytes for entry in going))
-    typer.echo(f"{'would free' if dry_run else 'freed'} {freed} (quota {size(limit)})")
+    say(f"{'would free' if dry_run else 'freed'} {freed} (quota {size(limit)})")
 
 
 @app.command()
@@ -98,15 +99,15 @@ def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
         count += 1
         if fault is not None:
             faults += 1
-            typer.echo(f"{folder.relative_to(store.root)}: {fault}")
+            say(f"{folder.relative_to(store.root)}: {fault}")
             if fix:
                 remove(store, folder)
     if not faults:
-        typer.echo(f"{count:,} artifacts, all as they were written")
+        say(f"{count:,} artifacts, all as they were written")
     elif fix:
-        typer.echo(f"{faults} of {count:,} artifacts removed; the next run makes them again")
+        say(f"{faults} of {count:,} artifacts removed; the next run makes them again")
     else:
-        typer.echo(f"{faults} of {count:,} artifacts are broken; --fix removes them", err=True)
+        say(f"{faults} of {count:,} artifacts are broken; --fix removes them", err=True)
         raise typer.Exit(1)
 
 

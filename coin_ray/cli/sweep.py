@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray import safe
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 
 if TYPE_CHECKING:
     from coin_ray.cluster.sweep import Outcome
@@ -52,7 +54,7 @@ def sweep(
 
     resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
-        typer.echo(text)
+        say(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     check_images(found)
     computes = find_device(device, address)
@@ -81,9 +83,9 @@ def _run(
     tracked: bool,
 ) -> Outcome:
     from coin_ray.cli.live import watch
+    from coin_ray.cli.output import console
     from coin_ray.cli.recording import recorder
     from coin_ray.cli.results import (
-        console,
         results_of,
         runs_folder,
         show_tables,
@@ -133,25 +135,23 @@ def _close(
     """Last lines: what was computed, what was left out or failed and why, where everything lies."""
     from coin_ray.cli.progress import clock
 
-    typer.echo(
-        f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}"
-    )
+    say(f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}")
     levels = {cell.key_label: cell.level for cell in study.cells}
     for reason, labels in _grouped(outcome.left_out).items():
         named = ", ".join(dict.fromkeys(levels[label] for label in labels))
-        typer.echo(f"left out: {named} ({reason})")
+        say(f"left out: {safe.line(named)} ({reason})")
     causes = _grouped(outcome.failed)
     for cause, labels in causes.items():
-        typer.echo(f"failed: {', '.join(labels)}: {cause}", err=True)
+        say(f"failed: {', '.join(labels)}: {cause}", err=True)
         if trace := outcome.traces.get(cause):
-            typer.echo(textwrap.indent(trace, "  "), err=True)
+            say(textwrap.indent(trace, "  "), err=True)
     if causes:
-        typer.echo("the same command tries the failed cells again", err=True)
-    typer.echo(f"label maps and overlays: {runs}")
-    typer.echo(f"tables, figures and per-image values: {runs / 'report' / 'report.html'}")
+        say("the same command tries the failed cells again", err=True)
+    say(f"label maps and overlays: {runs}")
+    say(f"tables, figures and per-image values: {runs / 'report' / 'report.html'}")
     if tracked:
-        option = "" if workspace == WORKSPACE.resolve() else f" --workspace {workspace}"
-        typer.echo(f"compare the runs: coin-ray ui{option}")
+        option = "" if workspace == WORKSPACE.resolve() else f" --workspace {safe.shell(workspace)}"
+        say(f"compare the runs: coin-ray ui{option}")
 
 
 def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from coin_ray.cli.options import WORKSPACE, Workspace
+from coin_ray.cli.output import say
 
 app = typer.Typer(no_args_is_help=True, help="The tracker: replay the journals into MLflow.")
 
@@ -20,6 +21,6 @@ def sync(workspace: Workspace = WORKSPACE) -> None:
     from coin_ray.tracking.replay import sync_journals
 
     for done in sync_journals(workspace):
-        typer.echo(f"{done.study}: {done.runs} runs, {done.written} written")
+        say(f"{done.study}: {done.runs} runs, {done.written} written")
         for path in done.missing:
-            typer.echo(f"  not attached, the file is gone: {path}", err=True)
+            say(f"  not attached, the file is gone: {path}", err=True)

@@ -11,6 +11,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.cli.sweep import Address, NoTracking, Workers, find_device
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ def train(
     asked = options.resolved(STUDY, profile, data, train, mpp, settings, "1", binary)
     study = coarse_study(model, asked)
     for text in preamble.opening(study):
-        typer.echo(text)
+        say(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in study.data}
     output = _claim(out, model, found, overwrite) if out is not None else None
     check_images(found)
     where = costs.target(study, address, find_device(device, address), workers)
     outcome = _run(study, found, workspace, address=address, where=where, tracked=not no_tracking)
     for label, cause in outcome.failed.items():
-        typer.echo(f"failed: {label}: {cause}", err=True)
+        say(f"failed: {label}: {cause}", err=True)
     for cell in study.cells:
         if cell.key_label not in outcome.failed:
             _finish(cell, found, workspace, where.device, output)
@@ -121,8 +122,9 @@ def _run(
     tracked: bool,
 ) -> Outcome:
     from coin_ray.cli.live import watch
+    from coin_ray.cli.output import console
     from coin_ray.cli.recording import recorder
-    from coin_ray.cli.results import console, runs_folder
+    from coin_ray.cli.results import runs_folder
     from coin_ray.cluster import coarse
     from coin_ray.pipeline.events import CellFinished
 
@@ -176,14 +178,14 @@ def _finish(
     run, name = open_coarse(cell, data, workspace, device), cell.data.name
     place = run.store.folder(run.keys.ucis_model())
     losses = ", ".join(f"{k.removeprefix('ucis_')} {v:.4f}" for k, v in run.ucis_losses().items())
-    typer.echo(f"{name}: {cell.config.ucis.model} in {place} ({losses})")
+    say(f"{name}: {cell.config.ucis.model} in {place} ({losses})")
     if output is not None:
         file = write_model(run, output, name)
         for sample in data[name].samples:
             mask = run.ucis(sample.image).astype("int32")
             with output.file(f"{name}/{sample.name}.tif") as part:
                 write_label_map(part, mask)
-        typer.echo(f"{file} and its card; masks for ucis.model: files in {output.folder / name}")
+        say(f"{file} and its card; masks for ucis.model: files in {output.folder / name}")
 
 
 def write_model(run: CellRun, output: Output, name: str) -> Path:

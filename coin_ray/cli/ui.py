@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coin_ray.cli.options import WORKSPACE, Workspace
+from coin_ray.cli.output import say
 
 Port = Annotated[int | None, typer.Option("--port", help="default: 5000, or a free one")]
 
@@ -20,10 +21,10 @@ def ui(workspace: Workspace = WORKSPACE, port: Port = None) -> None:
     # background jobs with the interrupt ignored.
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, signal.default_int_handler)
-    typer.echo("starting MLflow's server, about ten seconds …")
+    say("starting MLflow's server, about ten seconds …")
     try:
         with running_server(workspace, port) as address:
-            typer.echo(f"MLflow: {experiment_address(address)}  (Ctrl-C stops it)")
+            say(f"MLflow: {experiment_address(address)}  (Ctrl-C stops it)")
             signal.pause()
     except KeyboardInterrupt:
-        typer.echo("stopped")
+        say("stopped")

@@ -9,6 +9,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
+from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def why(
     stored = Stored(Store(workspace / "store"))
     if what in VERSIONS:
         for text in _about_stage(what, stages, stored):
-            typer.echo(text)
+            say(text)
         return
     for cell, own in zip(cells, stages, strict=True):
         for text in _about_cell(cell.key_label, own, stored):
-            typer.echo(text)
+            say(text)
 
 
 def _named(study: ResolvedStudy, what: str) -> list[StudyCell]:

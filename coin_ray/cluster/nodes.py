@@ -10,6 +10,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from coin_ray import safe
 from coin_ray.cluster.session import session
 from coin_ray.pipeline.nodes import Node
 
@@ -55,7 +56,7 @@ def probe(address: str | None, folder: Path) -> dict[str, str]:
     """
     mark = folder / f"probe-{uuid.uuid4().hex}"
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text("here")
+    mark.write_text("here", encoding="utf-8")
     found = {}
     try:
         with session(address):
@@ -69,7 +70,7 @@ def probe(address: str | None, folder: Path) -> dict[str, str]:
                     problem = "what is written there is not seen here"
                 found[host] = problem
     finally:
-        for path in folder.glob(f"{mark.name}*"):
+        for path in folder.glob(f"{safe.pattern(mark.name)}*"):
             path.unlink()
     return found
 
@@ -77,9 +78,9 @@ def probe(address: str | None, folder: Path) -> dict[str, str]:
 def _look(mark: Path) -> tuple[str, str]:
     host = socket.gethostname()
     try:
-        if mark.read_text() != "here":
+        if mark.read_text(encoding="utf-8") != "here":
             return host, "another file is there under the same name"
-        mark.with_suffix(f".{host}").write_text("there")
+        mark.with_suffix(f".{host}").write_text("there", encoding="utf-8")
     except OSError as error:
         return host, f"{type(error).__name__}: {error.strerror}"
     return host, ""

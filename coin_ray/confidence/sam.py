@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 from torch.nn import functional
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.labels import BoolArray, InstanceMasks
 
@@ -116,7 +117,7 @@ def load_sam(name: str) -> Any:
             where=str(locate(name)),
             expected=f"a segment-anything checkpoint of {kind}",
             found=f"{len(wrong)} tensors missing, unknown or of another shape, first {wrong[0]}",
-            do=f"fetch it again: `coin-ray models fetch {name}`",
+            do=f"fetch it again: `coin-ray models fetch {safe.shell(name)}`",
         )
     sam.load_state_dict(state, assign=True)
     return sam

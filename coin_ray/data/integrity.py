@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from coin_ray import safe
 from coin_ray.data.folder import visible
 from coin_ray.data.label_files import label_raster, raw_ids, read_label_map
 from coin_ray.data.sample import Sample
@@ -144,7 +145,7 @@ def _pairs(samples: Sequence[Sample]) -> Iterator[Problem]:
     known = used | {s.image.path for s in samples}
     kinds = {(p.parent, p.suffix) for p in used if p is not None}
     for folder, suffix in sorted(kinds, key=str):
-        for file in sorted(folder.glob(f"*{suffix}")):
+        for file in sorted(folder.glob(f"*{safe.pattern(suffix)}")):
             # in a folder of its own a label file without an image is a missing image
             if file not in known and visible(file) and not file.name.lower().startswith("all_fov"):
                 yield Problem("warning", str(file), "a label map without an image")

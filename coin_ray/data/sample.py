@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from coin_ray import safe
 from coin_ray.data.digests import content_digest, reader_digest
 from coin_ray.data.images import Image8, read_image
 from coin_ray.data.label_files import Binary, check_shape, read_label_map
 from coin_ray.data.rasters import raster_shape, stated_orientation
 from coin_ray.data.resolution import pixel_scale
-from coin_ray.errors import UserError
+from coin_ray.errors import NOT_TEXT, RENAME, UserError
 from coin_ray.labels import LabelMap
 
 ReadLabels = partial[LabelMap]
@@ -47,6 +48,12 @@ class Image:
     index: int | None = None
     read: partial[Image8] | None = None
     size: partial[tuple[int, int]] | None = None
+
+    def __post_init__(self) -> None:
+        """Tables, figures and the tracker hold text alone: UserError before anything is computed
+        for a name that is none."""
+        if not safe.is_text(f"{self.path}{self.name}"):
+            raise UserError(NOT_TEXT, where=safe.printable(str(self.path)), do=RENAME)
 
     def load(self) -> Image8:
         """(H, W, 3) uint8 RGB."""

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.pipeline.asked import (
     always_asked,
@@ -131,7 +132,7 @@ def identities(
     if len(missing) > 1:
         raise UserError(
             f"{len(missing)} weight files are missing: {', '.join(missing)}",
-            do=f"`coin-ray models fetch {' '.join(missing)}`; without them: `--profile mini`",
+            do=f"`coin-ray models fetch {safe.shell(*missing)}`; without them: `--profile mini`",
         )
     if any(uses_crf(cell.config) for cell in cells):
         load_dense_crf()

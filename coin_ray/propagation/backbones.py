@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from coin_ray import safe
 from coin_ray.compat import ensure_torchvision
 from coin_ray.errors import UserError
 from coin_ray.weights.files import read_state
@@ -110,6 +111,6 @@ def _fill(model: Any, name: str) -> None:
             where=str(path),
             expected=f"the timm state dict of {entry(name).build['model']}, {len(own)} tensors",
             found=", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""),
-            do=f"`coin-ray models fetch {name}`",
+            do=f"`coin-ray models fetch {safe.shell(name)}`",
         )
     model.load_state_dict(state, strict=True)

@@ -3,9 +3,8 @@ into a paper."""
 
 from __future__ import annotations
 
-import unicodedata
-
 from coin_ray.report.blocks import Block, Document, Notes, Plot, Section, Table, Value
+from coin_ray.safe import latex as escape
 
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -20,14 +19,6 @@ PREAMBLE = r"""\documentclass{article}
 % A number, its interval below it.
 \newcommand{\stacked}[2]{\begin{tabular}[t]{@{}r@{}}#1\\[-3pt]{\scriptsize #2}\end{tabular}}
 """
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "–": "--", "—": "---", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$",
-    "…": r"\dots{}", "→": r"$\rightarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "µ": r"$\mu$",
-    "'": r"\textquotesingle{}",
-}  # fmt: skip
 
 
 def latex(document: Document) -> str:
@@ -77,16 +68,3 @@ def _floating(kind: str, body: str, caption: str, label: str = "") -> str:
 def _cell(value: Value) -> str:
     text = f"\\textbf{{{escape(value.text)}}}" if value.strong else escape(value.text)
     return f"\\stacked{{{text}}}{{{escape(value.detail)}}}" if value.detail else text
-
-
-def escape(text: str) -> str:
-    """Text that LaTeX prints as it is; Greek letters become mathematics, which every engine has."""
-    return "".join(_SPECIAL.get(c) or _greek(c) or c for c in text)
-
-
-def _greek(char: str) -> str:
-    name = unicodedata.name(char, "")
-    if not name.startswith("GREEK") or "LETTER" not in name or " WITH " in name:
-        return ""
-    word = name.rsplit(" ", 1)[1].lower().replace("lamda", "lambda")
-    return f"$\\{word.capitalize() if 'CAPITAL' in name else word}$"

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from coin_ray import safe
 from coin_ray.report.blocks import Block, Code, Document, Fold, Notes, Photo, Plot, Table, Value
 
 
 def markdown(document: Document) -> str:
     """The document; figures are links to ``figures/<name>.svg``, overlays are left out."""
-    parts = [f"# {document.title}"]
+    parts = [f"# {safe.markdown(document.title)}"]
     if document.question:
-        parts.append(document.question)
-    parts.append("\n".join(f"- {name}: {value}" for name, value in document.facts))
+        parts.append(safe.markdown_block(document.question))
+    parts.append(_items([f"{name}: {value}" for name, value in document.facts]))
     for section in document.sections:
         blocks = [text for block in section.blocks if (text := _block(block))]
         if blocks:
-            parts += [f"## {section.title}", *blocks]
+            parts += [f"## {safe.markdown(section.title)}", *blocks]
     return "\n\n".join(parts) + "\n"
 
 
 def _block(block: Block) -> str:
     match block:
         case str():
-            return block
+            return safe.markdown_block(block)
         case Notes(lines) | Fold(_, lines) if not lines:
             return ""
         case Notes(lines):
-            return "\n".join(f"- {line}" for line in lines)
+            return _items(lines)
         case Code(text):
-            return f"```\n{text}\n```"
+            return safe.fenced(text)
         case Fold(title, lines):
-            return "\n".join([f"{title}:", "", "```", *lines, "```"])
+            return f"{safe.markdown_block(title)}:\n\n{safe.fenced(chr(10).join(lines))}"
         case Plot(name, caption):
-            return f"![{caption.replace(']', ')')}](figures/{name}.svg)\n\n{caption}"
+            return (
+                f"![{safe.markdown(caption)}](figures/{name}.svg)\n\n{safe.markdown_block(caption)}"
+            )
         case Photo():
             return ""
         case Table():
@@ -42,14 +47,19 @@ def table(given: Table) -> str:
     """One table, its caption above it."""
     rule = "|" + "---|" * given.labels + "---:|" * (len(given.header) - given.labels)
     rows = [_row([_cell(value) for value in row]) for row in given.rows]
-    lines = [_row(given.header), rule, *rows]
-    return "\n".join([given.caption, "", *lines])
+    lines = [_row([safe.markdown(title) for title in given.header]), rule, *rows]
+    return "\n".join([safe.markdown_block(given.caption), "", *lines])
 
 
 def _cell(value: Value) -> str:
-    text = f"**{value.text}**" if value.strong else value.text
-    return f"{text} ({value.detail})" if value.detail else text
+    text = safe.markdown(value.text)
+    text = f"**{text}**" if value.strong else text
+    return f"{text} ({safe.markdown(value.detail)})" if value.detail else text
 
 
-def _row(texts: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+def _row(texts: list[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _items(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {safe.markdown_block(line.replace(chr(10), ' '))}" for line in lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from html import escape
 
 from coin_ray.report.blocks import (
     Block,
@@ -18,6 +17,7 @@ from coin_ray.report.blocks import (
     Table,
     Value,
 )
+from coin_ray.safe import html as escape
 
 STYLE = """
 :root { --ink: #1f2328; --soft: #5b6472; --line: #dfe3e8; --tint: #f5f7f9; --mark: #0b5cad; }

@@ -14,6 +14,7 @@ from coin_ray.report.figures.levels import Interval
 from coin_ray.report.figures.settings import Varied, draw_budget, draw_parallel, draw_slices
 from coin_ray.report.figures.style import plot
 from coin_ray.report.layout import ResultTable
+from coin_ray.report.numbers import minus
 from coin_ray.report.results import Results, objective_by_level
 from coin_ray.report.tables import metric_title
 from coin_ray.study.resolved import ResolvedStudy
@@ -152,4 +153,4 @@ def _effect_name(row: Mapping[str, Any]) -> str:
     if row["other"]:
         return f"{row['factor']} × {row['other']}"
     name = f"{row['factor']}: {row['level']}" if row["level"] else row["factor"]
-    return name if row["share"] is None else f"{name} ({row['share']:.0%})".replace("-", "−")
+    return name if row["share"] is None else f"{name} ({minus(format(row['share'], '.0%'))})"

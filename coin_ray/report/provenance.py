@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coin_ray.files import write_text
 from coin_ray.report.blocks import Block, Code, Fold, Section, Table, Value
 from coin_ray.study.resolved import ResolvedStudy
 
@@ -23,15 +24,13 @@ def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
     content digest, and the number of labelled ones), ``missing`` (cell -> why it has no result).
     """
     runs.mkdir(parents=True, exist_ok=True)
-    scratch = runs / f"{FILE}.tmp"
-    scratch.write_text(json.dumps(facts, indent=1))
-    scratch.replace(runs / FILE)
+    write_text(runs / FILE, json.dumps(facts, indent=1))
 
 
 def last_sweep(runs: Path) -> dict[str, Any]:
     """What ``keep_sweep`` wrote last; empty if no sweep did."""
     path = runs / FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def provenance(study: ResolvedStudy, sweep: Mapping[str, Any], files: tuple[str, ...]) -> Section:
@@ -120,5 +119,9 @@ def _plain(value: Any) -> str:
 
 def _sources(study: ResolvedStudy) -> Fold:
     lines = [f"{key} = {_plain(value)}" for key, value in study.overrides.items()]
-    text = Path(study.source_files[0]).read_text().splitlines() if study.source_files else []
+    text = (
+        Path(study.source_files[0]).read_text(encoding="utf-8").splitlines()
+        if study.source_files
+        else []
+    )
     return Fold("The study file", (*(f"# --set {line}" for line in lines), *text))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from coin_ray import safe
 from coin_ray.report.layout import ResultTable, seeds_and_images
 from coin_ray.report.tables import metric_title
 from coin_ray.study.statistics.intervals import Estimate
@@ -40,7 +41,6 @@ def renderables(
 
 
 def _drawn(table: ResultTable, *, intervals: bool) -> list[RenderableType]:
-    from rich.text import Text
 
     best, metrics = table.best(), _paper_columns(table)
     drawn = _plain(padding=(0, 1) if intervals else (0, 0, 0, 1))
@@ -53,12 +53,15 @@ def _drawn(table: ResultTable, *, intervals: bool) -> list[RenderableType]:
         name = f"{level} *" if table.is_baseline(level) else level
         cells = [_cell(e, top, intervals) for e, top in zip(row, best, strict=True)]
         drawn.add_row(
-            Text(name), seeds_and_images(row), *cells, *(_paper(table, level, m) for m in metrics)
+            safe.styled(name),
+            seeds_and_images(row),
+            *cells,
+            *(_paper(table, level, m) for m in metrics),
         )
     star = ["* baseline"] if len(table.rows) > 1 else []
     paper = [table.published.note] if table.published is not None else []
-    notes = [Text(note, style="dim") for note in (*star, *table.notes, *paper)]
-    return [Text(table.title, style="bold"), Text(table.caption), drawn, *notes]
+    notes = [safe.styled(note, "dim") for note in (*star, *table.notes, *paper)]
+    return [safe.styled(table.title, "bold"), safe.styled(table.caption), drawn, *notes]
 
 
 def _against_baseline(rows: pl.DataFrame) -> Table:
@@ -86,7 +89,9 @@ def _against_baseline(rows: pl.DataFrame) -> Table:
             )
         ]
         said = row["verdict"] or "–"
-        drawn.add_row(Text(row["level"]), delta, *numbers, Text(said, style=styles.get(said, "")))
+        drawn.add_row(
+            safe.styled(row["level"]), delta, *numbers, Text(said, style=styles.get(said, ""))
+        )
     return drawn
 
 

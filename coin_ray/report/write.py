@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
+from coin_ray import safe
 from coin_ray.outputs import claim
 from coin_ray.report import head, sections
 from coin_ray.report.blocks import Document, Section
@@ -47,23 +47,18 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
         "report.md": markdown(document),
         "report.tex": latex(document),
         "results.csv": results_csv(results),
-        "per_image.csv": results.frame.write_csv(),
+        "per_image.csv": _csv(results.frame),
     }
     output = claim(folder, names, overwrite=overwrite)
     output.drop("figures/", keep=drawn)
-    writers: dict[str, Callable[[Path], object]] = {
-        "per_image.parquet": results.frame.write_parquet,
-        **{name: _writer(text.encode()) for name, text in texts.items()},
-        **{name: _writer(data) for name, data in drawn.items()},
-    }
+    contents = {**{name: text.encode() for name, text in texts.items()}, **drawn}
     for name in names:
         with output.file(name) as part:
-            writers[name](part)
+            if name in contents:
+                part.write_bytes(contents[name])
+            else:
+                results.frame.write_parquet(part)
     return [folder / name for name in names]
-
-
-def _writer(data: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(data)
 
 
 def report_document(results: Results, figures: Section, files: tuple[str, ...]) -> Document:
@@ -95,4 +90,13 @@ def results_csv(results: Results) -> str:
     shared = ("images", "seeds", "skipped", "low", "high", "t_low", "t_high")
     compared = results.compared.rename({"step": "ended_at", **{n: f"delta_{n}" for n in shared}})
     rows = compared.join(final, on=KEYS)
-    return means.join(rows, on=[*KEYS, "step"], how="left", maintain_order="left").write_csv()
+    return _csv(means.join(rows, on=[*KEYS, "step"], how="left", maintain_order="left"))
+
+
+def _csv(frame: pl.DataFrame) -> str:
+    """A table as CSV that no spreadsheet computes."""
+    for name in frame.select(pl.col(pl.String)).columns:
+        texts = frame[name].unique().drop_nulls().to_list()
+        changed = {text: safe.cell(text) for text in texts if safe.cell(text) != text}
+        frame = frame.with_columns(pl.col(name).replace(changed)) if changed else frame
+    return frame.write_csv()

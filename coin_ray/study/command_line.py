@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from coin_ray import safe
 from coin_ray.data.label_files import Binary
-from coin_ray.errors import UserError
+from coin_ray.errors import NOT_TEXT, RENAME, UserError
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.resolved import DataSpec
 
@@ -62,6 +63,8 @@ def _folder(text: str, option: str, problems: Problems) -> str:
     path = Path(text).expanduser().absolute()
     if not path.exists():
         problems.add(Place(option), "there is no such folder or image", f"looked at {path}")
+    if not safe.is_text(str(path)):
+        problems.add(Place(option), NOT_TEXT, f"{path}: {RENAME}")
     return str(path)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.study.errors import Place, Problems, shown_path
 
@@ -83,7 +84,13 @@ def load(path: Path, problems: Problems) -> Node | None:
 def loads(text: str, name: str, problems: Problems) -> Node | None:
     """As :func:`load`, from text; ``name`` stands for the file in messages."""
     problems.sources[name] = text.splitlines()
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line, column = text.count("\n", 0, error.position), text.rfind("\n", 0, error.position)
+        place = Place(name, line + 1, error.position - column)
+        problems.add(place, f"the character {error.character:#x} is not text", 'write it as "\\x…"')
+        return None
     loader.anchors_at = []
     try:
         root = loader.get_single_node()
@@ -132,6 +139,7 @@ def _node(node: yaml.Node, name: str, problems: Problems) -> Node:
     if isinstance(node, yaml.SequenceNode):
         return Node("list", [_node(item, name, problems) for item in node.value], place)
     assert isinstance(node, yaml.ScalarNode)
+    _half(node, place, problems)
     value, switch, keyword = _scalar(node.value, quoted=node.style is not None)
     return Node("scalar", value, place, node.value, switch=switch, keyword=keyword)
 
@@ -145,6 +153,7 @@ def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) ->
             problems.add(at, "a key has to be one word or quoted text")
             continue
         key = key_node.value
+        _half(key_node, at, problems)
         if key == "<<":
             problems.add(at, "merge keys (<<) hide edits", "write the keys out")
             continue
@@ -163,6 +172,11 @@ def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) ->
         keys[key] = at
         values[key] = _node(value_node, name, problems)
     return Node("map", values, place, keys=keys)
+
+
+def _half(node: yaml.ScalarNode, place: Place, problems: Problems) -> None:
+    if not safe.is_text(node.value):
+        problems.add(place, "half a character", "write the character itself, or its \\U code")
 
 
 def _scalar(text: str, *, quoted: bool) -> tuple[Any, bool, bool]:

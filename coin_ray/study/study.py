@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study import blocks, designs, files
@@ -56,7 +57,7 @@ def resolve(study: str, request: Request | None = None) -> ResolvedStudy:
         raise UserError(
             "this is a search space, not a study",
             where=shown_path(chain[0].path),
-            do=f"coin-ray sweep STUDY --profile {chain[0].name()}",
+            do=f"coin-ray sweep STUDY --profile {safe.shell(chain[0].name())}",
         )
     reason = "the study's extends"
     if request.profile:

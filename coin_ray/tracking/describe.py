@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coin_ray import safe
 from coin_ray.pipeline.keys import digest
 from coin_ray.pipeline.settings import Cell, flatten, identity
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -34,7 +35,9 @@ def describe_study(
         "seeds": list(study.seeds),
         "factors": {factor: list(levels) for factor, levels in study.factors.items()},
         "data": {spec.name: spec.setting for spec in study.data},
-        "sources": {Path(file).name: Path(file).read_text() for file in study.source_files},
+        "sources": {
+            Path(file).name: Path(file).read_text(encoding="utf-8") for file in study.source_files
+        },
         "command": command,
         "git_commit": commit,
         "git_changed": changed,
@@ -83,9 +86,9 @@ def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
     design = {key: info[key] for key in ("design", "baseline", "levels", "seeds")}
     factors = {f"factor.{factor}": levels for factor, levels in info["factors"].items()}
     shown = {key: info[key] for key in info if key not in ("cells", "sources", "environment")}
-    note = [part for part in (info["title"], info["question"]) if part]
+    note = [safe.markdown_block(part) for part in (info["title"], info["question"]) if part]
     if info["command"]:
-        note.append(f"```\n{info['command']}\n```")
+        note.append(safe.fenced(info["command"]))
     return {
         "event": "StudyDescribed",
         "name": f"{info['study']} ({info['profile']}, {', '.join(info['data'])})",

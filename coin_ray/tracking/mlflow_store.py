@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coin_ray import safe
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -38,7 +40,17 @@ _EXPERIMENT_TAGS = {
 
 def tracking_uri(workspace: Path) -> str:
     """``MLFLOW_TRACKING_URI`` where it is set, else a database file in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(workspace)
+
+
+def database_uri(workspace: Path) -> str:
+    """Address of the database file in the workspace."""
+    path = str(workspace.resolve() / "mlflow.db")
+    if not set("%?") & set(path):
+        return f"sqlite:///{path}"
+    from sqlalchemy import URL  # knows what its own parser takes for something else
+
+    return URL.create("sqlite", database=path).render_as_string()
 
 
 def experiment_name() -> str:
@@ -103,7 +115,7 @@ def study_runs(client: Any, experiment_id: str, study: str) -> Iterator[Run]:
     while True:
         page = client.search_runs(
             [experiment_id],
-            filter_string=f"tags.`{STUDY_TAG}` = '{study}'",
+            filter_string=f"tags.`{STUDY_TAG}` = {safe.literal(study)}",
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from coin_ray import safe
+
 STUDY = ""
 """Key of the study's own run among the records; the others are cell digests."""
 
@@ -234,7 +236,8 @@ def cut(value: str, length: int = PARAM_LENGTH) -> str:
 def _csv(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([columns, *data])
+    rows = [[safe.cell(v) if isinstance(v, str) else v for v in row] for row in data]
+    writer.writerows([[safe.cell(column) for column in columns], *rows])
     return out.getvalue()
 
 

@@ -16,7 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coin_ray.errors import UserError
-from coin_ray.tracking.mlflow_store import VIEW, experiment_name, is_server, tracking_uri
+from coin_ray.tracking.mlflow_store import (
+    VIEW,
+    database_uri,
+    experiment_name,
+    is_server,
+    tracking_uri,
+)
 from coin_ray.tracking.replay import redacted
 
 HOST = "127.0.0.1"
@@ -38,7 +44,7 @@ def running_server(workspace: Path, port: int | None = None, *, wait: float = 12
             do="open that address, or unset the variable to look at the workspace's own database",
         )
     database = workspace.resolve() / "mlflow.db"
-    if uri == f"sqlite:///{database}" and not database.is_file():
+    if uri == database_uri(workspace) and not database.is_file():
         raise UserError(
             "no tracking database yet",
             where=str(database),
@@ -117,7 +123,7 @@ def _await_health(process: subprocess.Popen[bytes], port: int, wait: float, log:
             return
         except OSError:
             time.sleep(0.2)
-    said = log.read_text(errors="replace").strip().splitlines()[-5:]
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
     raise UserError(
         "MLflow's server did not start",
         where=str(log),

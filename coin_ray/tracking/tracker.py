@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coin_ray import safe
 from coin_ray.pipeline import events
 from coin_ray.tracking import describe
 from coin_ray.tracking.journal import Journal, plain, read
@@ -71,7 +72,8 @@ class Tracker:
         self.add(study_info["cells"])
         self._seen: set[str] = set()
         self._stages: dict[str, dict[str, _Stage]] = {}
-        self._warn = warn or logging.getLogger(__name__).warning
+        told = warn or logging.getLogger(__name__).warning
+        self._warn = lambda text: told(safe.printable(text))  # what a server says is any text
         path = journal_path(workspace, self.study)
         self._journal = Journal(path)
         self._described = _descriptions(path)

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from coin_ray import safe
 from coin_ray.download import Progress, download
 from coin_ray.errors import UserError
 from coin_ray.weights.files import read_state
@@ -36,7 +37,7 @@ def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0)
     if not weights.url:
         raise UserError(
             f"{name} has no address to fetch from",
-            do=f"`coin-ray models add {name} FILE` takes a local file",
+            do=f"`coin-ray models add {safe.shell(name)} FILE` takes a local file",
         )
     fetched = path.with_name(f"{path.stem}.fetched{path.suffix}")
     try:
@@ -46,7 +47,8 @@ def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0)
             f"{name}: {error.what}",
             where=error.where,
             found=error.found,
-            do=f"{error.do}; or get it elsewhere, then `coin-ray models add {name} FILE`",
+            do=f"{error.do}; or get it elsewhere, then "
+            f"`coin-ray models add {safe.shell(name)} FILE`",
         ) from error
     try:
         _checked(weights, fetched)

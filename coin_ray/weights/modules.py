@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.weights.files import load_state
 from coin_ray.weights.registry import locate
@@ -48,5 +49,5 @@ def load_imagenet(model: nn.Module, name: str) -> None:
             where=str(locate(name)),
             expected="the state dict of a timm or torchvision ResNet",
             found=" ".join(str(error).splitlines()[1:])[:200].strip(),
-            do=f"fetch the file again: coin-ray models fetch {name}",
+            do=f"fetch the file again: coin-ray models fetch {safe.shell(name)}",
         ) from error

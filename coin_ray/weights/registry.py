@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from coin_ray import safe
 from coin_ray.errors import UserError
 
 PACKAGE = Path(__file__).parent
@@ -97,8 +98,8 @@ def locate(name: str) -> Path:
     if weights.packaged:
         do = "install coin-ray again (the file ships in the package)"
     else:
-        fetch = f"`coin-ray models fetch {name}` or " if weights.url else ""
-        do = f"{fetch}`coin-ray models add {name} FILE`; without it: `--profile mini`"
+        fetch = f"`coin-ray models fetch {safe.shell(name)}` or " if weights.url else ""
+        do = f"{fetch}`coin-ray models add {safe.shell(name)} FILE`; without it: `--profile mini`"
     raise UserError(f"the weights {name} are missing", expected=str(path), found="no file", do=do)
 
 
@@ -131,7 +132,7 @@ def mismatch(weights: Weights, found: str, path: Path | None = None) -> UserErro
         where=str(path or path_of(weights)),
         expected=f"sha256 {wanted}{'' if weights.sha256 else '...'}",
         found=f"sha256 {found}",
-        do=f"delete it, then `coin-ray models fetch {weights.name}`",
+        do=f"delete it, then `coin-ray models fetch {safe.shell(weights.name)}`",
     )
 
 

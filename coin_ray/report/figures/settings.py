@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from coin_ray import safe
 from coin_ray.report.figures.levels import Interval
 from coin_ray.report.figures.style import FAINT, FONT, INK, MUTED, PALETTE, panels, shortened
 
@@ -190,7 +191,7 @@ def _ends(column: Varied) -> list[tuple[float, str]]:
     """What is written on an axis: all its words, or the smallest and the largest number."""
     levels = list(column.values)
     if not column.numeric:
-        return [(column.fraction(v), str(column.values[v])) for v in _first(column)]
+        return [(column.fraction(v), safe.figure(str(column.values[v]))) for v in _first(column)]
     low, high = min(levels, key=column.position), max(levels, key=column.position)
     return [(column.fraction(v), f"{column.values[v]:.3g}") for v in dict.fromkeys((low, high))]
 

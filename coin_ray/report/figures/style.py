@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from coin_ray import safe
 from coin_ray.report.blocks import Plot
+from coin_ray.study.names import unique_slugs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +51,7 @@ _STYLE: dict[str, Any] = {
     "xtick.minor.size": 0,
     "ytick.minor.size": 0,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold any number of $
     "lines.solid_capstyle": "round",
     "svg.fonttype": "path",
     "svg.hashsalt": "coin-ray",
@@ -72,7 +75,8 @@ def render(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
 def plot(kind: str, dataset: str, caption: str, draw: Callable[[], Figure]) -> Plot:
     """A figure of a data set, drawn, under a file name of its own."""
     svg, pdf = render(draw)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{kind}-{dataset}".lower()).strip("-")
+    what = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
+    name = f"{what}-{unique_slugs([dataset])[0]}"
     return Plot(name, caption, svg, pdf)
 
 
@@ -138,4 +142,5 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 def shortened(text: str, length: int = 32) -> str:
     """A label that fits beside a figure."""
+    text = safe.figure(text)
     return text if len(text) <= length else text[: length - 1] + "…"

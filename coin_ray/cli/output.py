@@ -1,0 +1,55 @@
+"""What is printed, as text and nothing else: names of a user carry no markup and no escapes."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coin_ray import safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 120
+"""Characters of a line where there is no terminal that says how wide it is."""
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print lines on stdout or stderr."""
+    typer.echo(safe.printable(text), err=err)
+
+
+def console(*, err: bool = False) -> Console:
+    """The terminal, or a plain one wide enough for a table; strings in its tables are no markup."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Screen(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(safe.printable(text), **options)
+
+    screen = Screen(stderr=err, markup=False, emoji=False, highlight=False)
+    if not screen.is_terminal:
+        screen.width = PLAIN_WIDTH
+    return screen
+
+
+def in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding: names of files and
+    what libraries write are UTF-8 whatever LC_ALL says, here and in the processes of a study."""
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def never_fail() -> None:
+    """Let nothing that is printed raise, whatever the locale can say: a finished study has to end
+    with its last line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
