@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 NOT_TEXT = "a name that is no UTF-8"
 RENAME = "rename it, for example with `convmv -r -f latin1 -t utf8 --notest FOLDER`"
 """What to do about a file name of another encoding."""
@@ -32,3 +35,42 @@ class UserError(ValueError):
 
 def _rebuild(what: str, where: str, expected: str, found: str, do: str) -> UserError:
     return UserError(what, where=where, expected=expected, found=found, do=do)
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust say the number of the system's error."""
+_AGAIN = "then give the same command again: it goes on where it stopped"
+_SYSTEM = {
+    errno.ENOSPC: ("the disk is full", f"make room (coin-ray store gc), {_AGAIN}"),
+    errno.EDQUOT: ("your share of the disk is used up", f"make room (coin-ray store gc), {_AGAIN}"),
+    errno.EFBIG: ("this file may not grow any more", f"raise the limit (ulimit -f), {_AGAIN}"),
+    errno.EROFS: ("this file system is read-only", "choose a place that can be written"),
+    errno.EACCES: ("permission denied", "choose another place, or ask its owner for access"),
+    errno.EPERM: ("permission denied", "choose another place, or ask its owner for access"),
+    errno.ENOTDIR: ("there is a file where a folder belongs", "choose another place"),
+    errno.EEXIST: ("something else is there already", "choose another place, or move it away"),
+    errno.EISDIR: ("there is a folder where a file belongs", "name a file"),
+    errno.ENAMETOOLONG: ("the name is too long for this file system", "choose a shorter one"),
+    errno.ELOOP: ("links that lead back to themselves", "choose another place"),
+    errno.EMFILE: ("too many open files", f"raise the limit (ulimit -n), {_AGAIN}"),
+    errno.ENFILE: ("too many open files on this machine", f"wait, {_AGAIN}"),
+    errno.ENOMEM: ("the memory does not suffice", "use a machine with more, or a smaller study"),
+    errno.EIO: ("the disk does not answer", f"check it, {_AGAIN}"),
+    errno.ESTALE: ("the network folder has gone", f"check its server, {_AGAIN}"),
+}
+
+
+def of_system(error: BaseException) -> UserError | None:
+    """What the machine, not coin-ray, refused, as a message; None for what has another cause."""
+    if isinstance(error, MemoryError):
+        what, do = _SYSTEM[errno.ENOMEM]
+        return UserError(what, found=str(error), do=do)
+    if type(error) is RuntimeError and isinstance(error.__context__, OSError):
+        error = error.__context__  # torch puts words of its own over what the disk said
+    rust = _OS_ERROR.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(rust[1]) if rust else None
+    if number not in _SYSTEM:
+        return None
+    what, do = _SYSTEM[number]
+    where = str(getattr(error, "filename", None) or "")
+    return UserError(what, where=where if len(where) < 500 else f"{where[:200]} …", do=do)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from coin_ray.errors import UserError
 
 SCRATCH = ".coin-ray-"
 """How the names of unfinished files begin; nobody else's file is ever taken for one."""
@@ -30,6 +33,10 @@ def whole(path: Path) -> Iterator[Path]:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            error.filename = str(path)  # the name that its user knows
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -43,3 +50,25 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes, whole."""
     with whole(path) as part:
         part.write_bytes(content)
+
+
+def exists(path: Path) -> bool:
+    """As ``path.exists()``, which raises OSError for a name that is too long to exist."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """A path whose ``~`` stands for a home folder. UserError if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"there is no home folder for {Path(path).parts[0]}",
+            where=str(path),
+            do="write the path out",
+        ) from error

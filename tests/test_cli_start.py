@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from coin_ray import cli
+from coin_ray.cli import fault
 from coin_ray.errors import UserError
 
 HEAVY = ("torch", "ray", "mlflow", "polars", "scipy", "skimage", "timm", "matplotlib")
@@ -108,7 +110,84 @@ def test_how_a_verb_ends(
     assert text in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coin_ray.study.study.resolve", raising(ZeroDivisionError("bug")))
-    done = CliRunner().invoke(cli.app, ["plan", "uss_backbones"])
-    assert done.exit_code == 1 and isinstance(done.exception, ZeroDivisionError)
+def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *args: str) -> Result:
+    """A call of ``plan`` in which ``error`` is raised."""
+    monkeypatch.setattr("coin_ray.study.study.resolve", raising(error))
+    return CliRunner().invoke(cli.app, ["plan", "uss_backbones", *args])
+
+
+@pytest.mark.parametrize("workspace", ["there", "missing"])
+def test_a_fault_of_ours_is_one_line_and_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workspace: str
+) -> None:
+    """In the workspace where there is one, else in the temp folder."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    where = tmp_path / workspace
+    error = ZeroDivisionError("a \x1b[31mbug\n" * 40)
+    done = failing(error, monkeypatch, "--workspace", str(where))
+    assert done.exit_code == fault.CODE == 70
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and "\x1b" not in done.stderr
+    (log,) = tmp_path.rglob("*.log")
+    assert log.parent == (where if workspace == "there" else tmp_path)
+    assert str(log) in done.stderr and "ZeroDivisionError: a [31mbug" in done.stderr
+    text = log.read_text()
+    assert "Traceback" in text and "ZeroDivisionError" in text and '"torch": "' in text
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_fault_on_a_full_disk_still_shows_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.mkstemp", raising(OSError(errno.ENOSPC, "full")))
+    done = failing(ZeroDivisionError("bug"), monkeypatch, "--workspace", str(tmp_path))
+    assert done.exit_code == 70 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "x"), "the disk is full"),
+        (OSError(errno.EDQUOT, "x", "a/b.png"), "a/b.png: your share of the disk is used up"),
+        (OSError(errno.EROFS, "x", "a"), "a: this file system is read-only"),
+        (PermissionError(errno.EACCES, "x", "a"), "a: permission denied"),
+        (FileExistsError(errno.EEXIST, "x", "a"), "a: something else is there already"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "a"), "a: there is a file where a folder belongs"),
+        (IsADirectoryError(errno.EISDIR, "x", "a"), "a: there is a folder where a file belongs"),
+        (OSError(errno.ENAMETOOLONG, "x", "a" * 5000), "the name is too long"),
+        (ValueError("parquet: I/O error: No space left (os error 28)"), "the disk is full"),
+        (MemoryError("1 EiB"), "the memory does not suffice"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, text: str
+) -> None:
+    done = failing(error, monkeypatch)
+    assert done.exit_code == 2 and text in done.stderr and "\n  do: " in done.stderr
+    assert "fault" not in done.stderr and len(done.stderr) < 600
+
+
+def test_an_error_that_only_names_a_missing_file_is_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    error = FileNotFoundError(errno.ENOENT, "x", "store/manifest.json")
+    done = failing(error, monkeypatch, "--workspace", str(tmp_path))
+    assert done.exit_code == 70 and "store/manifest.json" in done.stderr
+
+
+def test_a_reader_that_left_gets_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = failing(BrokenPipeError(errno.EPIPE, "x"), monkeypatch)
+    assert done.exit_code == 1 and done.output == ""
+
+
+def test_a_workspace_that_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, text in (
+        ("file", "the workspace is a file"),
+        ("loop", "links that lead back to themselves"),
+        ("~nobody_here/x", "there is no home folder for ~nobody_here"),
+    ):
+        where = name if name.startswith("~") else str(tmp_path / name)
+        done = CliRunner().invoke(cli.app, ["plan", "uss_backbones", "--workspace", where])
+        assert done.exit_code == 2 and text in done.stderr, done.output

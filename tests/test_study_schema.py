@@ -68,7 +68,8 @@ def test_every_setting_is_in_it_once() -> None:
     } == keys | {section for section in inner if "." in section}
     entropic = SCHEMA["$defs"]["ot.lambda"]
     assert entropic == {
-        "type": "number", "exclusiveMinimum": 0.0, "default": 0.1, "description": "entropic weight",
+        "type": "number", "exclusiveMinimum": 0.0, "maximum": 1e6, "default": 0.1,
+            "description": "entropic weight",
     }  # fmt: skip
 
 

@@ -5,16 +5,17 @@ Help and completion list the verbs without importing any of them, so they answer
 
 from __future__ import annotations
 
+import errno
 import importlib
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import typer
 import typer.core
 
 from coin_ray import safe
 from coin_ray.cli.output import in_utf8, never_fail, say
-from coin_ray.errors import NOT_TEXT, RENAME, UserError
+from coin_ray.errors import NOT_TEXT, RENAME, UserError, of_system
 
 VERBS = {
     "sweep": "Run a study: every cell that is not finished yet, then the table.",
@@ -35,6 +36,10 @@ VERBS = {
     "doctor": "Check this installation.",
 }
 """Verb -> its line in the help; each is a module of the same name."""
+
+
+_OF_TYPER = (typer.Exit, typer.Abort, cast("type[Exception]", typer.BadParameter.__mro__[2]))
+"""Exits and mistyped options; the last is the base of the latter, wherever a version keeps it."""
 
 
 class Verbs(typer.core.TyperGroup):
@@ -60,7 +65,8 @@ class Verbs(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Bad input is one message and code 2, an interruption one line and code 130."""
+        """Bad input, and what the machine refuses, is one message and code 2, an interruption one
+        line and code 130, a fault of ours one line and code 70."""
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -70,6 +76,18 @@ class Verbs(typer.core.TyperGroup):
             # Finished stages are in the store, so there is nothing to say but this.
             say("\ninterrupted; the same command continues where it stopped", err=True)
             raise typer.Exit(130) from error
+        except _OF_TYPER:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # whoever read our output has seen enough; click ends without a word
+            if refused := of_system(error):
+                say(str(refused), err=True)
+                raise typer.Exit(2) from error
+            from coin_ray.cli import fault
+
+            say(fault.told(error, ctx.meta.get(fault.WORKSPACE)), err=True)
+            raise typer.Exit(fault.CODE) from error
 
 
 app = typer.Typer(

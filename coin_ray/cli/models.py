@@ -92,7 +92,8 @@ def add(
     if licence is None and like is not None:
         raise UserError("--like is for weights of your own", do="say their --licence too")
     if not file.is_file():
-        raise UserError("no such file", where=str(file), expected=f"the weights of {name}")
+        what = "this is a folder" if file.is_dir() else "no such file"
+        raise UserError(what, where=str(file), expected=f"the weights of {name}")
     if licence is None:
         path = files.add(name, file)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,14 +13,6 @@ from coin_ray.errors import NOT_TEXT, RENAME, UserError
 
 if TYPE_CHECKING:
     from coin_ray.study.resolved import ResolvedStudy
-
-
-def _workspace(path: Path) -> Path:
-    """Absolute. UserError for one that no address of a tracker can hold."""
-    path = path.expanduser().resolve()
-    if not safe.is_text(str(path)):
-        raise UserError(NOT_TEXT, where=safe.printable(str(path)), do=RENAME)
-    return path
 
 
 Study = Annotated[
@@ -67,7 +60,7 @@ Workspace = Annotated[
     typer.Option(
         "--workspace",
         envvar="COIN_RAY_WORKSPACE",
-        callback=_workspace,
+        callback=lambda ctx, path: _workspace(ctx, path),
         help="results, store and tracker",
     ),
 ]
@@ -78,6 +71,28 @@ Device = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="replace files that coin-ray did not write; no input")
 ]
+
+
+def _workspace(ctx: typer.Context, path: Path) -> Path:
+    """Absolute. UserError for a file, or a name that no address of a tracker can hold."""
+    from coin_ray.cli import fault
+    from coin_ray.files import expanded
+
+    try:
+        found = expanded(path).resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, "links in a circle", str(path)) from error
+    if found.exists() and not found.is_dir():
+        raise UserError(
+            "the workspace is a file",
+            where=str(found),
+            expected="a folder, or a name for a new one",
+            do="choose another with --workspace or COIN_RAY_WORKSPACE",
+        )
+    if not safe.is_text(str(found)):
+        raise UserError(NOT_TEXT, where=safe.printable(str(found)), do=RENAME)
+    ctx.meta[fault.WORKSPACE] = found
+    return found
 
 
 def resolved(

@@ -16,7 +16,7 @@ from ray import tune
 from coin_ray.cluster.rounds import train_stage
 from coin_ray.cluster.searching import VALUE
 from coin_ray.cluster.tasks import CellSpec, distributed, open_cell
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, of_system
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.events import CellFailed, CellFinished, CellScored, CellStarted
 from coin_ray.pipeline.runner import Each, Train, export, run_cell
@@ -109,7 +109,7 @@ def mean_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def cause(error: BaseException) -> str:
     """The innermost error in one line: Ray wraps it, and Train once more, by worker."""
-    error = innermost(error)
+    error = told(error)
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if isinstance(error, UserError):
         return "; ".join(lines)
@@ -118,15 +118,22 @@ def cause(error: BaseException) -> str:
 
 def trace(error: BaseException) -> str:
     """The traceback; none of a mistake that its message explains."""
-    return "" if isinstance(innermost(error), UserError) else traceback.format_exc()
+    return "" if isinstance(told(error), UserError) else traceback.format_exc()
+
+
+def told(error: BaseException) -> BaseException:
+    """The error that was raised first, or the message that it stands for."""
+    found = innermost(error)
+    return of_system(found) or found
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that was raised first."""
-    while True:
+    """The error that was raised first; of one that has been put into words, the words."""
+    while not isinstance(error, UserError):
         workers = getattr(error, "worker_failures", None)
         inner = next(iter(workers.values())) if workers else None
         inner = inner or getattr(error, "cause", None) or error.__cause__
         if not isinstance(inner, BaseException):
-            return error
+            break
         error = inner
+    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from coin_ray.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 MAX_PIXELS = 150_000_000
-"""Larger pictures are refused before they are decoded: a few bytes can claim any size."""
+MAX_SAMPLES = 64
+"""What claims more is refused before it is decoded: a few bytes can claim any size."""
 
 KINDS = {
     "1": "binary",
@@ -86,9 +88,10 @@ def _broken(path: Path, error: Exception) -> UserError:
     )
 
 
-def check_size(path: Path, shape: tuple[int, ...]) -> None:
-    """Refuse a picture whose header claims more than MAX_PIXELS, or none at all."""
-    pixels = int(np.prod([int(s) for s in shape], dtype=object))
+def check_size(path: Path, shape: tuple[int, ...], samples: int = 1) -> None:
+    """Refuse a picture whose header claims more than MAX_PIXELS, none at all, or more than
+    MAX_SAMPLES values in each."""
+    pixels = math.prod(int(s) for s in shape)
     if pixels > MAX_PIXELS or min(shape, default=0) <= 0:
         raise UserError(
             "absurd dimensions",
@@ -96,6 +99,14 @@ def check_size(path: Path, shape: tuple[int, ...]) -> None:
             expected=f"1 to {MAX_PIXELS:,} pixels",
             found=" x ".join(f"{s}" for s in shape) + " (height x width)",
             do="cut a large image into tiles" if pixels > MAX_PIXELS else "check the file",
+        )
+    if samples > MAX_SAMPLES:
+        raise UserError(
+            "absurd dimensions",
+            where=str(path),
+            expected=f"at most {MAX_SAMPLES} samples a pixel",
+            found=f"{samples:,}",
+            do="save it as RGB, or copy it again if that is what it was",
         )
 
 
@@ -131,6 +142,7 @@ def raster_shape(path: Path) -> tuple[int, int]:
                 raise UserError(
                     "no picture", where=str(path), expected="(H, W) or (H, W, 3)", found=f"{shape}"
                 )
+            check_size(path, shape[:2])
             return int(shape[0]), int(shape[1])
         height, width, orientation, _ = _header(path)
         return (width, height) if orientation >= 5 else (height, width)
@@ -180,13 +192,13 @@ def _header(path: Path) -> tuple[int, int, int, str]:
 
         with tifffile.TiffFile(path) as tif:
             page = _first_page(tif)
+            check_size(path, (page.imagelength, page.imagewidth), page.samplesperpixel)
             samples = page.photometric.name.lower() if _white_is_zero(page) else ""
             samples = "ycbcr" if _is_ycbcr(page) else samples
             height, width = int(page.imagelength), int(page.imagewidth)
             return height, width, tif_orientation(page), samples
-    from PIL import Image
-
-    with Image.open(path) as picture:
+    with _open_pil(path) as picture:
+        check_size(path, (picture.height, picture.width))
         return picture.height, picture.width, picture_orientation(path, picture), ""
 
 
@@ -197,11 +209,11 @@ def items_shape(path: Path) -> tuple[int, int]:
         return int(shape[1]), int(shape[2])
 
 
-def _read_pil(path: Path) -> Raster:
+def _open_pil(path: Path) -> Any:
     from PIL import Image
 
     try:
-        picture = Image.open(path)
+        return Image.open(path)
     except Image.DecompressionBombError as error:
         raise UserError(
             "absurd dimensions",
@@ -210,7 +222,10 @@ def _read_pil(path: Path) -> Raster:
             found=str(error),
             do="cut a large image into tiles",
         ) from error
-    with picture:
+
+
+def _read_pil(path: Path) -> Raster:
+    with _open_pil(path) as picture:
         check_size(path, (picture.height, picture.width))
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":  # a camera's preview is no second picture
@@ -244,7 +259,7 @@ def _read_tif(path: Path) -> Raster:
 
     with tifffile.TiffFile(path) as tif:
         page = _first_page(tif)
-        check_size(path, (page.imagelength, page.imagewidth))
+        check_size(path, (page.imagelength, page.imagewidth), page.samplesperpixel)
         # tifffile fills what it cannot find with zeros; a label map cut short must not pass
         pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
         absent = sum(offset == count == 0 for offset, count in pieces)

@@ -6,20 +6,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from coin_ray.pipeline.section import Fraction, Positive, Section
+from coin_ray.pipeline.section import (
+    Batch,
+    Fraction,
+    Iterations,
+    NotNegative,
+    Pixels,
+    Positive,
+    Radius,
+    Section,
+    Seed,
+    Sigma,
+)
 
-Iterations = Annotated[int, Field(ge=1)]
 NARROWEST = 8
 """Channels of a residual network's first stage: with fewer, oneDNN's AVX2 kernels write beyond the
 gradient of its strided 1 x 1 convolutions (PyTorch 2.13), and the process dies."""
+Width = Annotated[int, Field(ge=1, le=4096)]
+StageWidth = Annotated[int, Field(ge=NARROWEST, le=4096)]
 
 
 class Ssa(Section):
     """Training of SSA, sparse attention that tells the magnification."""
 
-    width: int = Field(64, ge=1, description="channels of the attention network")
+    width: Width = Field(64, description="channels of the attention network")
     encoder: Literal["resnet18", "resnet34"] = Field("resnet34", description="of the classifier")
-    encoder_width: int = Field(64, ge=NARROWEST, description="channels of its first stage")
+    encoder_width: StageWidth = Field(64, description="channels of its first stage")
     start: Literal["random", "stain"] = Field(
         "random", description="of the attention: random as published, or from the nuclear stain"
     )
@@ -28,19 +40,17 @@ class Ssa(Section):
     )
     scale_equivariance: bool = Field(True, description="the loss between magnifications")
     iterations: Iterations = Field(20000, description="epoch 200 of 100 steps")
-    batch: int = Field(32, ge=3)
-    crop: int = Field(160, ge=32)
+    batch: int = Field(32, ge=3, le=65_536)
+    crop: int = Field(160, ge=32, le=8192)
     lr: Positive = 2e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: NotNegative = 1e-4
     lr_drops: tuple[Iterations, ...] = Field(
-        (30000, 60000), description="steps that divide the learning rate by 10"
+        (30000, 60000), max_length=100, description="steps that divide the learning rate by 10"
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of the averaged weights; 0 = those of the last step (paper)"
     )
-    stain_jitter: Annotated[float, Field(ge=0)] = Field(
-        0.03, description="HED gain, standard deviation"
-    )
+    stain_jitter: NotNegative = Field(0.03, description="HED gain, standard deviation")
 
     @property
     def most_workers(self) -> int:
@@ -54,33 +64,42 @@ class Psm(Section):
     activation_encoder: Literal["res2net50_26w_4s", "res2net101_26w_4s"] = Field(
         "res2net101_26w_4s", description="the network whose activations are taken"
     )
-    activation_width: int = Field(64, ge=NARROWEST, description="channels of its first stage")
+    activation_width: StageWidth = Field(64, description="channels of its first stage")
     activation_iterations: Iterations = 3700
-    activation_batch: int = Field(1, ge=1)
+    activation_batch: Batch = 1
     activation_lr: Positive = 1e-4
-    clusters: int = Field(3, ge=2, description="of the coloured activation map, by k-means")
-    attempts: int = Field(10, ge=1, description="k-means runs, of which the best is taken")
-    max_hole: int = Field(64, ge=0, description="holes up to this area are filled, px")
-    min_area: int = Field(0, ge=0, description="smaller components are dropped, px")
+    clusters: int = Field(
+        3, ge=2, le=1000, description="of the coloured activation map, by k-means"
+    )
+    attempts: int = Field(
+        10, ge=1, le=10_000, description="k-means runs, of which the best is taken"
+    )
+    max_hole: Pixels = Field(64, description="holes up to this area are filled, px")
+    min_area: Pixels = Field(0, description="smaller components are dropped, px")
     encoder: Literal["resnet18", "resnet34"] = Field(
         "resnet34", description="of the point network and of the final one"
     )
-    width: int = Field(64, ge=NARROWEST, description="channels of its first stage")
+    width: StageWidth = Field(64, description="channels of its first stage")
     point_iterations: Iterations = 900
     final_iterations: Iterations = 900
-    batch: int = Field(4, ge=1)
+    batch: Batch = 4
     lr: Positive = 1e-4
     region: int | None = Field(
-        512, ge=32, description="centre square of an image that is trained on, px; null = all"
+        512,
+        ge=32,
+        le=100_000,
+        description="centre square of an image that is trained on, px; null = all",
     )
-    crop: int = Field(512, ge=32)
-    folds: int = Field(10, ge=1, description="parts of the images; each pass leaves one out")
-    point_distance: int = Field(6, ge=1, description="between peaks that become points, px")
-    point_merge: Annotated[float, Field(ge=0)] = Field(
-        20.0, description="points nearer to each other are one, px"
+    crop: int = Field(512, ge=32, le=8192)
+    folds: int = Field(
+        10, ge=1, le=10_000, description="parts of the images; each pass leaves one out"
     )
-    point_radius: int = Field(2, ge=0, description="of the disk around a point, px")
-    voronoi_weight: Annotated[float, Field(ge=0)] = 1.5
+    point_distance: int = Field(
+        6, ge=1, le=1000, description="between peaks that become points, px"
+    )
+    point_merge: NotNegative = Field(20.0, description="points nearer to each other are one, px")
+    point_radius: Radius = Field(2, description="of the disk around a point, px")
+    voronoi_weight: NotNegative = 1.5
 
     @property
     def most_workers(self) -> int:
@@ -102,19 +121,17 @@ class Ucis(Section):
     weights: Literal["imagenet", "none"] = Field(
         "imagenet", description="what the encoders of ssa and psm start from"
     )
-    seed: int = Field(
-        0, ge=0, description="of the training of ssa and psm, which all random seeds share"
+    seed: Seed = Field(
+        0, description="of the training of ssa and psm, which all random seeds share"
     )
     ssa: Ssa = Ssa()
     psm: Psm = Psm()
-    sigma: Positive = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
-    contrast_sigma: Positive = Field(
-        12.0, description="wide Gaussian of the local-contrast gate, px"
-    )
-    opening: int = Field(2, ge=0, description="radius of the binary opening, px; 0 = off")
-    max_hole: int = Field(300, ge=0, description="holes up to this area are filled, px")
-    min_area: int = Field(60, ge=0, description="smaller components are dropped, px")
-    min_contrast: Annotated[float, Field(ge=0)] = Field(
+    sigma: Sigma = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
+    contrast_sigma: Sigma = Field(12.0, description="wide Gaussian of the local-contrast gate, px")
+    opening: Radius = Field(2, description="radius of the binary opening, px; 0 = off")
+    max_hole: Pixels = Field(300, description="holes up to this area are filled, px")
+    min_area: Pixels = Field(60, description="smaller components are dropped, px")
+    min_contrast: NotNegative = Field(
         0.4, description="instances that stand out less from their surroundings are dropped, in sd"
     )
     min_share: Fraction = Field(0.2, description="and those below this share of the median area")

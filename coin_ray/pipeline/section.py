@@ -7,9 +7,23 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0.0, le=1e6)]
+Scale = Annotated[float, Field(ge=0.01, le=32.0)]
+"""By which an image is enlarged."""
+Iterations = Annotated[int, Field(ge=1, le=100_000_000)]
+Pixels = Annotated[int, Field(ge=0, le=1_000_000_000)]
+"""An area."""
+Radius = Annotated[int, Field(ge=0, le=200)]
+"""Of a disk, px: an operation's work grows with its square."""
+Sigma = Annotated[float, Field(gt=0.0, le=1000.0)]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 T = TypeVar("T")
-OneOrMore = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(lambda v: _listed(v))]
+OneOrMore = Annotated[
+    tuple[T, ...], Field(min_length=1, max_length=1000), BeforeValidator(lambda v: _listed(v))
+]
 """A list; a single value stands for a list of one."""
 
 

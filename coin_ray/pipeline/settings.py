@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from coin_ray.pipeline.coarse_settings import Ucis
-from coin_ray.pipeline.section import Fraction, OneOrMore, Positive, Section
+from coin_ray.pipeline.section import (
+    Batch,
+    Fraction,
+    Iterations,
+    NotNegative,
+    OneOrMore,
+    Pixels,
+    Positive,
+    Radius,
+    Scale,
+    Section,
+)
 
 
 class Uss(Section):
@@ -26,8 +37,10 @@ class Uss(Section):
     weights: Literal["plain", "fit3d"] = Field(
         "plain", description="of the pretraining itself, or fine-tuned by FiT3D (the public code)"
     )
-    layer: int = Field(-1, le=-1, description="block whose tokens are taken, -1 = the last")
-    zoom: OneOrMore[Positive] = Field(
+    layer: int = Field(
+        -1, ge=-1000, le=-1, description="block whose tokens are taken, -1 = the last"
+    )
+    zoom: OneOrMore[Scale] = Field(
         (6.0,),
         description="magnification of a window before the backbone; similarities of several "
         "are averaged",
@@ -35,9 +48,10 @@ class Uss(Section):
     window: int | None = Field(
         None,
         ge=16,
+        le=16_384,
         description=("window side after zoom, px; null = min(H, W), so 1/zoom of the image"),
     )
-    stride: Annotated[float, Field(gt=0, le=1)] = Field(
+    stride: Annotated[float, Field(ge=0.01, le=1)] = Field(
         2 / 3, description="window stride as a share of its side"
     )
     hflip: bool = Field(True, description="average with the mirrored window")
@@ -59,7 +73,7 @@ class Uss(Section):
         0.0, description="minmax stretches between this and 100 minus this percentile; 0 = extremes"
     )
     complement: bool = Field(True, description="background = max(background, 1 - foreground)")
-    batch: int = Field(8, ge=1, json_schema_extra={"runtime": True})
+    batch: Batch = Field(8, json_schema_extra={"runtime": True})
 
 
 class Ot(Section):
@@ -74,7 +88,7 @@ class Ot(Section):
     foreground_mass: Annotated[float, Field(gt=0, lt=1)] | Literal["coarse"] = Field(
         "coarse", description="share of pixels transported to foreground; coarse = that of M0"
     )
-    prior: Annotated[float, Field(ge=0)] = Field(
+    prior: NotNegative = Field(
         0.0,
         description="log-odds that the coarse mask gives the plan's reference; 0 = none (paper)",
     )
@@ -91,7 +105,7 @@ class Crf(Section):
 
     enabled: bool = False
     gamma: Positive = Field(1.0, description="power on the foreground map before the CRF")
-    iterations: int = Field(10, ge=1)
+    iterations: int = Field(10, ge=1, le=10_000)
     gaussian_weight: Positive = 3.0
     gaussian_sigma: Positive = 1.0
     bilateral_weight: Positive = 4.0
@@ -103,20 +117,22 @@ class Instances(Section):
     """Mask to instances (Eq. 5)."""
 
     method: Literal["watershed", "components"] = "watershed"
-    footprint: int = Field(12, ge=1, description="radius of the peak footprint, px at 0.25 um/px")
+    footprint: int = Field(
+        12, ge=1, le=200, description="radius of the peak footprint, px at 0.25 um/px"
+    )
     footprint_scale: Literal["mpp", "fixed", "adaptive"] = Field(
         "mpp",
         description=(
             "footprint times 0.25 / mpp; as it is; or the median peak of the image's distance map"
         ),
     )
-    sigma: Annotated[float, Field(ge=0)] = Field(
+    sigma: Annotated[float, Field(ge=0, le=1000)] = Field(
         1.0, description="Gaussian on the distance map, px"
     )
     keep_border: bool = Field(True, description="peaks on the image border count")
-    opening: int = Field(0, ge=0, description="radius of the binary opening before, px; 0 = off")
-    closing: int = Field(0, ge=0, description="radius of the binary closing after that, px")
-    min_area: int = Field(0, ge=0, description="smaller instances are dropped, px")
+    opening: Radius = Field(0, description="radius of the binary opening before, px; 0 = off")
+    closing: Radius = Field(0, description="radius of the binary closing after that, px")
+    min_area: Pixels = Field(0, description="smaller instances are dropped, px")
 
 
 class Sam(Section):
@@ -124,7 +140,7 @@ class Sam(Section):
 
     model: Literal["mini", "vit_b", "vit_l", "vit_h"] = "vit_h"
     prompt: Literal["centroid", "innermost"] = "centroid"
-    batch: int = Field(64, ge=1, json_schema_extra={"runtime": True})
+    batch: Batch = Field(64, json_schema_extra={"runtime": True})
 
 
 Term = Literal["segmenter", "predicted_iou", "stain_jitter", "regrowth", "ring_contrast", "ellipse"]
@@ -150,7 +166,7 @@ class Select(Section):
     value: Fraction = Field(0.5, description="threshold of fixed, share kept by top_fraction")
     cap: Fraction = Field(0.9, description="upper bound of an adaptive threshold")
     scope: Literal["image", "dataset"] = "image"
-    area_ratio: tuple[Annotated[float, Field(ge=0)], Positive] | None = Field(
+    area_ratio: tuple[NotNegative, Positive] | None = Field(
         None, description="area of the segmenter's mask over that of the instance; null = any"
     )
     contains_point: bool = Field(False, description="the segmenter's mask holds its prompt point")
@@ -177,18 +193,21 @@ class Student(Section):
     """Network and training of one round ."""
 
     arch: Literal["unet", "deeplabv3plus"] = "deeplabv3plus"
-    width: int = Field(32, ge=4, description="first width of the U-Net")
+    width: int = Field(32, ge=4, le=4096, description="first width of the U-Net")
     encoder: Literal["resnet50", "resnet101"] = "resnet101"
     encoder_weights: Literal["imagenet", "none"] = "imagenet"
-    iterations: int = Field(23100, ge=1, description="optimiser steps of round 1")
+    iterations: Iterations = Field(23100, description="optimiser steps of round 1")
     epochs: int | None = Field(
-        None, ge=1, description="steps as epochs of 100 crops an image instead, in every round"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="steps as epochs of 100 crops an image instead, in every round",
     )
-    later_iterations: int | None = Field(
-        None, ge=1, description="of the later rounds; null = as round 1"
+    later_iterations: Iterations | None = Field(
+        None, description="of the later rounds; null = as round 1"
     )
-    batch: int = Field(16, ge=1)
-    crop: int = Field(512, ge=32)
+    batch: Batch = 16
+    crop: int = Field(512, ge=32, le=8192)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = Field(
         1e-3, description="of the encoder; heads (and a whole U-Net) times head_lr"
@@ -196,27 +215,23 @@ class Student(Section):
     later_lr: Positive | None = Field(None, description="of the later rounds; null = as round 1")
     head_lr: Positive = 10.0
     schedule: Literal["poly", "constant"] = Field("poly", description="of the learning rate")
-    weight_decay: Annotated[float, Field(ge=0)] = 4e-5
+    weight_decay: NotNegative = 4e-5
     ema: Fraction = 0.999
     edge: bool = Field(True, description="edge head and its loss")
-    edge_weight: Annotated[float, Field(ge=0)] = 1.0
-    segmentation_weight: Annotated[float, Field(ge=0)] = 1.0
+    edge_weight: NotNegative = 1.0
+    segmentation_weight: NotNegative = 1.0
     edge_target: Literal["boundary", "canny"] = Field(
         "boundary", description="pixels that touch another id, or Canny of each instance (Eq. 10)"
     )
-    scale: tuple[Positive, Positive] = Field(
+    scale: tuple[Scale, Scale] = Field(
         (0.5, 2.0), description="random rescale, uniform in this range"
     )
     rotate: bool = Field(False, description="quarter turns")
-    color_jitter: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="brightness, contrast, saturation"
-    )
+    color_jitter: NotNegative = Field(0.5, description="brightness, contrast, saturation")
     hue_jitter: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0, description="share of the circle"
     )
-    stain_jitter: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="HED gain, standard deviation"
-    )
+    stain_jitter: NotNegative = Field(0.0, description="HED gain, standard deviation")
     bf16: bool = Field(
         False, description="mixed precision; faster where the processor has it, other numbers"
     )
@@ -227,8 +242,10 @@ class Student(Section):
 class Rounds(Section):
     """Recursion."""
 
-    count: int = Field(3, ge=0, description="rounds of relabel and train; 0 = steps 1 and 2 only")
-    refresh: int = Field(1, ge=1, description="labels are made anew every so many rounds")
+    count: int = Field(
+        3, ge=0, le=1000, description="rounds of relabel and train; 0 = steps 1 and 2 only"
+    )
+    refresh: int = Field(1, ge=1, le=1000, description="labels are made anew every so many rounds")
     early_stop: Fraction = Field(
         0.0,
         description=(
@@ -241,12 +258,12 @@ class Rounds(Section):
 class Infer(Section):
     """Student output to instances."""
 
-    scales: tuple[Positive, ...] = (1.0, 0.5, 1.5, 2.0)
+    scales: tuple[Scale, ...] = Field((1.0, 0.5, 1.5, 2.0), min_length=1, max_length=100)
     hflip: bool = True
     minmax: bool = Field(
         True, description="probability to [0, 1] per image, as the public code does"
     )
-    stain_weight: Annotated[float, Field(ge=0)] = Field(
+    stain_weight: NotNegative = Field(
         0.0,
         description=(
             "weight of the stain evidence added to the student's logit; 0 = student alone"
@@ -255,9 +272,9 @@ class Infer(Section):
     crf: bool = Field(False, description="dense CRF on the probabilities, with the section crf")
     edge_markers: bool = Field(False, description="markers from segmentation x (1 - edge)")
     fill_holes: bool = True
-    opening: int = Field(0, ge=0, description="radius of the binary opening, px")
+    opening: Radius = Field(0, description="radius of the binary opening, px")
     tile: int | None = Field(
-        None, ge=64, description="tile side for large images, px; null = whole"
+        None, ge=64, le=100_000, description="tile side for large images, px; null = whole"
     )
     redraw: bool = Field(
         False, description="the segmenter redraws the predicted instances, surest last"
@@ -265,7 +282,7 @@ class Infer(Section):
     redraw_min_iou: Fraction = Field(
         0.0, description="instances that the segmenter itself expects to draw worse are dropped"
     )
-    redraw_grow: Annotated[float, Field(ge=0)] = Field(
+    redraw_grow: Annotated[float, Field(ge=0, le=1000)] = Field(
         0.0, description="redrawn instances grow so far into the student's foreground, px"
     )
 
@@ -276,6 +293,7 @@ class Evaluate(Section):
     adjacency_radius: int | None = Field(
         1,
         ge=0,
+        le=100,
         description="px within which two cells are adjacent (8-connected dilation); null = "
         "no split",
     )

@@ -158,11 +158,15 @@ def _save(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    torch.save(
-        {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": history.losses,
-         "elapsed": history.elapsed, "identity": identity},
-        part,
-    )  # fmt: skip
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "losses": history.losses,
+        "elapsed": history.elapsed,
+        "identity": identity,
+    }
+    with part.open("wb") as file:  # by a path, torch keeps to itself what the disk says
+        torch.save(state, file)
     part.replace(path)
 
 

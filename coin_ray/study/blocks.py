@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import Field
 
 from coin_ray.pipeline.chain import VERSIONS
 from coin_ray.pipeline.nodes import TRAINED
-from coin_ray.pipeline.section import Positive
+from coin_ray.pipeline.section import LARGEST_SEED, Positive
 from coin_ray.study.errors import Problems, suggestion
 from coin_ray.study.grammar import Node, label
 from coin_ray.study.metrics import METRICS
-from coin_ray.study.resolved import AtLeastOne, Objective, Published
+from coin_ray.study.resolved import Objective, Published
 from coin_ray.study.values import BAD, describe, read, shortened
 
 T = TypeVar("T")
+MOST_SEEDS = 10_000
+SeedCount = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,15 @@ class RoundResources:
     cpu: Positive | None = None
     gpu: Positive | None = None
     memory: Positive | None = None
-    workers: AtLeastOne | None = None
+    workers: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 @dataclass(frozen=True)
 class SeedRange:
     """Sequential seeds: the ``first`` for every level, up to ``max`` where the verdict is open."""
 
-    first: AtLeastOne
-    max: AtLeastOne
+    first: SeedCount
+    max: SeedCount
 
 
 RESOURCES: Mapping[str, type] = {
@@ -129,6 +133,9 @@ def read_seeds(node: Node, problems: Problems) -> tuple[tuple[int, ...], int | N
             problems.add(node.place, "seeds: first has to be below max", f"or seeds: {span.max}")
         return tuple(range(span.max)), span.first
     if node.kind == "scalar" and _is_int(node.value) and node.value > 0:
+        if node.value > MOST_SEEDS:
+            problems.add(node.place, f"at most {MOST_SEEDS:,} seeds can be asked for")
+            return (0,), None
         return tuple(range(node.value)), None
     listed = (
         node.kind == "list"
@@ -139,11 +146,16 @@ def read_seeds(node: Node, problems: Problems) -> tuple[tuple[int, ...], int | N
         hint = "expected 3, [0, 1, 2] or {first: 2, max: 6}"
         problems.add(node.place, f"seeds cannot be {node.text or node.kind}", hint)
         return (0,), None
-    seeds = [n.value for n in node.value]
-    for index, seed in enumerate(seeds):
-        if seed in seeds[:index]:
-            problems.add(node.value[index].place, f"seed {seed} is listed twice")
-    return tuple(dict.fromkeys(seeds)), None
+    if len(node.value) > MOST_SEEDS:
+        problems.add(node.place, f"at most {MOST_SEEDS:,} seeds can be asked for")
+    seeds: dict[int, None] = {}
+    for item in node.value:
+        if item.value in seeds:
+            problems.add(item.place, f"seed {item.value} is listed twice")
+        if item.value > LARGEST_SEED:
+            problems.add(item.place, f"a seed is at most {LARGEST_SEED:,}")
+        seeds[item.value] = None
+    return tuple(seeds), None
 
 
 def _is_int(value: Any) -> bool:

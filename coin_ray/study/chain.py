@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from coin_ray.files import exists
 from coin_ray.study import files
 from coin_ray.study.blocks import Reader
 from coin_ray.study.errors import Problems, suggestion
@@ -87,7 +88,7 @@ def read_chain(path: Path, problems: Problems) -> list[Document]:
 def _parent(node: Node, folder: Path, problems: Problems) -> Path | None:
     """``extends`` is a path from the file's own folder, or the name of a search space or study."""
     text = label(node, problems)
-    if (folder / text).is_file():
+    if exists(folder / text) and (folder / text).is_file():
         return folder / text
     for shelf in ("search_spaces", "ablations"):
         path = files.find(text, shelf)

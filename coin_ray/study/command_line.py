@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray import safe
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
+from coin_ray.files import exists, expanded
+from coin_ray.pipeline.section import LARGEST_SEED
+from coin_ray.study.blocks import MOST_SEEDS
 from coin_ray.study.errors import Place, Problems
-from coin_ray.study.resolved import DataSpec
+from coin_ray.study.resolved import DataSpec, Mpp
+from coin_ray.study.values import fits
 
+_NUMBER = re.compile(r"\s*[0-9]{1,10}\s*")
 _SPLITS = ("train", "test", "val", "valid", "validation", "image", "images")
 
 
@@ -40,7 +46,7 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
         if option is not None:
             raise UserError(f"{option} needs --data", do="add --data PATH, the images to evaluate")
         return ()
-    if request.mpp is not None and request.mpp <= 0:
+    if request.mpp is not None and not fits(Mpp, request.mpp):
         problems.add(Place(f"--mpp {request.mpp}"), "expected microns per pixel, such as 0.25")
     train = tuple(_folder(text, f"--train {text}", problems) for text in request.train)
     specs: list[DataSpec] = []
@@ -60,8 +66,8 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
 
 def _folder(text: str, option: str, problems: Problems) -> str:
     # Absolute: a Ray worker has another working folder.
-    path = Path(text).expanduser().absolute()
-    if not path.exists():
+    path = expanded(text).absolute()
+    if not exists(path):
         problems.add(Place(option), "there is no such folder or image", f"looked at {path}")
     if not safe.is_text(str(path)):
         problems.add(Place(option), NOT_TEXT, f"{path}: {RENAME}")
@@ -81,11 +87,13 @@ def given_seeds(request: Request, problems: Problems) -> tuple[int, ...]:
     """``3`` is 0, 1, 2 and ``0,5`` is itself; none when the study's own count."""
     if request.seeds is None:
         return ()
-    texts = [part.strip() for part in request.seeds.split(",")]
-    if not all(text.isdigit() for text in texts) or texts == ["0"]:
-        problems.add(
-            Place(f"--seeds {request.seeds}"), "expected a number of seeds (3) or a list (0,1,5)"
-        )
+    place, texts = Place(f"--seeds {request.seeds}"), request.seeds.split(",")
+    if not all(_NUMBER.fullmatch(text) for text in texts) or texts == ["0"]:
+        problems.add(place, "expected a number of seeds (3) or a list (0,1,5)")
         return ()
-    values = [int(text) for text in texts]
-    return tuple(range(values[0])) if len(values) == 1 else tuple(dict.fromkeys(values))
+    values = list(dict.fromkeys(int(text) for text in texts))
+    most = LARGEST_SEED if len(texts) > 1 else MOST_SEEDS
+    if max(values) > most:
+        problems.add(place, f"expected at most {most:,}")
+        return ()
+    return tuple(values) if len(texts) > 1 else tuple(range(values[0]))

@@ -9,11 +9,13 @@ from typing import Annotated
 from pydantic import Field
 
 from coin_ray.data.label_files import Binary
-from coin_ray.pipeline.section import OneOrMore, Positive
+from coin_ray.errors import UserError
+from coin_ray.files import exists, expanded
+from coin_ray.pipeline.section import OneOrMore, Seed
 from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.grammar import Node, label
-from coin_ray.study.resolved import AtLeastOne, DataSpec, Kind
+from coin_ray.study.resolved import DataSpec, Kind, Mpp
 
 GENERATED = "generated"
 
@@ -23,10 +25,10 @@ class Tiles:
     """Tiles that the project draws: numbers of training and of evaluated tiles, side in px, random
     seed. ``train: 0`` trains on the evaluated ones, without their labels."""
 
-    train: Annotated[int, Field(ge=0)] = 4
-    test: AtLeastOne = 4
-    size: Annotated[int, Field(ge=64)] = 256
-    seed: Annotated[int, Field(ge=0)] = 0
+    train: Annotated[int, Field(ge=0, le=100_000)] = 4
+    test: Annotated[int, Field(ge=1, le=100_000)] = 4
+    size: Annotated[int, Field(ge=64, le=10_000)] = 256
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Folder:
     path: Annotated[str, Field(min_length=1)]
     split: str | None = None
     train: OneOrMore[str] | None = None
-    mpp: Positive | None = None
+    mpp: Mpp | None = None
     binary: Binary | None = None
 
 
@@ -53,9 +55,11 @@ def read_data(node: Node, folder: Path, problems: Problems) -> tuple[DataSpec, .
             for name, child in node.value.items()
         )
     names = [label(n, problems) for n in items(node)]
-    for index, item in enumerate(items(node)):
-        if names[index] in names[:index]:
-            problems.add(item.place, f"data '{names[index]}' is listed twice")
+    seen: set[str] = set()
+    for name, item in zip(names, items(node), strict=True):
+        if name in seen:
+            problems.add(item.place, f"data '{name}' is listed twice")
+        seen.add(name)
     return tuple(
         _data(name, None, item.place, folder, problems)
         for name, item in zip(names, items(node), strict=True)
@@ -83,7 +87,11 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
 
 
 def _existing(node: Node, folder: Path, problems: Problems) -> str:
-    path = (folder / Path(node.text).expanduser()).absolute()
-    if not path.exists():
+    try:
+        path = (folder / expanded(node.text)).absolute()
+    except UserError as error:
+        problems.add(node.place, error.what, error.do)
+        return node.text
+    if not exists(path):
         problems.add(node.place, "there is no such folder or image", f"looked at {path}")
     return str(path)

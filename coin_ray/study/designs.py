@@ -71,6 +71,19 @@ def expand(
     return _unique(kept, factors)
 
 
+def size(design: str, factors: Sequence[Factor], *, fraction: bool, most: int) -> int:
+    """How many combinations :func:`expand` makes at most, before it does; more than ``most`` stands
+    for any number beyond."""
+    if fraction:
+        return 4 * len(factors)  # twice the next power of two at most
+    if design not in ("grid", "factorial"):
+        return 1 + sum(len(factor.others) for factor in factors)
+    found = 1
+    for factor in factors:
+        found = min(found * len(factor.levels), most + 1)
+    return found
+
+
 def baseline(factors: Sequence[Factor]) -> dict[str, str]:
     """Every factor at its baseline."""
     return {factor.name: factor.baseline for factor in factors}

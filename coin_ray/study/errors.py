@@ -9,6 +9,9 @@ from pathlib import Path
 
 from coin_ray.errors import UserError
 
+MOST = 100
+"""Problems that are shown at once; a file with more is something else than a study."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -46,10 +49,13 @@ class Problems:
         return bool(self.found)
 
     def add(self, place: Place, message: str, hint: str = "") -> None:
-        """Note a problem; the same words at the same place count once."""
+        """Note a problem; the same words at the same place count once. Raises them all at once when
+        there are as many as anybody reads."""
         problem = Problem(place, message, hint)
         if problem not in self.found:
             self.found.append(problem)
+        if len(self.found) >= MOST:
+            self.raise_if_any()
 
     def raise_if_any(self) -> None:
         """Raise one ``UserError`` that shows every problem with its line and a caret."""
@@ -58,11 +64,13 @@ class Problems:
         ordered = sorted(self.found, key=lambda p: (p.place.path, p.place.line, p.place.column))
         blocks = [self._render(problem) for problem in ordered]
         count = "1 problem" if len(blocks) == 1 else f"{len(blocks)} problems"
+        if len(blocks) >= MOST:
+            count += ", and the rest was not read"
         raise UserError("\n\n".join([*blocks, f"{count}. Nothing was started."]))
 
     def _render(self, problem: Problem) -> str:
         place = problem.place
-        head = f"{place}  {problem.message}"
+        head = f"{place}  {_cut(problem.message)}"
         lines = self.sources.get(place.path, [])
         if not 0 < place.line <= len(lines):
             return f"{head}\n      {problem.hint}" if problem.hint else head
@@ -71,6 +79,11 @@ class Problems:
         caret = " " * start + "^" * width
         shown = f"{head}\n{place.line:5d} | {text}\n      | {caret}"
         return f"{shown}  {problem.hint}" if problem.hint else shown
+
+
+def _cut(text: str, most: int = 400) -> str:
+    """A text of which nobody reads the end."""
+    return text if len(text) <= most else text[: most // 2] + " … " + text[-most // 4 :]
 
 
 def _window(line: str, start: int, width: int = 96) -> tuple[str, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from coin_ray.errors import UserError
+from coin_ray.files import exists
 from coin_ray.study.errors import nearest
 
 Shelf = Literal["ablations", "search_spaces"]
@@ -36,7 +37,7 @@ def available(shelf: Shelf) -> list[str]:
 def find(name: str, shelf: Shelf) -> Path | None:
     """The file of a name, or of a path as it would be in a checkout (``ablations/x.yaml``)."""
     asked = Path(name)
-    if asked.is_file():
+    if exists(asked) and asked.is_file():
         return asked
     if asked.is_absolute() or ".." in asked.parts:
         return None
@@ -46,8 +47,9 @@ def find(name: str, shelf: Shelf) -> Path | None:
     stem = tail.stem if tail.suffix in (".yaml", ".yml") else tail.name
     for folder in shelves(shelf):
         for suffix in (".yaml", ".yml"):
-            if (folder / (stem + suffix)).is_file():
-                return folder / (stem + suffix)
+            path = folder / (stem + suffix)
+            if exists(path) and path.is_file():
+                return path
     return None
 
 
@@ -71,6 +73,6 @@ def _found(name: str, shelf: Shelf) -> Path:
         f"no such {_WORDS[shelf]}",
         where=name,
         expected=f"a file, or one of: {', '.join(names)}" if names else "a YAML file",
-        found="a folder" if Path(name).is_dir() else f"nothing at {Path.cwd() / name}",
+        found="a folder" if exists(Path(name)) else f"nothing at {Path.cwd() / name}",
         do=f"did you mean {guess}?" if guess else f"give the path of a {_WORDS[shelf]} file",
     )

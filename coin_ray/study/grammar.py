@@ -7,14 +7,15 @@ instead of being guessed: ``off`` as a label, ``1e-3``, tabs, duplicate keys, an
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from coin_ray import safe
 from coin_ray.errors import UserError
 from coin_ray.study.errors import Place, Problems, shown_path
 
@@ -22,6 +23,14 @@ Kind = Literal["map", "list", "scalar"]
 _INT = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$")
 _BARE_EXPONENT = re.compile(r"[-+]?(([0-9]+)[eE][-+]?[0-9]+|([0-9]+\.[0-9]*|\.[0-9]+)[eE][0-9]+)$")
+_SPACES = "\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff"
+_AT_AN_END = re.compile(f"^[{_SPACES}]+|[{_SPACES}]+$")
+_IN_ITS_PLACE = re.compile(rf"^ *([{_SPACES}])|[:,-] *([{_SPACES}])")
+"""What looks like a space and is a letter to YAML, where a space belongs."""
+MOST_BYTES = 1_000_000
+DEEPEST = 50
+LONGEST_NUMBER = 400
+"""Digits of a whole number; beyond, it is no setting of anything."""
 _SWITCH = {"on": True, "yes": True, "off": False, "no": False}
 _PLAIN_TAGS = {
     f"tag:yaml.org,2002:{t}"
@@ -59,22 +68,38 @@ class _Loader(yaml.SafeLoader):
     """A composer that notes anchors and aliases: with them an edit reaches more than its line."""
 
     anchors_at: list[yaml.Mark]
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if getattr(event, "anchor", None) is not None:
             self.anchors_at.append(event.start_mark)
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            message = f"nested more than {DEEPEST} deep"
+            raise yaml.composer.ComposerError(None, None, message, event.start_mark)
+        found = super().compose_node(parent, index)
+        self.depth -= 1
+        return found
 
 
 def load(path: Path, problems: Problems) -> Node | None:
     """The map in a YAML file, or None when it holds none; what is wrong goes to ``problems``.
 
-    Raises UserError for a file that is missing or is not text.
+    Raises UserError for a file that is missing, is not text or is too large to be a study.
     """
     name = shown_path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise UserError(
+                "too large to be a study or a search space",
+                where=name,
+                expected=f"at most {MOST_BYTES:,} bytes",
+                found=f"{size:,}",
+                do="check the path",
+            )
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError("cannot read this file", where=name, found=str(reason)) from error
@@ -87,15 +112,17 @@ def loads(text: str, name: str, problems: Problems) -> Node | None:
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
-        line, column = text.count("\n", 0, error.position), text.rfind("\n", 0, error.position)
-        place = Place(name, line + 1, error.position - column)
-        problems.add(place, f"the character {error.character:#x} is not text", 'write it as "\\x…"')
+        place = _place(text, error.position, name)
+        problems.add(place, f"{_named(text[error.position])} cannot stand in YAML", "delete it")
         return None
     loader.anchors_at = []
     try:
         root = loader.get_single_node()
     except yaml.YAMLError as error:
         _syntax(error, name, problems)
+        return None
+    except (ValueError, OverflowError):  # what the scanner makes of \UFFFFFFFF
+        problems.add(_at(loader.get_mark(), name), "an escape that stands for no character")
         return None
     finally:
         loader.dispose()
@@ -104,7 +131,8 @@ def loads(text: str, name: str, problems: Problems) -> Node | None:
             _at(mark, name), "anchors and aliases (& and *) hide edits", "write the value out"
         )
     if root is None or not isinstance(root, yaml.MappingNode):
-        problems.add(Place(name, 1, 1), "expected `key: value` lines", "the file holds none")
+        if not _note_space(name, problems):
+            problems.add(Place(name, 1, 1), "expected `key: value` lines", "the file holds none")
         return None
     if loader.anchors_at:
         return None  # An alias may contain itself; there is nothing safe to walk.
@@ -120,8 +148,34 @@ def _syntax(error: yaml.YAMLError, name: str, problems: Problems) -> None:
     if tabbed and (place.line == 0 or tabbed[0] < place.line):
         column = lines[tabbed[0]].index("\t") + 1
         problems.add(Place(name, tabbed[0] + 1, column), "a tab in the indentation", "use spaces")
-    else:
+    elif not _note_space(name, problems, place.line):
         problems.add(place, f"not valid YAML: {message}")
+
+
+def _note_space(name: str, problems: Problems, last: int | None = None) -> bool:
+    """Note the first place up to line ``last`` where what is no space stands for one."""
+    for number, line in enumerate(problems.sources[name][:last], 1):
+        if found := _IN_ITS_PLACE.search(line):
+            column = max(found.start(1), found.start(2)) + 1
+            _not_a_space(Place(name, number, column), line[column - 1], problems)
+            return True
+    return False
+
+
+def _not_a_space(place: Place, character: str, problems: Problems) -> None:
+    problems.add(place, f"{_named(character)} is no space to YAML", "type a plain space, or none")
+
+
+def _named(character: str) -> str:
+    """``U+00A0 (no-break space)``."""
+    code = f"U+{ord(character):04X}"
+    name = unicodedata.name(character, "a control character").lower()
+    return f"{code} ({name})"
+
+
+def _place(text: str, position: int, name: str) -> Place:
+    line = text.count("\n", 0, position)
+    return Place(name, line + 1, position - text.rfind("\n", 0, position))
 
 
 def _at(mark: yaml.Mark, name: str, end: yaml.Mark | None = None) -> Place:
@@ -139,9 +193,27 @@ def _node(node: yaml.Node, name: str, problems: Problems) -> Node:
     if isinstance(node, yaml.SequenceNode):
         return Node("list", [_node(item, name, problems) for item in node.value], place)
     assert isinstance(node, yaml.ScalarNode)
-    _half(node, place, problems)
-    value, switch, keyword = _scalar(node.value, quoted=node.style is not None)
-    return Node("scalar", value, place, node.value, switch=switch, keyword=keyword)
+    text = _text(node, place, problems)
+    value, switch, keyword = _scalar(text, quoted=node.style is not None)
+    if isinstance(value, float) and math.isinf(value):
+        problems.add(place, "no computer holds a number of this size")
+    return Node("scalar", value, place, text, switch=switch, keyword=keyword)
+
+
+def _text(node: yaml.ScalarNode, place: Place, problems: Problems) -> str:
+    """A scalar without what cannot be in it, which is noted."""
+    text: str = node.value
+    bad = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if bad is not None:
+        problems.add(place, f"U+{ord(bad):04X} is no character of a text", "delete it")
+        return ""
+    if node.style is not None:
+        return text
+    if found := _AT_AN_END.search(text):
+        shift = found.start() if node.end_mark.line == node.start_mark.line else 0
+        at = Place(place.path, place.line, place.column + shift, len(found[0]))
+        _not_a_space(at, found[0][0], problems)
+    return _AT_AN_END.sub("", text)
 
 
 def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) -> Node:
@@ -152,8 +224,7 @@ def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) ->
         if not isinstance(key_node, yaml.ScalarNode):
             problems.add(at, "a key has to be one word or quoted text")
             continue
-        key = key_node.value
-        _half(key_node, at, problems)
+        key = _text(key_node, at, problems)
         if key == "<<":
             problems.add(at, "merge keys (<<) hide edits", "write the keys out")
             continue
@@ -174,11 +245,6 @@ def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) ->
     return Node("map", values, place, keys=keys)
 
 
-def _half(node: yaml.ScalarNode, place: Place, problems: Problems) -> None:
-    if not safe.is_text(node.value):
-        problems.add(place, "half a character", "write the character itself, or its \\U code")
-
-
 def _scalar(text: str, *, quoted: bool) -> tuple[Any, bool, bool]:
     """(value, is it a switch word, is it a keyword) of a scalar."""
     if quoted:
@@ -191,7 +257,7 @@ def _scalar(text: str, *, quoted: bool) -> tuple[Any, bool, bool]:
     if lower in _SWITCH:
         return _SWITCH[lower], True, True
     if _INT.match(text):
-        return int(text), False, False
+        return int(text) if len(text) <= LONGEST_NUMBER else math.inf, False, False
     if _FLOAT.match(text):
         return float(text), False, False
     return text, False, False

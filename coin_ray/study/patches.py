@@ -115,8 +115,9 @@ def read_override(text: str, problems: Problems) -> Patch:
         unknown_key(key, place, problems)
         return {}
     candidates: list[Any] = []
-    node = loads(f"value: {raw}", "", Problems())
-    if node is not None and "value" in node.value:
+    unread = Problems()
+    node = loads(f"value: {raw}", "", unread)
+    if node is not None and not unread and "value" in node.value:
         candidates.append(node.value["value"].plain())
     if looks_like_number(raw):
         candidates.insert(0, float(raw))

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from coin_ray.data.label_files import Binary
-from coin_ray.pipeline.section import OneOrMore, Positive
+from coin_ray.pipeline.section import NotNegative, OneOrMore, Positive
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.metrics import Goal, LabelFree, Metric
 
 Kind = Literal["generated", "folder", "dataset"]
-AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000)]
+Mpp = Annotated[float, Field(gt=0, le=1000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -75,7 +76,7 @@ class Published:
 
     source: str
     rows: Mapping[str, Mapping[str, Mapping[Metric, float]]]
-    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    tolerance: NotNegative = 0.01
     comparable: OneOrMore[str] = ("coin", "official")
     note: str = ""
 
@@ -119,7 +120,7 @@ class Stopping:
 
     rule: Literal["none", "asha"]
     grace: AtLeastOne = 1
-    reduction: Annotated[int, Field(ge=2)] = 3
+    reduction: Annotated[int, Field(ge=2, le=1000)] = 3
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Analysis:
     confidence: Share = 0.95
     alpha: Share = 0.05
     correction: Literal["holm", "none"] = "holm"
-    min_effect: Annotated[float, Field(ge=0)] = 0.01
+    min_effect: NotNegative = 0.01
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,22 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from coin_ray.pipeline.section import Seed
 from coin_ray.study import blocks, data_block
 from coin_ray.study.chain import KEYS, PROFILE_KEYS, STUDY_KEYS
 from coin_ray.study.factors import FACTOR_KEYS
 from coin_ray.study.metrics import Metric
 from coin_ray.study.patches import fields, sections
-from coin_ray.study.resolved import Analysis, Budget, Objective, Published, Screen, Search, Stopping
+from coin_ray.study.resolved import (
+    Analysis,
+    Budget,
+    Dimension,
+    Objective,
+    Published,
+    Screen,
+    Search,
+    Stopping,
+)
 from coin_ray.study.space import KINDS, RANGE_KEYS
 from coin_ray.study.values import adapter, takes_one
 from coin_ray.study.varied import DESIGNS, Fraction
@@ -79,8 +89,8 @@ def _values() -> dict[str, Schema]:
             ]
         },
         "seeds": _any(
-            {"type": "integer", "minimum": 1},
-            {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            _of(blocks.SeedCount),
+            {"type": "array", "items": _of(Seed), "minItems": 1, "maxItems": blocks.MOST_SEEDS},
             _block(blocks.SeedRange),
         ),
         "objective": _block(Objective),
@@ -135,7 +145,7 @@ def _range() -> Schema:
         "lin": ends,
         "int": {**ends, "items": {"type": "integer"}},
         "any": {"type": "array", "minItems": 1},
-        "step": {"type": "integer", "minimum": 1},
+        "step": _of(blocks.keys_of(Dimension)["step"]),
         "when": {"type": "object", "propertyNames": _KEY},
     }
     one = {"oneOf": [{"required": [kind]} for kind in KINDS]}

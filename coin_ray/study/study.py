@@ -39,6 +39,7 @@ from coin_ray.study.varied import SEARCH, read_varied
 
 _REPORT = ("aji", "pq", "dice", "miou")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]*$")
+MOST_CELLS = 1_000_000
 T = TypeVar("T")
 
 
@@ -94,7 +95,10 @@ def _resolve(
 
     data = given_data(request, problems) or _data(chain, problems)
     seeds, first_seeds = _seeds(chain, request, varied.design, problems)
+    levels_run = len(rows) if search is None else 1 + search.trials
+    _few_enough(levels_run, len(data), len(seeds), head, problems)
     name = _name(chain, head, problems)
+    title, question = _text(chain, "title", problems), _text(chain, "question", problems)
     published = first(chain, "published")
     objective = first(chain, "objective")
     report = first(chain, "report")
@@ -124,8 +128,8 @@ def _resolve(
     fixed = {key: setting.value for key, setting in overrides.items()}
     return ResolvedStudy(
         name=name,
-        title=_text(chain, "title") or name,
-        question=_text(chain, "question"),
+        title=title or name,
+        question=question,
         profile=profiles[0].name() if profiles else "",
         profile_reason=reason,
         source_files=tuple(str(doc.path) for doc in chain),
@@ -159,6 +163,15 @@ def _resolve(
     )
 
 
+def _few_enough(levels: int, data: int, seeds: int, head: Place, problems: Problems) -> None:
+    cells = levels * data * seeds
+    if cells > MOST_CELLS:
+        message = (
+            f"this study has {cells:,} cells ({levels:,} levels, {data:,} data, {seeds:,} seeds)"
+        )
+        problems.add(head, message, f"at most {MOST_CELLS:,}")
+
+
 def _block(chain: Sequence[Document], key: str, kind: type[T], problems: Problems) -> T | None:
     found = first(chain, key)
     return blocks.read_block(found[0], kind, key, problems) if found else None
@@ -177,8 +190,10 @@ def _name(chain: Sequence[Document], head: Place, problems: Problems) -> str:
     return name
 
 
-def _text(chain: Sequence[Document], key: str) -> str:
+def _text(chain: Sequence[Document], key: str, problems: Problems) -> str:
     found = first([doc for doc in chain if not doc.is_profile], key)
+    if found and found[0].kind != "scalar":
+        problems.add(found[0].place, f"{key} has to be text", "put it in quotes")
     return found[0].text if found else ""
 
 

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from coin_ray.study.errors import Place, Problems, nearest, shortened, suggestion
 from coin_ray.study.grammar import Node, looks_like_number, with_point
 
+_LENGTHS = ("min_length", "max_length")
 BAD: Any = object()
 """Stands for a value that does not fit; the problem has been noted."""
 
@@ -28,8 +29,9 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def typed(annotation: Any, value: Any) -> Any:
-    """``value`` as a type has it (a list as a tuple). Raises ValueError if it does not fit."""
-    return adapter(annotation).validate_json(json.dumps(value), strict=True)
+    """``value`` as a type has it (a list as a tuple). Raises ValueError if it does not fit, as no
+    type takes what is no finite number."""
+    return adapter(annotation).validate_json(json.dumps(value, allow_nan=False), strict=True)
 
 
 def fits(annotation: Any, value: Any) -> bool:
@@ -105,7 +107,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         one = describe(args[0])
         if takes_one(metadata):
             return f"{one}, or a list of such"
-        many = "" if args[-1] is Ellipsis else f"{len(args)} "
+        many = f"{_how_many(metadata)}" if args[-1] is Ellipsis else f"{len(args)} "
         return f"a list of {many}values, each {one}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     word = words.get(annotation, "null" if annotation is type(None) else str(annotation))
@@ -117,15 +119,24 @@ def takes_one(metadata: Sequence[Any]) -> bool:
     return any(isinstance(m, BeforeValidator) for m in metadata)
 
 
+def _how_many(metadata: Sequence[Any]) -> str:
+    ends = {name: getattr(m, name) for m in metadata for name in _LENGTHS if hasattr(m, name)}
+    return f"{ends.get('min_length', 0)} to {ends['max_length']} " if "max_length" in ends else ""
+
+
 def _bounds(metadata: Sequence[Any]) -> list[str]:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     found = [
-        f"{sign} {getattr(m, name):g}"
+        f"{sign} {_shown(getattr(m, name))}"
         for m in metadata
         for name, sign in signs.items()
         if getattr(m, name, None) is not None
     ]
     return [" and ".join(found)] if found else []
+
+
+def _shown(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"
 
 
 def _either(words: Sequence[str]) -> str:

@@ -26,6 +26,8 @@ _BELONGS = {"fraction": "factorial", "space": SEARCH, "trials": SEARCH, "sampler
 _NOT_SEARCHED = ("factors", "exclude", "screen")
 _FEWEST = 4
 _MOST_ROWS = 100_000
+_MOST_LEVELS = 2_000_000
+"""Of all combinations: each has one of every factor."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ def _factors(
         return [], True
     node = found[0]
     factors = read_factors(node, design, problems)
-    rows = math.prod(len(block.factor.levels) for block in factors)
-    if design in ("grid", "factorial") and not fraction and rows > _MOST_ROWS:
-        hint = f"at most {_MOST_ROWS}"
-        problems.add(node.place, f"this {design} has {rows} combinations", hint)
+    plain = [block.factor for block in factors]
+    most = min(_MOST_ROWS, _MOST_LEVELS // max(1, len(plain)))
+    if designs.size(design, plain, fraction=fraction, most=most) > most:
+        hint = f"at most {most:,} of {len(plain):,} factors"
+        problems.add(node.place, f"this {design} has too many combinations", hint)
         return [], False
     return factors, node.kind == "map" and len(factors) == len(node.value)
 

@@ -112,7 +112,8 @@ def _save(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({**state, "log": log, "run": run}, part)
+    with part.open("wb") as file:  # by a path, torch keeps to itself what the disk says
+        torch.save({**state, "log": log, "run": run}, file)
     part.replace(path)
 
 

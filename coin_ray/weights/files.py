@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +19,20 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     differ) is taken out. UserError if the file is neither.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        raise _unreadable(path, "a folder" if path.is_dir() else "no file")
+    if not path.stat().st_size:
+        raise _unreadable(path, "0 bytes")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise _unreadable(path, str(error).splitlines()[0][:200]) from error
+    except (OSError, MemoryError):
+        raise  # the machine, not the file
+    except Exception as error:  # a broken pickle raises anything; the cause is kept
+        raise _unreadable(path, _first_line(error)) from error
     for inner in ("state_dict", "model", "teacher"):
         if isinstance(loaded, dict) and isinstance(loaded.get(inner), dict):
             loaded = loaded[inner]
@@ -44,6 +48,11 @@ def load_state(name: str) -> dict[str, torch.Tensor]:
     """The tensors of a registered weight file, after checking its digest where one is known."""
     digest(name)
     return read_state(locate(name))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _unreadable(path: Path, found: str) -> UserError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from coin_ray import safe
 from coin_ray.errors import UserError
+from coin_ray.files import expanded
 
 PACKAGE = Path(__file__).parent
 
@@ -50,7 +51,7 @@ class Weights:
 def home() -> Path:
     """The folder of everything downloaded: ``COIN_RAY_HOME``, default ``~/.cache/coin_ray``."""
     chosen = os.environ.get("COIN_RAY_HOME")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "coin_ray"
+    return expanded(chosen or "~/.cache/coin_ray")
 
 
 def path_of(weights: Weights) -> Path:
@@ -164,10 +165,11 @@ def _read(path: str, mtime_ns: int) -> dict[str, Weights]:
         with open(path, encoding="utf-8") as file:
             rows = yaml.safe_load(file) or {}
         return {name: Weights(name=name, **row) for name, row in rows.items()}
-    except (yaml.YAMLError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(
             "the weights registry cannot be read",
             where=path,
             expected="NAME: {file, licence, size_mb, url, sha256, sha256_prefix, packaged, build}",
             found=str(error).splitlines()[0],
+            do="mend it, or move it away",
         ) from error
