@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        if error.filename in (None, str(part)):
+        if error.errno is not None and error.filename in (None, str(part)):
             error.filename = str(path)  # the name that its user knows
         raise
     finally:
@@ -72,3 +73,24 @@ def expanded(path: str | Path) -> Path:
             where=str(path),
             do="write the path out",
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """OSError if no file can be made in ``folder``, which is made if it is missing: said before
+    hours are spent on what was to go there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+
+
+def check_new_file(path: Path | None) -> None:
+    """OSError if ``path`` cannot become a file; None is none."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_writable(path.parent)

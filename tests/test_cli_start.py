@@ -180,6 +180,20 @@ def test_a_reader_that_left_gets_no_word(monkeypatch: pytest.MonkeyPatch) -> Non
     assert done.exit_code == 1 and done.output == ""
 
 
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """A real refusal of the system, in a process of its own."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+        "from coin_ray.cli import main; main()"
+    )
+    arguments = ["data", "generate", str(tmp_path / "tiles"), "--count", "1", "--size", "64"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "this file may not grow any more" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_workspace_that_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,59 @@ def test_evaluate_refuses_a_truth_without_a_prediction(folder: Path) -> None:
     done = call("evaluate", "found", "truth")
     assert done.exit_code == 2 and "1 of 2 images have no prediction" in done.stderr
     assert call("evaluate", "nowhere", "truth").exit_code == 2
+
+
+@pytest.mark.parametrize("out", [".", "there", "link", "file/x.csv"])
+def test_evaluate_says_before_it_begins_that_it_cannot_write(folder: Path, out: str) -> None:
+    squares(folder / "truth", "a", (0, 0))
+    (folder / "there").mkdir()
+    (folder / "file").write_text("")
+    (folder / "link").symlink_to("there")
+    done = call("evaluate", "truth", "truth", "--out", out)
+    assert done.exit_code == 2 and done.stdout == ""
+    assert f"{out.partition('/')[0]}: " in done.stderr and "  do: " in done.stderr
+    assert list((folder / "there").iterdir()) == []
+
+
+def test_evaluate_shows_every_number_beside_long_names() -> None:
+    from rich.console import Console
+
+    from coin_ray.cli.evaluate import SHOWN, _table
+
+    names = ["TCGA-18-5592-01Z-00-DX1_x=0,y=0,w=1000,h=1000" * 3, "b"]
+    values = {name: dict.fromkeys(SHOWN, 0.125) for name in names}
+    screen = Console(width=80)
+    with screen.capture() as captured:
+        screen.print(_table(values))
+    text = captured.get()
+    assert text.count("0.125") == len(SHOWN) * (len(names) + 3) and "…" not in text
+    shown = "".join(li[1:].split("0.125")[0].strip() for li in text.splitlines())
+    assert names[0] in shown
+
+
+def test_a_report_that_cannot_be_written_says_where_it_could(runs: Runs, folder: Path) -> None:
+    assert call("sweep", "s.yaml", "--no-tracking").exit_code == 0
+    place = folder / ".coin-ray" / "runs" / "small-mini-generated" / "report"
+    shutil.rmtree(place)
+    place.write_text("")  # to whoever writes, the same as a folder of a colleague
+    done = call("report", "s.yaml")
+    assert done.exit_code == 2 and "AJI" in done.stdout
+    assert str(place) in done.stderr and "  do: write it elsewhere: --out FOLDER" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert call("report", "s.yaml", "--out", "mine").exit_code == 0
+
+
+def test_a_full_disk_fails_the_cell_in_words() -> None:
+    from coin_ray.cluster.trial import cause, trace
+
+    error = RuntimeError("task")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "store/tmp/1")
+    assert cause(error).startswith("store/tmp/1: the disk is full; do: make room")
+    assert trace(error) == ""
+    told = UserError("bad image", where="a.png")
+    told.__cause__ = ValueError("decoder")
+    error.__cause__ = told
+    assert cause(error) == "a.png: bad image" and trace(error) == ""
 
 
 def test_predict_needs_a_finished_cell(folder: Path) -> None:

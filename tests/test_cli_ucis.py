@@ -141,6 +141,15 @@ def test_predict_draws_with_a_trained_model(cluster: Cluster, folder: Path, imag
     assert kept.exit_code == 2 and "changed since" in kept.stderr
     assert CliRunner().invoke(cli.app, [*told, "--overwrite"]).exit_code == 0
 
+    broken, told[told.index("--out") + 1] = folder / "broken.png", "again"
+    broken.write_bytes(new.image.path.read_bytes()[:300])
+    stopped = CliRunner().invoke(cli.app, [*told, "--images", str(broken)])
+    assert stopped.exit_code == 2 and "broken.png" in stopped.stderr and stopped.stdout == ""
+    assert not (folder / "again").exists()
+    (folder / "again").write_text("")
+    stopped = CliRunner().invoke(cli.app, told)
+    assert stopped.exit_code == 2 and "again: something else is there already" in stopped.stderr
+
 
 def test_the_same_command_continues_and_the_losses_are_tracked(
     cluster: Cluster, folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,7 +173,7 @@ def test_the_same_command_continues_and_the_losses_are_tracked(
 
 
 def test_a_failed_training_is_told(cluster: Cluster, images: Path) -> None:
-    done = call("ssa", "--data", images, *SETTINGS, "--set", "ucis.ssa.lr=1e30", "--no-tracking")
+    done = call("ssa", "--data", images, *SETTINGS, "--set", "ucis.ssa.lr=1e6", "--no-tracking")
     assert done.exit_code == 1
     assert "the training loss is not finite" in done.stderr
 

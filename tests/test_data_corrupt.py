@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from scipy.io import savemat
 
@@ -17,6 +18,7 @@ from coin_ray.data.aperio import read_outlines
 from coin_ray.data.archives import unpack
 from coin_ray.data.convert import convert
 from coin_ray.data.folder import find_samples
+from coin_ray.data.rasters import raster_shape, read_raster
 from coin_ray.errors import UserError
 
 SHARES = [0.0, 0.1, 0.5, 0.95]
@@ -216,3 +218,38 @@ def test_nothing_is_converted_if_one_file_is_broken(tmp_path, kind):
     with pytest.raises(UserError, match=r"mask/c\.png: cannot decode"):
         convert(samples, kind, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good", "in"]
+
+
+CLAIMS = {
+    "60,000 samples": ({"SamplesPerPixel": 60_000}, "60,000"),
+    "10^7 px on a side": ({"ImageLength": 10**7, "ImageWidth": 10**7}, "10000000 x 10000000"),
+    "both": ({"ImageLength": 60_000, "SamplesPerPixel": 60_000}, "60,000"),
+    "no pixel": ({"ImageLength": 0}, "0 x 64"),
+}
+
+
+@pytest.mark.parametrize("kind", list(CLAIMS))
+@pytest.mark.parametrize("read", [read_raster, raster_shape])
+def test_a_tif_of_absurd_dimensions(tmp_path, kind, read):
+    tags, found = CLAIMS[kind]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        for name, value in tags.items():
+            tif.pages[0].tags[name].overwrite(value)
+    with pytest.raises(UserError, match="absurd dimensions") as caught:
+        read(path)
+    assert found in caught.value.found and caught.value.where == str(path) and caught.value.do
+
+
+@pytest.mark.parametrize("side", [13_000, 10**7])
+@pytest.mark.parametrize("read", [read_raster, raster_shape])
+def test_a_png_of_absurd_dimensions(tmp_path, side, read):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (1, 1)).save(path)
+    raw = bytearray(path.read_bytes())
+    raw[16:24] = struct.pack(">II", side, side)
+    raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match="absurd dimensions"):
+        read(path)

@@ -27,6 +27,15 @@ def no_tracker_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
 
 
+def test_a_workspace_of_a_colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # nothing is forbidden to root
+    with pytest.raises(UserError, match="can only be read") as caught, running_server(tmp_path):
+        pass
+    assert caught.value.where == str(tmp_path) and "--workspace" in caught.value.do
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
 @pytest.mark.slow
 def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(tmp_path: Path) -> None:
     Tracker(tmp_path, info("server")).close()

@@ -289,3 +289,53 @@ def test_the_commands(home: Path, official: Path, server: str) -> None:
     path.unlink()
     assert run(app, ["add", "toy", str(official)]).exit_code == 0
     assert path.is_file()
+
+
+BAD_FILES: dict[str, tuple[str, bytes | None]] = {
+    "nothing in it": (".pth", b""),
+    "nothing in it, safetensors": (".safetensors", b""),
+    "text": (".pth", b"these are no weights\n"),
+    "text, safetensors": (".safetensors", b"these are no weights\n" * 100),
+    "a web page": (".pt", b"<!DOCTYPE html><html>" * 20),
+    "a pickle that ends": (".pth", b"\x80\x02}q\x00(X"),
+    "a pickle that pops nothing": (".pth", b"\x80\x020."),
+    "a pickle of an unknown memo": (".pth", b"\x80\x02h\x07."),
+    "a pickle of a function": (".pth", b"cos\nsystem\n(S'touch owned'\ntR."),
+    "a pickle with bad text": (".pth", b"\x80\x02X\x02\x00\x00\x00\xff\xff."),
+    "an archive of nothing": (".pth", b"PK\x05\x06" + b"\0" * 18),
+    "a list": (".pth", b"\x80\x02]q\x00."),
+    "a header that lies": (".safetensors", b"\xff" * 8 + b"{}"),
+    "a header that is no JSON": (".safetensors", (8).to_bytes(8, "little") + b"{{{{{{{{"),
+    "a folder": (".pth", None),
+    "a folder, safetensors": (".safetensors", None),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_FILES))
+def test_what_is_no_weight_file_is_one_message(
+    kind: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suffix, content = BAD_FILES[kind]
+    path = tmp_path / f"weights{suffix}"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable weight file") as caught:
+        read_state(path)
+    assert caught.value.where == str(path) and caught.value.found and caught.value.do
+    assert not (tmp_path / "owned").exists()
+    told = CliRunner().invoke(
+        app, ["add", "own", str(path), "--licence", "MIT", "--like", "mae_base"]
+    )
+    assert isinstance(told.exception, UserError)
+    assert list((home / "weights").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [b"a: {file: \xff}", b"a: [" * 3000, b"\0", b"a: 9" + b"9" * 5000])
+def test_a_broken_registry_of_ones_own_is_one_message(home: Path, text: bytes) -> None:
+    (home / "registry.yaml").write_bytes(text)
+    with pytest.raises(UserError, match="the weights registry cannot be read") as caught:
+        registry.names()
+    assert str(home / "registry.yaml") == caught.value.where

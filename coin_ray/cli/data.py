@@ -184,9 +184,9 @@ def convert(
 @app.command()
 def generate(
     out: Annotated[Path, typer.Argument(help="the new folder")],
-    count: Annotated[int, typer.Option(min=1)] = 8,
-    size: Annotated[int, typer.Option(min=64)] = 256,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    count: Annotated[int, typer.Option(min=1, max=100_000)] = 8,
+    size: Annotated[int, typer.Option(min=64, max=10_000)] = 256,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
 ) -> None:
     """Draw synthetic H&E tiles with their label maps."""
     from coin_ray.data.synthetic import generated_samples

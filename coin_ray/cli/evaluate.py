@@ -15,6 +15,7 @@ from coin_ray import safe
 from coin_ray.cli import options
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
+from coin_ray.files import check_new_file
 
 if TYPE_CHECKING:
     from coin_ray.data.sample import Sample
@@ -57,6 +58,7 @@ def evaluate(
     from coin_ray.metrics.evaluate import evaluate as compare
     from coin_ray.outputs import claim_file
 
+    check_new_file(out)
     pairs = matched(predictions, truth, mpp)
     inputs = [path for path, _ in pairs.values()]
     inputs += [sample.truth_path for _, sample in pairs.values() if sample.truth_path is not None]
@@ -125,17 +127,18 @@ def _table(values: Mapping[str, Mapping[str, float]]) -> object:
     for name, row in values.items():
         table.add_row(name, *(_number(row[metric]) for metric in SHOWN))
     table.add_section()
-    means, bounds = [], []
+    means, lows, highs = [], [], []
     for metric in SHOWN:
         valid = [[row[metric]] for row in values.values() if not math.isnan(row[metric])]
         whole = estimate(valid) if valid else None
         means.append("–" if whole is None else _number(whole.mean))
-        spread = whole is not None and whole.low is not None and whole.high is not None
-        bounds.append(f"{whole.low:.3f}–{whole.high:.3f}" if whole and spread else "")
+        lows.append(_number(math.nan if whole is None or whole.low is None else whole.low))
+        highs.append(_number(math.nan if whole is None or whole.high is None else whole.high))
     skipped = sum(math.isnan(row["aji"]) for row in values.values())
     counted = f"mean of {len(values) - skipped}" + (f", {skipped} skipped" if skipped else "")
     table.add_row(counted, *means, style="bold")
-    table.add_row("95 % interval", *bounds, style="dim")
+    table.add_row("95 % interval, from", *lows, style="dim")
+    table.add_row("to", *highs, style="dim")
     return table
 
 

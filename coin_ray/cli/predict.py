@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +13,12 @@ from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
+from coin_ray.files import check_writable
 from coin_ray.study.errors import nearest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
+    from coin_ray.data.sample import Sample
     from coin_ray.pipeline.cell import CellRun
 
 Images = Annotated[
@@ -73,6 +77,8 @@ def predict(
         cell.config, cell.seed, found.train, workspace, device=find_device(device, None)
     )
     step = _last_step(run, cell)
+    _ready(run, step, samples)
+    check_writable(out)
     for sample in samples:
         label_map = run.labels_at(sample.image, step)
         with output.file(f"{sample.name}.tif") as part:
@@ -110,8 +116,22 @@ def _last_step(run: CellRun, cell: StudyCell) -> str:
     return run.keys.final_step()
 
 
+def _ready(run: CellRun, step: str, samples: Sequence[Sample]) -> None:
+    """UserError for what would stop the work half-way: images, weights, masks, the dense CRF."""
+    from coin_ray.pipeline.needs import uses_crf
+    from coin_ray.propagation.crf import load_dense_crf
+    from coin_ray.study.datasets import Resolved, check_images
+
+    if uses_crf(run.config):
+        load_dense_crf()
+    images = tuple(sample.image for sample in samples)
+    check_images({"": Resolved(images, ())})
+    for image in images:
+        run.keys.evaluated(image, step)  # asks for every weight file and mask behind it
+
+
 def _distinct(names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(
             "two images of one name would overwrite each other",

@@ -10,6 +10,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.output import say
+from coin_ray.files import check_new_file
 
 if TYPE_CHECKING:
     from coin_ray.outputs import Output
@@ -18,12 +19,20 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train the small built-in models, without labels.")
 
 Out = Annotated[Path, typer.Option("--out", help="the .safetensors file to write")]
-Minutes = Annotated[float | None, typer.Option(help="stop after this much training", min=0.0)]
-Steps = Annotated[int | None, typer.Option(help="stop after this many steps", min=1)]
-Seed = Annotated[int, typer.Option(help="of the tiles, the weights and every random draw")]
+Minutes = Annotated[
+    float | None, typer.Option(help="stop after this much training", min=0.0, max=1e6)
+]
+Steps = Annotated[
+    int | None, typer.Option(help="stop after this many steps", min=1, max=100_000_000)
+]
+Seed = Annotated[
+    int,
+    typer.Option(help="of the tiles, the weights and every random draw", min=0, max=2**32 - 1),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0)]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
 CHECKPOINT = ".ckpt"
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 
 
@@ -44,7 +53,7 @@ def backbone(
 ) -> None:
     """Pretrain a small ViT on generated tiles and, unlabelled, on folders of real images."""
     output = _claim(out, overwrite, resume)
-    _prepare(threads, device)
+    _prepare(threads, device, out)
     from coin_ray.pretraining.backbone import pretrain_backbone
 
     minutes = 12.0 if minutes is None and steps is None else minutes
@@ -68,7 +77,7 @@ def segmenter(
 ) -> None:
     """Train the small promptable segmenter on generated tiles."""
     output = _claim(out, overwrite, resume)
-    _prepare(threads, device)
+    _prepare(threads, device, out)
     from coin_ray.pretraining.segmenter import pretrain_segmenter
 
     minutes = 40.0 if minutes is None and steps is None else minutes
@@ -94,14 +103,19 @@ def _claim(out: Path, overwrite: bool, resume: bool) -> Output:
     return claim(out.parent, [out.name, checkpoint.name], overwrite=overwrite)
 
 
-def _prepare(threads: int, device: str) -> None:
+def _prepare(threads: int, device: str, out: Path) -> None:
     import torch
 
     from coin_ray.errors import UserError
 
+    check_new_file(out)
     if threads:
         torch.set_num_threads(threads)
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        index = torch.device(device).index or 0
+    except RuntimeError as error:
+        raise UserError(f"--device cannot be {device}", expected="cpu, cuda or cuda:N") from error
+    if device.startswith("cuda") and torch.cuda.device_count() <= index:
         raise UserError(
             "no GPU here", expected="a CUDA device", found="none", do="use --device cpu"
         )

@@ -10,7 +10,7 @@ import typer
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, of_system
 
 Out = Annotated[
     Path | None,
@@ -51,5 +51,12 @@ def report(
     results = results_of(resolved, runs)
     show_tables(console(), results)
     folder = out or runs / "report"
-    files = write_report(results, folder, overwrite=overwrite or out is None)
+    try:
+        files = write_report(results, folder, overwrite=overwrite or out is None)
+    except OSError as error:
+        refused = of_system(error)
+        if refused is None:
+            raise
+        do = "write it elsewhere: --out FOLDER" if out is None else refused.do
+        raise UserError(refused.what, where=refused.where, do=do) from error
     say(f"wrote {files[0]} and the files beside it")

@@ -25,7 +25,8 @@ Address = Annotated[
     typer.Option("--address", metavar="RAY", help="an existing Ray cluster; default: our own"),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="processes that train one round together")
+    int | None,
+    typer.Option("--workers", min=1, max=4096, help="processes that train one round together"),
 ]
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="keep nothing in MLflow")]
 

@@ -13,6 +13,7 @@ from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.cli.sweep import Address, NoTracking, Workers, find_device
+from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
     from coin_ray.cluster.sweep import Outcome
@@ -68,6 +69,8 @@ def train(
 
     asked = options.resolved(STUDY, profile, data, train, mpp, settings, "1", binary)
     study = coarse_study(model, asked)
+    if out is not None:
+        check_writable(out)
     for text in preamble.opening(study):
         say(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in study.data}

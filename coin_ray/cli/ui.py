@@ -10,7 +10,9 @@ import typer
 from coin_ray.cli.options import WORKSPACE, Workspace
 from coin_ray.cli.output import say
 
-Port = Annotated[int | None, typer.Option("--port", help="default: 5000, or a free one")]
+Port = Annotated[
+    int | None, typer.Option("--port", min=1, max=65_535, help="default: 5000, or a free one")
+]
 
 
 def ui(workspace: Workspace = WORKSPACE, port: Port = None) -> None:

@@ -50,6 +50,12 @@ def running_server(workspace: Path, port: int | None = None, *, wait: float = 12
             where=str(database),
             do="run a study first, or name its workspace with --workspace",
         )
+    if not os.access(workspace, os.W_OK):
+        raise UserError(
+            "MLflow's server writes into its workspace, and this one can only be read",
+            where=str(workspace),
+            do="copy mlflow.db and artifacts/ to a folder of your own: --workspace FOLDER",
+        )
     port = _port(port)
     log = workspace.resolve() / "ui.log"
     with log.open("wb") as out:
