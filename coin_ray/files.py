@@ -83,8 +83,8 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        error.filename = str(folder)
-        raise
+        number = errno.EACCES if error.errno == errno.ENOENT else error.errno  # /proc, which lies
+        raise OSError(number, error.strerror, str(folder)) from error
 
 
 def check_new_file(path: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -172,8 +173,12 @@ def test_the_same_command_continues_and_the_losses_are_tracked(
     assert [r["interrupted"] for r in told if r["event"] == "StudyFinished"] == [True, False]
 
 
-def test_a_failed_training_is_told(cluster: Cluster, images: Path) -> None:
-    done = call("ssa", "--data", images, *SETTINGS, "--set", "ucis.ssa.lr=1e6", "--no-tracking")
+def test_a_failed_training_is_told(
+    cluster: Cluster, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = training._finite
+    monkeypatch.setattr(training, "_finite", lambda loss, step: judged(math.nan, step))
+    done = call("ssa", "--data", images, *SETTINGS, "--no-tracking")
     assert done.exit_code == 1
     assert "the training loss is not finite" in done.stderr
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 import tempfile
 import time
 import traceback
@@ -46,8 +48,7 @@ def _kept(text: str, folder: Path) -> str:
 
 
 def _account(error: Exception) -> str:
-    from coin_ray.cli.recording import command_line
     from coin_ray.tracking.environment import environment
 
     trace = "".join(traceback.format_exception(error))
-    return f"{command_line()}\n{json.dumps(environment(), indent=1)}\n\n{trace}"
+    return f"{shlex.join(sys.argv)}\n{json.dumps(environment(), indent=1)}\n\n{trace}"

@@ -107,7 +107,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         one = describe(args[0])
         if takes_one(metadata):
             return f"{one}, or a list of such"
-        many = f"{_how_many(metadata)}" if args[-1] is Ellipsis else f"{len(args)} "
+        many = _how_many(metadata) if args[-1] is Ellipsis else f"{len(args)} "
         return f"a list of {many}values, each {one}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     word = words.get(annotation, "null" if annotation is type(None) else str(annotation))
