@@ -29,6 +29,7 @@ from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
 from coin_ray.tracking.replay import Replay
+from coin_ray.ucis import training as loop
 
 TINY = {
     "ssa.width": 4, "ssa.encoder_width": 8, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
@@ -176,8 +177,8 @@ def test_the_same_command_continues_and_the_losses_are_tracked(
 def test_a_failed_training_is_told(
     cluster: Cluster, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = training._finite
-    monkeypatch.setattr(training, "_finite", lambda loss, step: judged(math.nan, step))
+    judged = loop._finite
+    monkeypatch.setattr(loop, "_finite", lambda loss, step: judged(math.nan, step))
     done = call("ssa", "--data", images, *SETTINGS, "--no-tracking")
     assert done.exit_code == 1
     assert "the training loss is not finite" in done.stderr
