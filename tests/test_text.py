@@ -21,6 +21,7 @@ from coin_ray.cli.output import console
 from coin_ray.cli.results import show_tables
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
+from coin_ray.files import SCRATCH
 from coin_ray.report.results import read_results
 from coin_ray.report.write import write_report
 from tests.cli_calls import call, enter
@@ -80,7 +81,7 @@ def test_every_level_is_in_every_format_of_a_report(
     assert set(pl.read_parquet(out / "per_image.parquet")["level"]) == set(LEVELS)
     for drawn in (out / "figures").glob("*.svg"):
         ElementTree.fromstring(drawn.read_bytes())
-    assert not [f for f in out.rglob("*") if f.name.startswith(".") or f.suffix == ".tmp"]
+    assert not [f for f in out.rglob("*") if f.name.startswith(SCRATCH) or f.suffix == ".tmp"]
 
 
 def test_levels_of_any_name_on_the_terminal(
@@ -201,10 +202,10 @@ def test_a_folder_that_is_no_utf8_is_said_too(
 
 
 def test_half_a_character_in_a_study_is_said_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"small.yaml:\d+:\d+  half a character"):
+    with pytest.raises(UserError, match=r"small.yaml:\d+:\d+  U\+D800 is no character of a text"):
         study(tmp_path, 'factors: {weight: {baseline: a, levels: {a: {}, "\\ud800": {}}}}')
 
 
 def test_a_control_character_in_a_study_is_said_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"small.yaml:\d+:5  the character 0x1b is not text"):
+    with pytest.raises(UserError, match=r"small.yaml:\d+:5  U\+001B \(a control character\)"):
         study(tmp_path, "a: 1\nab: \x1b[31m")

@@ -32,7 +32,6 @@ Seed = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
 CHECKPOINT = ".ckpt"
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 
 

@@ -53,9 +53,9 @@ def report(
     folder = out or runs / "report"
     try:
         files = write_report(results, folder, overwrite=overwrite or out is None)
-    except OSError as error:
-        refused = of_system(error)
-        if refused is None:
+    except (OSError, UserError) as error:
+        refused = error if isinstance(error, UserError) else of_system(error)
+        if refused is None or (out is not None and refused is error):
             raise
         do = "write it elsewhere: --out FOLDER" if out is None else refused.do
         raise UserError(refused.what, where=refused.where, do=do) from error
