@@ -17,6 +17,7 @@ from coin_ray.cli.models import app
 from coin_ray.errors import UserError
 from coin_ray.weights import registry
 from coin_ray.weights.fetch import add, fetch
+from coin_ray.weights.fetch import register as enter
 from coin_ray.weights.files import load_state, read_state
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
@@ -338,4 +339,62 @@ def test_a_broken_registry_of_ones_own_is_one_message(home: Path, text: bytes) -
     (home / "registry.yaml").write_bytes(text)
     with pytest.raises(UserError, match="the weights registry cannot be read") as caught:
         registry.names()
-    assert str(home / "registry.yaml") == caught.value.where
+    assert (caught.value.where or "").startswith(str(home / "registry.yaml"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a: b\nmae_base", "../../../escaped", "..", "", " a", "a b", "-a", "é", "a" * 101]
+)
+def test_what_cannot_name_weights_leaves_nothing(home: Path, official: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot name weights"):
+        enter(name, official, licence="mine", like="mae_base")
+    assert [path.name for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_weights_of_ones_own_go_behind_what_the_user_wrote(home: Path, official: Path) -> None:
+    own = home / "registry.yaml"
+    own.write_text("# mine\ntoy: {file: toy.pth, licence: CC0, size_mb: 1}  # no line end")
+    licence = "mine: 'and\nyours' # {"
+    paths = [enter(name, official, licence=licence, like="mae_base") for name in ("null", "1e3")]
+    assert own.read_text().startswith(
+        "# mine\ntoy: {file: toy.pth, licence: CC0, size_mb: 1}  # no"
+    )
+    assert registry.own_names() == ["toy", "null", "1e3"]
+    assert registry.entry("null").licence == licence and registry.locate("1e3") == paths[1]
+    assert registry.entry("null").build == registry.entry("mae_base").build
+
+
+def test_weights_of_ones_own_do_not_take_an_official_files_place(
+    home: Path, official: Path
+) -> None:
+    theirs = registry.path_of(registry.entry("mae_base"))
+    theirs.write_bytes(b"the official file")
+    enter(theirs.stem, official, licence="mine", like="mae_base")
+    assert theirs.read_bytes() == b"the official file"
+
+
+def test_a_registry_that_takes_no_entry_says_what_to_write(home: Path, official: Path) -> None:
+    own = home / "registry.yaml"
+    own.write_text("{toy: {file: toy.pth, licence: CC0, size_mb: 1}}\n")
+    with pytest.raises(UserError, match="add there by hand: mine:"):
+        enter("mine", official, licence="CC0", like="mae_base")
+    assert registry.own_names() == ["toy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("toy: {file: x, licence: CC0, size_mb: 1}\na: b: c\n", r"registry\.yaml:2"),
+        ("12: {file: x, licence: CC0, size_mb: 1}\n", "put it in quotes"),
+        ("toy: x\n", "'toy' is no entry"),
+        ("toy: {licence: CC0, size_mb: 1}\n", "'toy' is no entry"),
+        ("- toy\n", "has no attribute"),
+    ],
+)
+def test_a_broken_registry_says_how_to_mend_it(home: Path, text: str, said: str) -> None:
+    (home / "registry.yaml").write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        registry.entry("mae_base")
+    assert "do: mend that entry, or delete it and `coin-ray models add` it again" in str(
+        error.value
+    )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from coin_ray import safe
 from coin_ray.download import Progress, download
 from coin_ray.errors import UserError
+from coin_ray.files import write_text
 from coin_ray.weights.files import read_state
 from coin_ray.weights.registry import (
     Weights,
+    check_name,
     entry,
     file_digest,
     home,
@@ -20,6 +24,7 @@ from coin_ray.weights.registry import (
     mismatch,
     names,
     own_names,
+    parse,
     path_of,
 )
 
@@ -92,9 +97,10 @@ def register(name: str, file: Path, *, licence: str, like: str | None = None) ->
     """Copy weights of one's own into their place and enter them in the registry of the home folder;
     their path. They are built as those of ``like`` (default: of the entry of that name).
 
-    UserError if the file does not read, if nothing says how to build it, or if that registry has
-    the name already.
+    UserError for a name that is none, if the file does not read, if nothing says how to build it,
+    or if that registry has the name already.
     """
+    check_name(name)
     read_state(file)
     own = home() / "registry.yaml"
     if name in own_names():
@@ -107,22 +113,46 @@ def register(name: str, file: Path, *, licence: str, like: str | None = None) ->
             f"nothing says which network {name} belongs to",
             do="name an entry that is built alike: --like mae_base",
         )
-    path = home() / "weights" / f"{name}{file.suffix}"
+    digest = file_digest(file)
+    # With a digest, for the official files have names of their own in that folder.
+    path = home() / "weights" / f"{name}-{digest[:24]}{file.suffix}"
     row = {
         "file": path.name,
         "licence": licence,
         "size_mb": round(file.stat().st_size / 1e6, 1),
-        "sha256": file_digest(file),
+        "sha256": digest,
         "build": entry(model).build,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.copy{path.suffix}")
     shutil.copyfile(file, part)
     os.replace(part, path)
-    with own.open("a", encoding="utf-8") as registry:
-        # JSON is YAML, and a line more leaves the user's own lines as they are.
-        registry.write(f"{name}: {json.dumps(row)}\n")
+    _enter(own, name, row)
     return path
+
+
+def _enter(own: Path, name: str, row: Mapping[str, Any]) -> None:
+    """Add an entry to a registry; the user's own lines stay as they are."""
+    import yaml
+
+    with own.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two that add at once, both are in it
+        before = own.read_text(encoding="utf-8") if own.is_file() else ""
+        before += "\n" if before and not before.endswith("\n") else ""
+        text = before + yaml.safe_dump({name: dict(row)}, sort_keys=False, allow_unicode=True)
+        known = parse(before)
+        try:
+            whole = parse(text) == known | parse(text[len(before) :])
+        except yaml.YAMLError:
+            whole = False  # such as a map in braces, behind which nothing can stand
+        if not whole:
+            raise UserError(
+                "no entry can be added to this registry",
+                where=str(own),
+                expected="entries that begin in the first column, NAME: {...}",
+                do=f"add there by hand: {text[len(before) :].strip()}",
+            )
+        write_text(own, text)
 
 
 def _checked(weights: Weights, path: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,16 @@ class Weights:
         for digits in (self.sha256, self.sha256_prefix):
             if not isinstance(digits, str | None):  # YAML reads 12345678 and 1234e567 as numbers
                 raise TypeError(f"{self.name}: put quotes around the sha256 {digits}")
+
+
+def check_name(name: str) -> None:
+    """UserError for a name that an entry cannot have: it names a file, too."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name, re.ASCII):
+        raise UserError(
+            f"{name!r} cannot name weights",
+            expected="letters, digits, '.', '_' and '-', 100 at most, a letter or digit first",
+            do="choose such a name",
+        )
 
 
 def home() -> Path:
@@ -162,14 +173,27 @@ def _read(path: str, mtime_ns: int) -> dict[str, Weights]:
     import yaml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            rows = yaml.safe_load(file) or {}
-        return {name: Weights(name=name, **row) for name, row in rows.items()}
+        return parse(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
         raise UserError(
             "the weights registry cannot be read",
-            where=path,
+            where=f"{path}:{mark.line + 1}" if mark else path,
             expected="NAME: {file, licence, size_mb, url, sha256, sha256_prefix, packaged, build}",
-            found=str(error).splitlines()[0],
-            do="mend it, or move it away",
+            found=getattr(error, "problem", None) or str(error).splitlines()[0],
+            do="mend that entry, or delete it and `coin-ray models add` it again",
         ) from error
+
+
+def parse(text: str) -> dict[str, Weights]:
+    """The entries in a registry's text. Raises YAMLError, TypeError, AttributeError or ValueError
+    for what is none."""
+    import yaml
+
+    rows = yaml.safe_load(text) or {}
+    for name, row in rows.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is not text: put it in quotes")
+        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+            raise TypeError(f"{name!r} is no entry: it names no file")
+    return {name: Weights(name=name, **row) for name, row in rows.items()}
