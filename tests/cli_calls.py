@@ -11,7 +11,8 @@ from coin_ray import cli
 from coin_ray.pipeline.states import CellStages, stages_by_cell
 from coin_ray.pipeline.store import Artifact, Store
 from coin_ray.study.command_line import Request
-from coin_ray.study.datasets import resolve_data
+from coin_ray.study.datasets import read_data
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.study import resolve
 
 WORKSPACE = ".coin-ray"
@@ -30,10 +31,22 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, study: str = "") -> Pat
     return folder
 
 
+def study_of(folder: Path, *settings: str, study: str = "s.yaml") -> ResolvedStudy:
+    """The study with these settings, on its data."""
+    resolved = resolve(str(folder / study), Request(settings=settings))
+    return read_data(resolved, folder / WORKSPACE)[0]
+
+
+def cell_of(study: ResolvedStudy, level: str, seed: int = 0) -> StudyCell:
+    """The cell of a level."""
+    (cell,) = [c for c in study.cells if (c.level, c.seed) == (level, seed)]
+    return cell
+
+
 def stages_of(folder: Path, *levels: str, study: str = "s.yaml") -> list[CellStages]:
     """The stages of each cell of these levels."""
-    resolved, workspace = resolve(str(folder / study), Request()), folder / WORKSPACE
-    data = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
+    workspace = folder / WORKSPACE
+    resolved, data = read_data(resolve(str(folder / study), Request()), workspace)
     cells = [cell for cell in resolved.cells if cell.level in levels]
     return stages_by_cell(cells, data, workspace)
 

@@ -19,7 +19,7 @@ from coin_ray.pipeline.chain import VERSIONS as STAGES
 from coin_ray.pipeline.nodes import Node
 from coin_ray.study.command_line import Request
 from coin_ray.study.study import resolve
-from tests.cli_calls import call, enter, fill, stages_of
+from tests.cli_calls import call, enter, fill, stages_of, study_of
 
 STUDY = """
 study: small
@@ -97,7 +97,7 @@ def test_the_plan_of_a_search_names_its_space_and_counts_the_trials_to_come(fold
         assert part in done.output
     # The baseline is there, 36 s a stage; three trials are not.
     fill(folder, "baseline", seconds=36.0, study="search.yaml")
-    study = resolve("search.yaml", Request())
+    study = study_of(folder, study="search.yaml")
     book = TrialBook(study, folder / ".coin-ray" / "runs" / study.run_name)
     book.propose({"ot.lambda": 0.5})
     done = call("plan", "search.yaml")

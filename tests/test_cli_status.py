@@ -14,7 +14,7 @@ from coin_ray.cli.history import history
 from coin_ray.pipeline import lease
 from coin_ray.pipeline.store import Store
 from coin_ray.tracking.journal import Journal
-from tests.cli_calls import call, enter, fill, stages_of
+from tests.cli_calls import call, cell_of, enter, fill, stages_of, study_of
 
 STUDY = """
 study: small
@@ -29,7 +29,6 @@ factors:
       "0.3": {ot.lambda: 0.3}
       "1.0": {ot.lambda: 1.0}
 """
-NAME = "small-mini-generated"
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +39,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def journal(folder: Path, *events: dict[str, object]) -> None:
     log = Journal(folder / ".coin-ray" / "journal" / "small-mini-123.jsonl")
     tags = {"study": "small", "profile": "mini", "dataset": "generated"}
+    tags |= {"runs": study_of(folder).run_name}
     log.append({"event": "StudyDescribed", "tags": tags})
     for event in events:
         log.append(event)
     log.close()
+
+
+def who(folder: Path, level: str) -> dict[str, object]:
+    """The fields of a cell's events."""
+    cell = cell_of(study_of(folder), level)
+    return {"cell": cell.key_label, "level": level, "data": cell.data.name, "seed": cell.seed}
 
 
 def claim(folder: Path, level: str, stage: str, silent: float = 0.0) -> None:
@@ -69,9 +75,9 @@ def test_each_cell_of_a_study_has_its_state(folder: Path) -> None:
     journal(
         folder,
         {"event": "StudyStarted", "study": "small", "cells": 3},
-        {"event": "CellStarted", "cell": "0.3--generated--s0"},
-        {"event": "CellStarted", "cell": "1.0--generated--s0"},
-        {"event": "CellFailed", "cell": "1.0--generated--s0", "cause": "OutOfMemoryError: no"},
+        {"event": "CellStarted", **who(folder, "0.3")},
+        {"event": "CellStarted", **who(folder, "1.0")},
+        {"event": "CellFailed", **who(folder, "1.0"), "cause": "OutOfMemoryError: no"},
     )
     done = call("status", "s.yaml")
     assert done.exit_code == 0, done.output
@@ -81,7 +87,8 @@ def test_each_cell_of_a_study_has_its_state(folder: Path) -> None:
     assert found["1.0"][2] == "failed" and "OutOfMemoryError: no" in done.output
     assert "1 running, 1 failed, 1 finished" in done.output
     assert "at work: round round1-seed0 (node7, process 4242, heartbeat " in done.output
-    assert max(map(len, done.output.splitlines())) <= 120
+    table = [li for li in done.output.splitlines() if not li.startswith("results: ")]
+    assert max(map(len, table)) <= 120
 
 
 def test_a_dead_owner_and_an_edited_study(folder: Path) -> None:
@@ -90,10 +97,12 @@ def test_a_dead_owner_and_an_edited_study(folder: Path) -> None:
     journal(
         folder,
         {"event": "StudyStarted", "study": "small", "cells": 3},
-        {"event": "CellFinished", "cell": "0.1--generated--s0", "metrics": {}},
-        {"event": "CellLeftOut", "cell": "1.0--generated--s0", "reason": "screened out"},
+        {"event": "CellFinished", **who(folder, "0.1"), "metrics": {}},
+        {"event": "CellLeftOut", **who(folder, "1.0"), "reason": "screened out"},
     )
-    done = call("status", "s.yaml", "--set", "student.ema=0.5")
+    text = (folder / "s.yaml").read_text()
+    (folder / "s.yaml").write_text(text.replace("baseline: {", "baseline: {student.ema: 0.5, ", 1))
+    done = call("status", "s.yaml")
     found = rows(done)
     assert found["0.3"][2] == "missing" and "at work" not in done.output
     assert found["0.1"][2] == "missing" and "have changed since it ran" in done.output
@@ -102,25 +111,26 @@ def test_a_dead_owner_and_an_edited_study(folder: Path) -> None:
 
 def test_all_studies_of_a_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(folder, "0.1")
-    for cell in ("0.1--generated--s0", "0.3--generated--s0"):
-        place = folder / ".coin-ray" / "runs" / NAME / cell
+    name = study_of(folder).run_name
+    for level in ("0.1", "0.3"):
+        place = folder / ".coin-ray" / "runs" / name / str(who(folder, level)["cell"])
         place.mkdir(parents=True)
         (place / "metrics.json").write_text(json.dumps({"rows": []}))
     other = folder / ".coin-ray" / "runs" / "untracked-mini-x" / "a"
     other.mkdir(parents=True)
     (other / "metrics.json").write_text("{}")
     started = {"event": "StudyStarted", "study": "small", "cells": 3}
-    failed = {"event": "CellFailed", "cell": "1.0--generated--s0", "cause": "no"}
+    failed = {"event": "CellFailed", **who(folder, "1.0"), "cause": "no"}
     journal(folder, started, failed)
-    assert rows(call("status"))[NAME][-1] == "running"  # just heard of
+    assert rows(call("status"))[name][-1] == "running"  # just heard of
     monkeypatch.setattr("coin_ray.cli.status.QUIET", 0.0)
     found = rows(call("status"))
-    assert found[NAME][:3] == ["3", "2", "1"] and "stopped;" in found[NAME]
+    assert found[name][:3] == ["3", "2", "1"] and "stopped;" in found[name]
     assert found["untracked-mini-x"][:2] == ["?", "1"]
     claim(folder, "1.0", "transport")
-    assert rows(call("status"))[NAME][-1] == "running"
+    assert rows(call("status"))[name][-1] == "running"
     journal(folder, {"event": "StudyFinished", "study": "small", "computed": 1, "reused": 1})
-    assert rows(call("status"))[NAME][-1] == "ended"
+    assert rows(call("status"))[name][-1] == "ended"
 
 
 def test_a_restart_forgets_earlier_failures() -> None:
@@ -160,13 +170,13 @@ def test_why_a_cell_is_to_be_computed(folder: Path) -> None:
     done = call("why", "1.0", "s.yaml")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "1.0--generated--s0: 16 of 27 stages are to be computed"
+    name = cell_of(study_of(folder), "1.0").key_label
+    assert lines[0] == f"{name}: 16 of 27 stages are to be computed"
     assert lines[1].startswith("  transport of ") and "nearest stored one differs in" in lines[1]
     assert lines[2].strip() in ("lambda  here 1.0, stored 0.3", "lambda  here 1.0, stored 0.1")
     assert lines[3] == "  14 more follow from these"
-    assert call("why", "0.3--generated--s0", "s.yaml").stdout == (
-        "0.3--generated--s0: all 27 stages are stored\n"
-    )
+    name = cell_of(study_of(folder), "0.3").key_label
+    assert call("why", name, "s.yaml").stdout == (f"{name}: all 27 stages are stored\n")
 
 
 def test_why_follows_a_difference_upstream_to_where_it_begins(folder: Path) -> None:

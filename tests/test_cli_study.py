@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import yaml
 
+from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
 from coin_ray.pipeline import events
+from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
-from tests.cli_calls import call, enter
+from coin_ray.study.study import resolve
+from tests.cli_calls import call, cell_of, enter, study_of
 
 STUDY = """
 study: small
@@ -38,10 +41,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return enter(tmp_path, monkeypatch, STUDY)
 
 
-def finish(cell: StudyCell, runs: Path, value: float) -> None:
+def finish(study: ResolvedStudy, cell: StudyCell, runs: Path, value: float) -> None:
     """Leave what a finished cell leaves."""
     place = runs / cell.key_label
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     config = cell.config.model_dump(mode="json", by_alias=True)
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     rows = [
@@ -50,7 +53,9 @@ def finish(cell: StudyCell, runs: Path, value: float) -> None:
         for metric in ("aji", "pq", "dice", "miou")
         for image, shift in (("a", 0.0), ("b", 0.1))
     ]
-    (place / "metrics.json").write_text(json.dumps({"cell": {}, "rows": rows}))
+    who = {"cell": cell.key_label, "level": cell.level, "data": cell.data.name, "seed": cell.seed}
+    told = {**who, "content": study.contents[cell.data.name]}
+    (place / "metrics.json").write_text(json.dumps({"cell": told, "rows": rows}))
 
 
 class Runs:
@@ -59,6 +64,7 @@ class Runs:
     def __init__(self, failing: tuple[str, ...] = (), error: BaseException | None = None) -> None:
         self.failing, self.error = failing, error
         self.left_out: dict[str, str] = {}
+        self.value = 0.5
         self.options: dict[str, Any] = {}
         self.study: ResolvedStudy | None = None
 
@@ -76,7 +82,7 @@ class Runs:
                 failed[cell.key_label] = "ValueError: no"
                 listen(events.CellFailed(*who, cause="ValueError: no"))
                 continue
-            finish(cell, options["workspace"] / "runs" / study.run_name, 0.5)
+            finish(study, cell, options["workspace"] / "runs" / study.run_name, self.value)
             listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
         traces = dict.fromkeys(failed.values(), "Traceback:\n  here")
         return Outcome(7, 3, failed, seconds=65.0, traces=traces, left_out=self.left_out)
@@ -99,7 +105,7 @@ def test_sweep_prints_the_table_and_where_things_are(runs: Runs, folder: Path) -
     assert any("1 cell" in li or "2 cells; to compute: features 2" in li for li in lines)
     assert any(li.split()[:3] == ["none", "*", "2"] for li in lines)
     assert "7 stages computed, 3 reused, in 1:05" in lines
-    assert runs.study is not None and runs.study.run_name == "small-mini-generated"
+    assert runs.study is not None and runs.study.run_name == study_of(folder).run_name
     place = folder / ".coin-ray" / "runs" / runs.study.run_name
     assert f"label maps and overlays: {place}" in lines
     assert f"tables, figures and per-image values: {place / 'report' / 'report.html'}" in lines
@@ -122,14 +128,17 @@ def test_failed_cells_are_reported_once_a_cause(runs: Runs) -> None:
     done = call("sweep", "s.yaml", "--no-tracking")
     assert done.exit_code == 1
     assert done.stderr.count("ValueError: no") == 1
-    assert "failed: none--generated--s0, mae--generated--s0: ValueError: no" in done.stderr
+    assert runs.study is not None
+    names = ", ".join(cell.key_label for cell in runs.study.cells)
+    assert f"failed: {names}: ValueError: no" in done.stderr
     assert done.stderr.count("  Traceback:\n    here\n") == 1
     assert "nothing to measure" in done.stdout
 
 
 def test_what_was_left_out_is_said_once_a_reason(runs: Runs) -> None:
     why = "decided after 2 random seeds: worse"
-    runs.left_out = {f"mae--generated--s{seed}": why for seed in (2, 3)}
+    given = resolve("s.yaml", Request(seeds="4"))
+    runs.left_out = {cell_of(given, "mae", seed).key_label: why for seed in (2, 3)}
     done = call("sweep", "s.yaml", "--no-tracking", "--seeds", "4")
     assert f"left out: mae ({why})" in done.stdout.splitlines()
 
@@ -172,7 +181,10 @@ def test_tracking_gets_the_events_the_tables_and_the_summary(
         *(["File"] * (len(kinds) - 9)), "Table", "Table", "Metrics",
     ]  # fmt: skip
     assert [event["name"] for event in told[-3:-1]] == ["summary", "comparisons"]
-    assert told[3]["cell"] == "none--generated--s0" and len(told[3]["rows"]) == 24
+    assert (
+        told[3]["cell"] == cell_of(study_of(folder), "none").key_label
+        and len(told[3]["rows"]) == 24
+    )
     files = {(event["folder"], Path(event["path"]).name) for event in told[6:-3]}
     page, figure = ("report", "report.html"), ("report/figures", "levels-generated.svg")
     assert {page, ("report", "report.tex"), figure} <= files and "cell" not in told[6]
@@ -197,9 +209,41 @@ def test_report(runs: Runs, folder: Path) -> None:
     page = (out / "report.html").read_text()
     assert "coin-ray" in page and "Images of generated and the digests" in page
     # The study changes: its old numbers are not shown under the new settings.
-    edited = call("report", "s.yaml", "--set", "ot.lambda=0.7")
+    (folder / "s.yaml").write_text(STUDY + "baseline: {ot.lambda: 0.7}\n")
+    edited = call("report", "s.yaml")
     assert ".550" not in edited.output and "nothing to measure" in edited.output
     assert "has run with other settings, and not again" in edited.output
+    (folder / "s.yaml").write_text(STUDY)
+    assert ".550" in call("report", "s.yaml").output
+
+
+def test_a_study_with_other_settings_leaves_the_results_there_are(runs: Runs, folder: Path) -> None:
+    call("sweep", "s.yaml", "--no-tracking")
+    first = tree(folder / ".coin-ray" / "runs")
+    options = ("s.yaml", "--set", "student.iterations=9")
+    missing = call("report", *options)
+    assert missing.exit_code == 2 and "has not run with these options" in missing.stderr
+    runs.value = 0.7
+    done = call("sweep", *options, "--no-tracking")
+    assert done.exit_code == 0 and ".750" in done.output
+    assert first.items() <= tree(folder / ".coin-ray" / "runs").items()
+    assert ".550" in call("report", "s.yaml").output
+    assert ".750" in call("report", *options).output
+    # Other images under the same name, and the same images at another resolution.
+    for size, mpp in ((64, "0.25"), (96, "0.25"), (64, "0.5")):
+        tiles = folder / f"at{size}" / "tiles"
+        if not tiles.is_dir():
+            generated_samples(tiles, 2, size=size, seed=1)
+        runs.value += 0.01
+        there = tree(folder / ".coin-ray" / "runs")
+        data = ("s.yaml", "--data", str(tiles), "--mpp", mpp)
+        assert call("sweep", *data, "--no-tracking").exit_code == 0
+        assert there.items() <= tree(folder / ".coin-ray" / "runs").items()
+        assert f".{round(100 * runs.value) + 5}0" in call("report", *data).output
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def squares(path: Path, name: str, *boxes: tuple[int, int]) -> None:

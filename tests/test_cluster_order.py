@@ -45,10 +45,16 @@ def metrics(given: ResolvedStudy, **values: float | tuple[float, ...]) -> dict[s
     return found
 
 
+def label(given: ResolvedStudy, level: str, data: str = "d", seed: int = 0) -> str:
+    asked = level, data, seed
+    (found,) = [c.key_label for c in given.cells if (c.level, c.data.name, c.seed) == asked]
+    return found
+
+
 def test_the_best_levels_by_their_mean_and_the_baseline_are_kept() -> None:
     given = study("base", "a", "b", "c", "broken", data=("d", "e"), screen=Screen(keep=1))
     seen = metrics(given, base=0.1, a=(0.9, 0.1), b=(0.6, 0.6), c=(0.2, 0.8), broken=0.99)
-    del seen["broken--e--s0"]  # it failed on one of the data sets
+    del seen[label(given, "broken", "e")]  # it failed on one of the data sets
     kept, reasons = screened(given, seen)
     assert kept == ("base", "b")
     assert reasons == {
@@ -65,17 +71,17 @@ def test_the_validity_of_a_screening_by_hand() -> None:
     before = metrics(given, base=0.1, a=0.2, b=0.3, c=0.4)
     # Ranks 1 2 3 against 1 3 2 (c was not distilled): 1 - 6 * 2 / (3 * 8).
     after = {
-        "base--d--s0": {"agreement": 0.5},
-        "a--d--s0": {"agreement": 0.9},
-        "a--d--s1": {"agreement": 0.7},
-        "b--d--s0": {"agreement": 0.6},
+        label(given, "base"): {"agreement": 0.5},
+        label(given, "a"): {"agreement": 0.9},
+        label(given, "a", seed=1): {"agreement": 0.7},
+        label(given, "b"): {"agreement": 0.6},
     }
     (line,) = validity(given, before, after)
     assert line == (
         "validity of the screening on d: Spearman correlation of agreement before round 1 with "
         "agreement at the end: 0.50 (n = 3 distilled levels)"
     )
-    (line,) = validity(given, before, {"base--d--s0": {"agreement": 0.5}})
+    (line,) = validity(given, before, {label(given, "base"): {"agreement": 0.5}})
     assert line.endswith("at the end: too few or too equal to tell (n = 1 distilled levels)")
     by_aji = replace(given, objective=Objective("aji", split="val"))
     assert "with aji at the end: too few" in validity(by_aji, before, after)[0]
@@ -110,7 +116,7 @@ def test_seeds_are_added_where_the_verdict_is_open() -> None:
         ["base/d/5", "b/d/5"],
     ]
     why = "decided after 2 random seeds: worse"
-    assert left_out == {"a--d--s4": why, "a--d--s5": why}
+    assert left_out == dict.fromkeys((label(given, "a", seed=seed) for seed in (4, 5)), why)
     # The verdict is asked of what has been run, so that the same study decides the same again.
     assert runs.seen == [((3, 1), 6), ((3, 1, 4), 8)]
 
@@ -121,8 +127,8 @@ def test_the_baseline_goes_on_where_a_level_is_open_on_the_same_data() -> None:
     left_out = by_seeds(given, given.cells, runs.finish, runs.verdicts)
     assert runs.batches[1] == ["base/e/1", "a/e/1"]
     assert left_out == {
-        "base--d--s1": "every level was decided after 1 random seeds",
-        "a--d--s1": "decided after 1 random seeds: better",
+        label(given, "base", seed=1): "every level was decided after 1 random seeds",
+        label(given, "a", seed=1): "decided after 1 random seeds: better",
     }
 
 

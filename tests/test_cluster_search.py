@@ -172,13 +172,15 @@ def test_the_tracker_is_told_of_proposed_cells_before_it_hears_of_them(tmp_path:
 def test_a_stopped_cell_stays_stopped_while_nothing_has_changed(tmp_path: Path) -> None:
     given = study("base", "a", stopping=Stopping("asha"))
     cell = given.cells[1]
-    TrialBook(given, tmp_path, {"d": "digest"}).stop(cell, 1)
-    assert TrialBook(given, tmp_path, {"d": "digest"}).rounds(cell) == 1
-    assert TrialBook(given, tmp_path, {"d": "digest"}).rounds(given.cells[0]) == 2
-    assert TrialBook(given, tmp_path, {"d": "other images"}).rounds(cell) == 2
+    given = replace(given, contents={"d": "digest"})
+    TrialBook(given, tmp_path).stop(cell, 1)
+    assert TrialBook(given, tmp_path).rounds(cell) == 1
+    assert TrialBook(given, tmp_path).rounds(given.cells[0]) == 2
+    others = replace(given, contents={"d": "other images"})
+    assert TrialBook(others, tmp_path).rounds(cell) == 2
     for changed in (
         replace(given, stopping=Stopping("none")),
         replace(given, stopping=Stopping("asha", grace=2)),
         replace(given, objective=Objective("aji", split="val")),
     ):
-        assert TrialBook(changed, tmp_path, {"d": "digest"}).rounds(cell) == 2
+        assert TrialBook(changed, tmp_path).rounds(cell) == 2

@@ -27,7 +27,7 @@ from coin_ray.pipeline.runner import export, open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.results import read_results
 from coin_ray.study.cells import Level, make_cells
-from coin_ray.study.datasets import Resolved
+from coin_ray.study.datasets import Resolved, with_data
 from coin_ray.study.resolved import (
     Analysis,
     DataSpec,
@@ -106,7 +106,7 @@ def test_screening_distils_the_best_and_the_baseline(tiles: Resolved, tmp_path: 
         for label in ("base", best)
         for seed in (0, 1)
     }
-    given = study(seeds=(0, 1), screen=Screen(keep=1))
+    given = with_data(study(seeds=(0, 1), screen=Screen(keep=1)), {"tiles": tiles})
     outcome, heard = run(given, tiles, tmp_path)
     assert outcome.computed == 0 and outcome.failed == {}
     reason = f"screened out: agreement {scored[worst]:.3f} before round 1, rank 2 of 2, 1 kept"
@@ -147,7 +147,7 @@ def workspace(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_further_seeds_run_where_the_verdict_is_open(tiles: Resolved, workspace: Path):
-    given = study(seeds=(0, 1, 2), first_seeds=2)
+    given = with_data(study(seeds=(0, 1, 2), first_seeds=2), {"tiles": tiles})
     seen: list[tuple[int, ...]] = []
 
     def verdicts(part: ResolvedStudy) -> dict[tuple[str, str], str | None]:
@@ -169,7 +169,7 @@ def test_further_seeds_run_where_the_verdict_is_open(tiles: Resolved, workspace:
 
 
 def test_the_verdicts_are_those_of_the_report(tiles: Resolved, workspace: Path):
-    given = study(seeds=(0, 1), analysis=Analysis(min_effect=1.0))
+    given = with_data(study(seeds=(0, 1), analysis=Analysis(min_effect=1.0)), {"tiles": tiles})
     run(given, tiles, workspace)
     found = verdicts_in(workspace / "runs" / given.run_name)(given)
     # With an effect that no AJI can have, all levels are as good as the baseline.

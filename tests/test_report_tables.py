@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -213,7 +215,9 @@ def write_cell(folder: Path, config: Cell, value: float) -> None:
         yaml.safe_dump(config.model_dump(mode="json", by_alias=True))
     )
     rows = [{"image": "a", "step": "ucis", "metric": "aji", "value": value}]
-    (folder / "metrics.json").write_text(json.dumps({"cell": {}, "rows": rows}))
+    level, _, seed = folder.name.partition("-")
+    who = {"cell": folder.name, "level": level, "data": "tiles", "seed": int(seed)}
+    (folder / "metrics.json").write_text(json.dumps({"cell": who, "rows": rows}))
 
 
 def test_collect_reads_finished_cells_of_the_same_configuration(tmp_path: Path) -> None:
@@ -233,3 +237,8 @@ def test_collect_reads_finished_cells_of_the_same_configuration(tmp_path: Path) 
     assert frame["level"].to_list() == ["none", "mae"]
     assert frame["value"][0] == 0.5 and math.isnan(frame["value"][1])
     assert frame.row(0, named=True) == row("none", "a", "ucis", "aji", 0.5)
+    # Whatever the folder is called: what is of another cell, or of other images, is not shown.
+    shutil.copytree(tmp_path / "none-0", tmp_path / "unfinished-0", dirs_exist_ok=True)
+    assert collect(given, tmp_path).frame["level"].to_list() == ["none", "mae"]
+    moved = collect(replace(given, contents={"tiles": "of other images"}), tmp_path)
+    assert moved.frame.is_empty() and set(moved.outdated) >= {"none-0", "mae-0"}

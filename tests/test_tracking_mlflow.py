@@ -6,11 +6,13 @@ import csv
 import fcntl
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ import pytest
 import yaml
 
 from coin_ray import safe
+from coin_ray.cli.recording import Recorder
 from coin_ray.errors import UserError
 from coin_ray.pipeline import events
-from coin_ray.pipeline.settings import dotted_fields
-from coin_ray.tracking.describe import cell_digest, describe_cells, study_event
+from coin_ray.pipeline.settings import Cell, dotted_fields
+from coin_ray.tracking.describe import cell_digest, describe_cells, describe_study, study_event
 from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
+from coin_ray.tracking.records import name as key
 from coin_ray.tracking.replay import Replay, journal_path, study_identity, sync_journals
 from coin_ray.tracking.tracker import Tracker
 from tests.hostile import markdown_text
@@ -146,7 +150,7 @@ def test_a_child_has_its_tags(complete: Complete) -> None:
 def test_metrics_are_by_round_and_nothing_that_is_not_finite(complete: Complete) -> None:
     run = complete[1][CELL]
     assert run["metrics"]["aji"] == [(1, 0.51), (2, 0.52)]
-    assert run["metrics"]["loss_1"] == [(1, 1.0), (2, 0.5)]
+    assert run["metrics"][key("loss@1")] == [(1, 1.0), (2, 0.5)]
     assert run["metrics"]["aji_ucis"] == [(ROUNDS, 0.4)]
     assert run["metrics"]["stages_computed"] == [(ROUNDS, 2.0)]
     assert "spread" not in run["metrics"]
@@ -219,7 +223,7 @@ class Crashing:
 def test_a_crash_at_any_call_leaves_what_an_uninterrupted_run_leaves(
     workspace: Path, tmp_path: Path, late: bool
 ) -> None:
-    whole = record_run(workspace, f"whole{late}", levels=("mae",))
+    whole = record_run(workspace, f"whole{int(late)}", levels=("mae",))
     wanted = without_ids(stored(workspace, whole), whole)
     recorded = journal_path(workspace, whole).read_text()
     # Every other call: what is not hit before it takes effect is hit after it.
@@ -410,7 +414,24 @@ def test_no_journal_is_an_error_of_the_user(tmp_path: Path) -> None:
 
 def test_identity_is_name_profile_and_data() -> None:
     assert study_identity(info("0123456789abcdef")) == "uss_backbones-mini-0123456789ab"
-    assert study_identity({**info("x/y"), "study": "a b'c"}) == "a_b_c-mini-x_y"
+    alike = [
+        {**info("x"), **changes}
+        for changes in (
+            {"study": "a_b"},
+            {"study": "a-b"},
+            {"study": "a b'c"},
+            {"study": "a b_c"},
+            {"study": "a", "profile": "b-mini"},
+            {"study": "a-b", "profile": "mini"},
+            {"study": "a_b", "overrides": {"student.iterations": 9}},
+            {"study": "a_b", "overrides": {"student.iterations": 8}},
+            {"study": "a_b", "profile": "Mini"},
+            {"study": "a_b", "profile": "../../mini"},
+        )
+    ]
+    found = [study_identity(one) for one in alike]
+    assert len({one.lower() for one in found}) == len(found) - 1  # a-b with mini is there twice
+    assert all(re.fullmatch(r"[\w.-]{1,130}", one, re.ASCII) for one in found)
 
 
 def test_cells_are_told_apart_by_configuration_data_and_seed() -> None:
@@ -418,6 +439,70 @@ def test_cells_are_told_apart_by_configuration_data_and_seed() -> None:
     assert len({cell_digest(cell) for cell in cells}) == 4
     described = info("x", levels=("mae", "mae"))  # two levels that come to the same
     assert len({cell["digest"] for cell in described["cells"]}) == 2
+
+
+LONG = "x" * 400
+HOSTILE = ("a:b", "a>b", "a/b", LONG, LONG + "y", "MAE", "mae")
+
+
+def test_names_that_mlflow_does_not_take_stay_apart(workspace: Path) -> None:
+    made = study()
+    cells = tuple(
+        replace(
+            made.cells[0],
+            level=level,
+            key_label=f"cell-{i}",
+            labels={"seed": level, "level": "mine", "dataset": "d", "f:1": "one", "f>1": "two"},
+            config=Cell.model_validate({"ot": {"lambda": 0.1 * (i + 1)}}),
+        )
+        for i, level in enumerate(HOSTILE)
+    )
+    factors = {"seed": HOSTILE, "level": ("mine",), "f:1": ("one",), "f>1": ("two",)}
+    made = replace(made, cells=cells, levels=HOSTILE, factors=factors, baseline_level="mae")
+    tracker = Tracker(workspace, describe_study(made, data_digest="hostile"))
+    for cell in cells:
+        who = (cell.key_label, cell.level, cell.data.name, cell.seed)
+        tracker.record(events.CellFinished(*who, {"aji": 0.5}).to_json())
+    columns = ("delta_low", "delta_high", "p_image_adjusted", "p_seed_adjusted")
+    rows = [
+        {"dataset": "tiles", "level": level, "metric": "aji", "delta": float(i)}
+        | dict.fromkeys((*columns, "low", "high"))
+        for i, level in enumerate(HOSTILE)
+    ]
+    Recorder(tracker, made, workspace).comparisons(rows)
+    assert tracker.close()
+    runs = stored(workspace, tracker.study)
+    (parent,) = (run for run in runs.values() if run["parent"] is None)
+    deltas = {name: points[0][1] for name, points in parent["metrics"].items() if "delta" in name}
+    assert sorted(deltas.values()) == [float(i) for i in range(len(HOSTILE))]
+    full = {name: parent["tags"].get(f"name.{name}", name) for name in map(level_of, deltas)}
+    assert {full[level_of(name)]: value for name, value in deltas.items()} == {
+        level: float(i) for i, level in enumerate(HOSTILE)
+    }
+    children = [run for run in runs.values() if run["parent"]]
+    assert {run["tags"]["level"] for run in children} == set(HOSTILE)
+    params = [run["params"] for run in children]
+    assert len({p["level"] for p in params}) == len({p["factor.seed"] for p in params}) == 7
+    for found in params:
+        assert (found["seed"], found["dataset"]) == ("0", "tiles")
+        assert (found["factor.level"], found["factor.dataset"]) == ("mine", "d")
+        assert sorted(v for k, v in found.items() if re.fullmatch(r"f-1-\w{24}", k)) == [
+            *("one", "two")
+        ]
+
+
+def level_of(metric: str) -> str:
+    return metric.split("/")[1]
+
+
+def test_two_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "s.yaml" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(file.parent.name)
+    made = replace(study(), source_files=tuple(map(str, files)))
+    found = describe_study(made, data_digest="x")["sources"]
+    assert found == {"s.yaml": "a", "1-s.yaml": "b"}
 
 
 @pytest.fixture

@@ -276,7 +276,8 @@ def test_one_table_of_a_model_alone_and_with_coin(tmp_path: Path) -> None:
             cell.config, cell.seed, data.train, tmp_path, done=lambda key, s: done.append(key)
         )
         values, facts = run_local(run, data.samples)
-        export(run, data.samples, tmp_path / "runs" / cell.key_label, values, facts)
+        told = {"cell": cell.key_label, **facts}
+        export(run, data.samples, tmp_path / "runs" / cell.key_label, values, told)
     assert [key.name for key in done if key.stage == "ucis_model"] == ["ssa"]
     results = read_results(study, tmp_path / "runs")
     (table,) = results.tables

@@ -30,16 +30,16 @@ def plan(
     from coin_ray.cli.output import console
     from coin_ray.cli.results import as_known, runs_folder
     from coin_ray.pipeline.plan import plan_cells
-    from coin_ray.study.datasets import resolve_data
+    from coin_ray.study.datasets import read_data
 
     asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
+    asked, found = read_data(asked, workspace)
     resolved = as_known(asked, workspace)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         say(text)
     for text in preamble.levels(resolved):
         say(text)
     where = costs.target(resolved, address, device, workers)
-    found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     planned = plan_cells(resolved.cells, found, workspace)
     cost = costs.estimated(resolved, planned, workspace, where)
     console().print(costs.table(planned, cost))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
 from coin_ray.pipeline.events import CellFinished, CellsProposed, Event, RoundProgress
+from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
 
@@ -80,24 +81,29 @@ class Recorder:
     def comparisons(self, rows: list[dict[str, Any]]) -> None:
         """Attach the comparison with the baseline (``report.comparisons``) to the study's own run:
         ``rows`` as a table, and the columns ``COMPARED`` as values
-        ``<data set>/<level>/<metric>_delta`` and so on. One that does not exist is in the table
-        only, where a reason stands beside it."""
+        ``<data set>/<level>/<metric>_delta`` and so on; tags of the run give in full what a name
+        says shortened. One that does not exist is in the table only, where a reason stands beside
+        it."""
         if self._tracker is None or not rows:
             return
+        data = safe_names(spec.name for spec in self._study.data)
+        levels = safe_names([*self._study.levels, *(row["level"] for row in rows)])
+        full = {f"name.{name}": text for text, name in (data | levels).items() if name != text}
         values = {
-            f"{row['dataset']}/{row['level']}/{row['metric']}_{end}": row[column]
+            f"{data[row['dataset']]}/{levels[row['level']]}/{row['metric']}_{end}": row[column]
             for row in rows
             for column, end in COMPARED.items()
             if row[column] is not None
         }
         self._tracker.record({"event": "Table", "name": "comparisons", "rows": rows})
         self._tracker.record({"event": "Metrics", "metrics": values})
+        if full:
+            self._tracker.record({"event": "Tags", "tags": full})
 
 
 @contextmanager
 def recorder(
     study: ResolvedStudy,
-    data: Mapping[str, Any],
     workspace: Path,
     runs: Path,
     *,
@@ -109,13 +115,13 @@ def recorder(
         yield Recorder(None, study, runs)
         return
     from coin_ray.cluster.trials import with_proposals
-    from coin_ray.pipeline.keys import digest
     from coin_ray.tracking.describe import describe_study
     from coin_ray.tracking.tracker import Tracker
 
-    content = digest({name: found.digest() for name, found in data.items()})
     study = with_proposals(study, runs)
-    info = describe_study(study, data_digest=content, command=command_line(), device=device)
+    info = describe_study(
+        study, data_digest=study.data_digest, command=command_line(), device=device, runs=runs.name
+    )
     tracker = Tracker(workspace, info)
     try:
         yield Recorder(tracker, study, runs)

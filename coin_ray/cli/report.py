@@ -23,6 +23,7 @@ def report(
     profile: options.Profile = None,
     data: options.Data = None,
     train: options.Train = None,
+    mpp: options.Mpp = None,
     binary: options.Binary = None,
     settings: options.Set = None,
     seeds: options.Seeds = None,
@@ -39,10 +40,12 @@ def report(
     from coin_ray.cli.output import console
     from coin_ray.cli.results import results_of, runs_folder, show_tables
     from coin_ray.report.write import write_report
+    from coin_ray.study.datasets import read_data
 
-    resolved = options.resolved(study, profile, data, train, None, settings, seeds, binary)
+    asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
+    resolved, _ = read_data(asked, workspace)
     runs = runs_folder(workspace, resolved)
-    if not any((runs / cell.key_label).is_dir() for cell in resolved.cells):
+    if not any(runs.glob("*/metrics.json")):
         raise UserError(
             "this study has not run with these options",
             where=str(runs),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def runs_folder(workspace: Path, study: ResolvedStudy) -> Path:
-    """The folder of the study's cells."""
+    """The folder of the cells of a study that knows the contents of its data sets."""
     return workspace / "runs" / study.run_name
 
 

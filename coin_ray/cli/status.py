@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from coin_ray.cli.history import History, Told
     from coin_ray.pipeline.states import AtWork, CellStages
+    from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 MOST_ROWS = 40
@@ -56,9 +57,11 @@ def status(
         _studies(workspace)
     else:
         from coin_ray.cli.results import as_known
+        from coin_ray.study.datasets import read_data
 
         asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
-        _study(as_known(asked, workspace), workspace)
+        asked, found = read_data(asked, workspace)
+        _study(as_known(asked, workspace), found, workspace)
 
 
 def _studies(workspace: Path) -> None:
@@ -90,21 +93,19 @@ def _driver(one: History, working: bool) -> str:
     return "running" if working or heard else "stopped; the same command goes on"
 
 
-def _study(study: ResolvedStudy, workspace: Path) -> None:
+def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
     from coin_ray.cli import preamble
     from coin_ray.cli.history import History, histories
     from coin_ray.cli.output import console
     from coin_ray.cli.results import runs_folder
     from coin_ray.pipeline.states import leases, stages_by_cell
     from coin_ray.pipeline.store import Store
-    from coin_ray.study.datasets import resolve_data
 
-    data = {spec.name: resolve_data(spec, workspace) for spec in study.data}
     stages = stages_by_cell(study.cells, data, workspace)
     working = {work.path: work for work in leases(Store(workspace / "store")) if work.holder.alive}
     told = histories(workspace).get(study.run_name, History())
     rows = [
-        _row(cell, own, told.cells.get(cell.key_label), working)
+        _row(cell, own, told.about(cell), working)
         for cell, own in zip(study.cells, stages, strict=True)
     ]
     rows.sort(key=lambda row: STATES.index(row[3]))
@@ -155,7 +156,9 @@ def _table(*titles: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title in titles:
         number = title in ("cells", "finished", "failed", "seed", "stages")
-        table.add_column(title, justify="right" if number else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        # The name of a study is its folder's, to be copied.
+        table.add_column(title, justify=justify, overflow="fold", no_wrap=title == "study")
     return table
 
 

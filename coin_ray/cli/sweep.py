@@ -51,13 +51,14 @@ def sweep(
     There is no resume: the same command, or the same study after an edit, continues.
     """
     from coin_ray.cli import costs, preamble
-    from coin_ray.study.datasets import check_images, resolve_data
+    from coin_ray.study.datasets import check_images, resolve_data, with_data
 
     resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         say(text)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     check_images(found)
+    resolved = with_data(resolved, found)
     computes = find_device(device, address)
     costs.admit(resolved, found, workspace, address=address, device=computes, workers=workers)
     outcome = _run(
@@ -101,7 +102,7 @@ def _run(
 
     screen, runs, goal = console(), runs_folder(workspace, study), study.objective
     facts = sweep_facts(data, device)
-    with recorder(study, data, workspace, runs, device=device, tracked=tracked) as record:
+    with recorder(study, workspace, runs, device=device, tracked=tracked) as record:
         with watch(screen, goal.metric, larger_is_better=goal.mode == "max") as show:
 
             def listen(event: Event) -> None:

@@ -65,7 +65,7 @@ def train(
     command continues a training that was interrupted.
     """
     from coin_ray.cli import costs, preamble
-    from coin_ray.study.datasets import check_images, resolve_data
+    from coin_ray.study.datasets import check_images, resolve_data, with_data
 
     asked = options.resolved(STUDY, profile, data, train, mpp, settings, "1", binary)
     study = coarse_study(model, asked)
@@ -76,6 +76,7 @@ def train(
     found = {spec.name: resolve_data(spec, workspace) for spec in study.data}
     output = _claim(out, model, found, overwrite) if out is not None else None
     check_images(found)
+    study = with_data(study, found)
     where = costs.target(study, address, find_device(device, address), workers)
     outcome = _run(study, found, workspace, address=address, where=where, tracked=not no_tracking)
     for label, cause in outcome.failed.items():
@@ -134,7 +135,7 @@ def _run(
     cells = {cell.key_label: cell for cell in study.cells}
     runs = runs_folder(workspace, study)
     with (
-        recorder(study, data, workspace, runs, device=where.device, tracked=tracked) as record,
+        recorder(study, workspace, runs, device=where.device, tracked=tracked) as record,
         watch(console(), "ucis_loss", larger_is_better=False) as show,
     ):
 

@@ -142,7 +142,7 @@ class Batches:
 
     def _job(self, cells: Cells, rounds: int) -> Job:
         first = cells[0]
-        group = "" if self._study.search else f"{first.data.name}/{first.seed}"
+        group = "" if self._study.search else f"{first.seed}/{first.data.name}"
         baseline = first.level == self._study.baseline_level
         return Job(first.key_label, tuple(cells), rounds, group, baseline)
 
@@ -227,6 +227,7 @@ class Batches:
             workspace=self._workspace,
             device="cpu",
             who=who(cell),
+            content=self._study.contents[cell.data.name],
         )
 
 

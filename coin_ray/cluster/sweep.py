@@ -20,7 +20,7 @@ from coin_ray.cluster.trials import TrialBook
 from coin_ray.errors import UserError
 from coin_ray.pipeline.events import CellLeftOut, Note, StudyFinished
 from coin_ray.pipeline.plan import plan_cells
-from coin_ray.study.datasets import Resolved
+from coin_ray.study.datasets import Resolved, with_data
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal, with_trials
@@ -67,8 +67,8 @@ def run_study(
     """
     workspace, start = workspace.resolve(), time.perf_counter()
     _check(study, data, workspace)
-    digests = {name: found.digest() for name, found in data.items()}
-    book = TrialBook(study, workspace / "runs" / study.run_name, digests)
+    study = with_data(study, data)
+    book = TrialBook(study, workspace / "runs" / study.run_name)
     if study.search is not None:
         study = with_trials(study, book.proposals)
     tally = Tally(listen)

@@ -29,7 +29,8 @@ class CellSpec:
 
     ``rounds`` of the cell's own are run. ``weights`` and ``masks`` are content digests found once
     on the driver; ``who`` holds the fields of the cell's events (cell, level, data, seed);
-    ``resources`` is the study's.
+    ``content`` is the digest of its data set, for whoever reads its results; ``resources`` is the
+    study's.
     """
 
     config: Cell
@@ -45,6 +46,7 @@ class CellSpec:
     actors: tuple[Any, ...] = ()
     hub: Any = None
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    content: str = ""
 
     @property
     def store(self) -> Store:

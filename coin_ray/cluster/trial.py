@@ -88,7 +88,8 @@ def run_to_end(
     rows, facts = run_cell(run, spec.samples, each, train)
     if study is not None:
         folder = spec.workspace / "runs" / study / spec.who["cell"]
-        export(run, spec.samples, folder, rows, {**spec.who, **facts}, spec.config)
+        whose = {**spec.who, "content": spec.content}
+        export(run, spec.samples, folder, rows, {**whose, **facts}, spec.config)
     last = run.keys.final_step()
     return {**facts, **mean_metrics([r for r in rows if r["step"] == last])}
 

@@ -31,11 +31,9 @@ class TrialBook:
     """The file of one study. ``proposals``: settings in the order they were proposed in, each
     configuration once and only those within the space as it is now."""
 
-    def __init__(
-        self, study: ResolvedStudy, runs: Path, data: Mapping[str, str] | None = None
-    ) -> None:
-        """``data``: content digests of the data sets; without them no stopped cell is known."""
-        self._study, self._path, self._data = study, runs / FILE, data
+    def __init__(self, study: ResolvedStudy, runs: Path) -> None:
+        """A study that does not know the contents of its data sets knows no stopped cell."""
+        self._study, self._path = study, runs / FILE
         lines = _read(self._path)
         self.proposals = _valid(study, [line["values"] for line in lines if "values" in line])
         self._stopped = {line["of"]: line["rounds"] for line in lines if "of" in line}
@@ -65,7 +63,7 @@ class TrialBook:
     def _identity(self, cell: StudyCell) -> str:
         settings = {name: identity(getattr(cell.config, name)) for name in Cell.model_fields}
         rule = [asdict(self._study.stopping), asdict(self._study.objective)]
-        data = (self._data or {}).get(cell.data.name)
+        data = self._study.contents.get(cell.data.name)
         return digest([settings, cell.seed, data, rule])
 
     def _append(self, line: Mapping[str, Any]) -> None:

@@ -4,14 +4,16 @@ facts by cell and by round."""
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from coin_ray.pipeline.settings import Cell, identity
+from coin_ray.pipeline.settings import Cell
 from coin_ray.report.tables import tidy
+from coin_ray.study.cells import config_digest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 ROUND_SCHEMA = {
@@ -28,8 +30,8 @@ ROUND_SCHEMA = {
 @dataclass(frozen=True)
 class Collected:
     """``frame``: the tidy table; ``facts``: cell -> label-free fact of the finished student ->
-    value; ``rounds``: one row (``ROUND_SCHEMA``) a fact of each round; ``outdated``: cells whose
-    result is of other settings."""
+    value; ``rounds``: one row (``ROUND_SCHEMA``) a fact of each round; ``outdated``: cells that
+    have only results of other settings."""
 
     frame: pl.DataFrame
     facts: dict[str, dict[str, float]]
@@ -40,18 +42,15 @@ class Collected:
 def collect(study: ResolvedStudy, folder: Path) -> Collected:
     """Read ``folder``/<cell>/metrics.json of every cell of ``study`` that has one.
 
-    A folder that holds the result of another configuration (the study was edited and has not run
-    again) counts as missing, so that no old number stands under a new label.
+    A cell whose folder says of itself that it is of another configuration, data set or seed counts
+    as missing, so that no number stands under a label that is not its own.
     """
-    tables, facts, rounds, outdated = [tidy([])], {}, [], []
+    tables, facts, rounds, missing = [tidy([])], {}, [], []
     for cell in study.cells:
-        place = folder / cell.key_label
-        if not (place / "metrics.json").is_file():
+        found = _result(study, cell, folder)
+        if found is None:
+            missing.append(cell)
             continue
-        if not _same_configuration(place, cell):
-            outdated.append(cell.key_label)
-            continue
-        found = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
         who = {"study": study.name, **_who(cell)}
         # A table a cell: the rows of a thousand cells as Python objects would fill the memory.
         tables.append(tidy([who | row for row in found["rows"]]))
@@ -65,7 +64,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
             if fact != "round"
         ]
     told = pl.DataFrame(rounds, schema=ROUND_SCHEMA)
-    return Collected(pl.concat(tables), facts, told, tuple(outdated))
+    return Collected(pl.concat(tables), facts, told, _outdated(missing, folder, facts))
 
 
 def _who(cell: StudyCell) -> dict[str, Any]:
@@ -75,6 +74,35 @@ def _who(cell: StudyCell) -> dict[str, Any]:
         "dataset": cell.data.name,
         "seed": cell.seed,
     }
+
+
+def _result(study: ResolvedStudy, cell: StudyCell, folder: Path) -> dict[str, Any] | None:
+    """What a cell left, if that says of itself that it is of this cell and of the data there are
+    now; else None."""
+    found = _read(folder / cell.key_label)
+    if found is None:
+        return None
+    said = found.get("cell", {})
+    told = said.get("cell"), said.get("content")
+    asked = cell.key_label, study.contents.get(cell.data.name)
+    return found if told == asked and _same_configuration(folder / cell.key_label, cell) else None
+
+
+def _outdated(missing: Sequence[StudyCell], folder: Path, read: Container[str]) -> tuple[str, ...]:
+    """Which of the missing cells have a result of other settings or of other data."""
+    if not missing:
+        return ()
+    readable = {cell.key_label.rpartition("-")[0] for cell in missing}
+    names = [path.parent.name for path in folder.glob("*/metrics.json")]
+    others = [n for n in names if n not in read and n.rpartition("-")[0] in readable]
+    told = [(_read(folder / name) or {}).get("cell", {}) for name in others]
+    whose = {(cell.get("level"), cell.get("data"), cell.get("seed")) for cell in told}
+    return tuple(c.key_label for c in missing if (c.level, c.data.name, c.seed) in whose)
+
+
+def _read(place: Path) -> dict[str, Any] | None:
+    path = place / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _same_configuration(place: Path, cell: StudyCell) -> bool:
@@ -87,10 +115,7 @@ def _same_configuration(place: Path, cell: StudyCell) -> bool:
         stored = Cell.model_validate(_read_yaml(config.read_text(encoding="utf-8")))
     except ValidationError:
         return False  # of a version with other settings
-    return all(
-        identity(getattr(stored, name)) == identity(getattr(cell.config, name))
-        for name in Cell.model_fields
-    )
+    return config_digest(stored) == config_digest(cell.config)
 
 
 def _read_yaml(text: str) -> Any:

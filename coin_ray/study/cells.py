@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coin_ray.pipeline.settings import Cell
-from coin_ray.study.names import unique_slugs
+from coin_ray.pipeline.keys import digest
+from coin_ray.pipeline.settings import Cell, identity
+from coin_ray.study.names import cell_name
 from coin_ray.study.resolved import DataSpec, StudyCell
 
 
@@ -23,8 +24,7 @@ def make_cells(
     levels: Sequence[Level], data: Sequence[DataSpec], seeds: Sequence[int]
 ) -> tuple[StudyCell, ...]:
     """Seeds outermost: every level gets its first seed before any gets a second."""
-    slugs = unique_slugs([level.label for level in levels])
-    data_slugs = unique_slugs([spec.name for spec in data])
+    settings = [config_digest(level.config) for level in levels]
     return tuple(
         StudyCell(
             level=level.label,
@@ -32,9 +32,14 @@ def make_cells(
             data=spec,
             seed=seed,
             config=level.config,
-            key_label=f"{slug}--{data_slug}--s{seed}",
+            key_label=cell_name(level.label, spec.name, seed, own),
         )
         for seed in seeds
-        for spec, data_slug in zip(data, data_slugs, strict=True)
-        for level, slug in zip(levels, slugs, strict=True)
+        for spec in data
+        for level, own in zip(levels, settings, strict=True)
     )
+
+
+def config_digest(config: Cell) -> str:
+    """Digest of all settings of a configuration that identify a result."""
+    return digest({name: identity(getattr(config, name)) for name in Cell.model_fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from coin_ray.files import exists, expanded
 from coin_ray.pipeline.section import LARGEST_SEED
 from coin_ray.study.blocks import MOST_SEEDS
 from coin_ray.study.errors import Place, Problems
+from coin_ray.study.names import data_name_problem, folded
 from coin_ray.study.resolved import DataSpec, Mpp
 from coin_ray.study.values import fits
 
@@ -50,14 +52,20 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
         problems.add(Place(f"--mpp {request.mpp}"), "expected microns per pixel, such as 0.25")
     train = tuple(_folder(text, f"--train {text}", problems) for text in request.train)
     specs: list[DataSpec] = []
+    given: dict[str, Place] = {}
     for text in request.data:
         name, equals, path = text.partition("=")
-        name, path = (name, path) if equals else (data_name(Path(text)), text)
-        if name in [spec.name for spec in specs]:
+        if not equals or os.path.exists(os.path.expanduser(text)):
+            name, path = data_name(Path(text)), text
+        place = Place(f"--data {text}")
+        if found := data_name_problem(name):
+            problems.add(place, f"{name!r} cannot name a data set: {found}", "write NAME=PATH")
+        other = given.setdefault(folded(name), place)
+        if other is not place:
             problems.add(
-                Place(f"--data {text}"), f"two data sets are called '{name}'", "write NAME=PATH"
+                place, f"two data sets are called '{name}'", f"the other: {other}; write NAME=PATH"
             )
-        folder = _folder(path, f"--data {text}", problems)
+        folder = _folder(path, str(place), problems)
         specs.append(
             DataSpec(name, "folder", folder, None, train, request.mpp, binary=request.binary)
         )

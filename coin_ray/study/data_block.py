@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from coin_ray.pipeline.section import OneOrMore, Seed
 from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.grammar import Node, label
+from coin_ray.study.names import data_name_problem, folded
 from coin_ray.study.resolved import DataSpec, Kind, Mpp
 
 GENERATED = "generated"
@@ -50,20 +52,22 @@ TILES_ONLY = keys_of(Tiles).keys() - keys_of(Folder).keys()
 def read_data(node: Node, folder: Path, problems: Problems) -> tuple[DataSpec, ...]:
     """``generated``, a list of names, or name -> where it is; paths are relative to ``folder``."""
     if node.kind == "map":
-        return tuple(
-            _data(name, child, node.keys[name], folder, problems)
-            for name, child in node.value.items()
-        )
-    names = [label(n, problems) for n in items(node)]
-    seen: set[str] = set()
-    for name, item in zip(names, items(node), strict=True):
-        if name in seen:
-            problems.add(item.place, f"data '{name}' is listed twice")
-        seen.add(name)
-    return tuple(
-        _data(name, None, item.place, folder, problems)
-        for name, item in zip(names, items(node), strict=True)
-    )
+        given = [(name, child, node.keys[name]) for name, child in node.value.items()]
+    else:
+        given = [(label(item, problems), None, item.place) for item in items(node)]
+    _check_names([(name, at) for name, _, at in given], problems)
+    return tuple(_data(name, child, at, folder, problems) for name, child, at in given)
+
+
+def _check_names(names: Sequence[tuple[str, Place]], problems: Problems) -> None:
+    first: dict[str, tuple[str, Place]] = {}
+    for name, at in names:
+        if found := data_name_problem(name):
+            problems.add(at, f"{name!r} cannot name a data set: {found}")
+        other, there = first.setdefault(folded(name), (name, at))
+        if there is not at:
+            how = "is listed twice" if other == name else f"differs from '{other}' in case alone"
+            problems.add(at, f"data '{name}' {how}", f"the other one is in line {there.line}")
 
 
 def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Problems) -> DataSpec:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
 from coin_ray.pipeline.keys import digest
-from coin_ray.study.resolved import DataSpec
+from coin_ray.study.resolved import DataSpec, ResolvedStudy
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,24 @@ class Resolved:
                 "truths": truths,
             }
         )
+
+
+def read_data(study: ResolvedStudy, workspace: Path) -> tuple[ResolvedStudy, dict[str, Resolved]]:
+    """A study that knows the contents of its data sets, and these by name; see
+    ``resolve_data``."""
+    found = {spec.name: resolve_data(spec, workspace) for spec in study.data}
+    return with_data(study, found), found
+
+
+def with_data(study: ResolvedStudy, data: Mapping[str, Resolved]) -> ResolvedStudy:
+    """A study that knows the contents of its data sets: they are part of what its folder is
+    called."""
+    contents = {}
+    for spec in study.data:
+        content = data[spec.name].digest()
+        # The files do not hold a resolution that the user gives, and it scales what is found.
+        contents[spec.name] = content if spec.mpp is None else digest([content, spec.mpp])
+    return replace(study, contents=contents)
 
 
 def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:

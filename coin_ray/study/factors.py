@@ -130,7 +130,8 @@ def _listed_levels(
     for item in levels.value:
         text = item.text or str(item.plain())
         if text in patches:
-            problems.add(item.place, f"level '{text}' is listed twice")
+            there = f"the other one is in line {places[text].line}"
+            problems.add(item.place, f"level '{text}' is listed twice", there)
         setting = Setting(key, item.plain(), item.place, item.text)
         check_value(setting, problems)
         patches[text] = {key: setting}

@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from coin_ray.data.label_files import Binary
+from coin_ray.pipeline.keys import digest
 from coin_ray.pipeline.section import NotNegative, OneOrMore, Positive
-from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.settings import Cell, dotted_fields, is_runtime
 from coin_ray.study.metrics import Goal, LabelFree, Metric
+from coin_ray.study.names import study_name
 
 Kind = Literal["generated", "folder", "dataset"]
 AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -157,8 +159,8 @@ class StudyCell:
     """One level on one data set with one random seed: what one Ray Tune trial runs.
 
     ``labels`` maps each factor to its level in this cell (flat params in the tracker); ``config``
-    is the complete configuration; ``key_label`` is readable, unique in the study and safe in a
-    path.
+    is the complete configuration; ``key_label`` is readable, safe in a path, and ends in the digest
+    of level, data set, seed and configuration.
     """
 
     level: str
@@ -182,6 +184,8 @@ class ResolvedStudy:
     came from, ``warnings`` what is allowed and probably not meant. With ``first_seeds`` the seeds
     after those are run only for levels whose verdict against the baseline is open. With ``search``
     the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
+    ``contents``: data set -> digest of its images and labels, once ``datasets.with_data`` has read
+    them.
     """
 
     name: str
@@ -210,12 +214,27 @@ class ResolvedStudy:
     first_seeds: int | None = None
     analysis: Analysis = Analysis()
     budget: Budget = Budget()
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def data_digest(self) -> str:
+        """One digest over the contents of all data sets. Raises ValueError before they are read."""
+        if self.contents.keys() != {spec.name for spec in self.data}:
+            raise ValueError(f"the data sets of {self.name} have not been read yet")
+        return digest(dict(self.contents))
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The overrides that may change a result."""
+        runtime = {key for key, setting in dotted_fields() if is_runtime(setting)}
+        return {key: value for key, value in self.overrides.items() if key not in runtime}
 
     @property
     def run_name(self) -> str:
-        """Readable name of this study on these data with this profile, for a folder of results."""
-        data = "+".join(spec.name for spec in self.data)
-        return f"{self.name}-{self.profile}-{data}"
+        """Name of the folder of results of this study on these contents, with this profile and
+        these overrides. Raises ValueError before its data sets are read."""
+        shown = (self.name, self.profile, "+".join(spec.name for spec in self.data))
+        return study_name(shown, [self.name, self.profile, self.data_digest, self.changes])
 
     def configuration(self, level: str) -> Cell:
         """The complete configuration of a level. Raises KeyError for a label that is not one."""

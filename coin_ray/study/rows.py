@@ -51,6 +51,20 @@ def note_clashes(row: Row, problems: Problems) -> None:
             owner[key] = name
 
 
+def note_twins(rows: Sequence[Row], problems: Problems) -> None:
+    """Two combinations of one name: a table could not tell them apart."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        twin = first.setdefault(row.combination.label, row)
+        if twin is not row:
+            said = ", ".join(f"{name} {level}" for name, level in twin.combination.levels.items())
+            problems.add(
+                row.place,
+                f"two combinations of levels are called '{row.combination.label}'",
+                f"rename a level: the other is {said}, of {twin.place}",
+            )
+
+
 def row_warnings(
     rows: Sequence[Row],
     configs: Sequence[Cell],

@@ -66,7 +66,7 @@ def _values() -> dict[str, Schema]:
     resources = {step: _block(kind) for step, kind in blocks.RESOURCES.items()}
     levels = {"type": "object", "additionalProperties": _one_or_more(_LABEL)}
     return {
-        "study": {**_TEXT, "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+        "study": {**_TEXT, "pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"},
         "profile": _TEXT,
         "title": _TEXT,
         "question": _TEXT,

@@ -33,13 +33,13 @@ from coin_ray.study.resolved import (
     Search,
     Stopping,
 )
-from coin_ray.study.rows import make_rows, note_clashes, row_warnings
+from coin_ray.study.rows import make_rows, note_clashes, note_twins, row_warnings
 from coin_ray.study.search import baseline_labels, settings_of, wanted
 from coin_ray.study.varied import SEARCH, read_varied
 
 _REPORT = ("aji", "pq", "dice", "miou")
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]*$")
 MOST_CELLS = 1_000_000
+_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 T = TypeVar("T")
 
 
@@ -88,6 +88,7 @@ def _resolve(
     varied = read_varied(chain, base, problems)
     factors, search = varied.factors, varied.search
     rows = make_rows(varied.combinations, factors, base, head)
+    note_twins(rows, problems)
     for row in rows:
         note_clashes(row, problems)
     made = [configure([*row.patches, overrides], row.place, problems) for row in rows]
@@ -183,10 +184,9 @@ def _name(chain: Sequence[Document], head: Place, problems: Problems) -> str:
         problems.add(head, "missing key 'study'", f"write study: {chain[0].path.stem}")
         return chain[0].path.stem
     name = label(node, problems)
-    if not _SLUG.match(name):
-        problems.add(
-            node.place, f"'{name}' cannot name a study", "use a-z, 0-9, _ and - (it names folders)"
-        )
+    if not _SLUG.fullmatch(name):
+        hint = "use a-z, 0-9, _ and -, 64 at most (it names folders)"
+        problems.add(node.place, f"'{name}' cannot name a study", hint)
     return name
 
 

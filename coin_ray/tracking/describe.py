@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray import safe
-from coin_ray.pipeline.keys import digest
+from coin_ray.pipeline.keys import SHORT, digest
 from coin_ray.pipeline.settings import Cell, flatten, identity
+from coin_ray.study.names import folded, safe_names
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from coin_ray.tracking.records import PARAM_LENGTH, text
+
+NAME = 250
+"""Characters of a run's name that every database of MLflow takes."""
 
 
 def describe_study(
-    study: ResolvedStudy, *, data_digest: str, command: str = "", device: str = ""
+    study: ResolvedStudy, *, data_digest: str, command: str = "", device: str = "", runs: str = ""
 ) -> dict[str, Any]:
     """The ``study_info`` of :class:`coin_ray.tracking.tracker.Tracker`, as plain JSON values.
 
-    ``data_digest`` is one digest over the content of all images of the study: with the name and the
-    profile it is the study's identity. ``command`` is the command line, ``device`` what computes.
+    ``data_digest`` is one digest over the content of all images of the study: with the name, the
+    profile and the overrides it is the study's identity. ``command`` is the command line,
+    ``device`` what computes, ``runs`` the name of the folder of results.
     """
     from coin_ray.tracking.environment import environment, git_commit
 
@@ -35,15 +41,24 @@ def describe_study(
         "seeds": list(study.seeds),
         "factors": {factor: list(levels) for factor, levels in study.factors.items()},
         "data": {spec.name: spec.setting for spec in study.data},
-        "sources": {
-            Path(file).name: Path(file).read_text(encoding="utf-8") for file in study.source_files
-        },
+        "overrides": study.changes,
+        "sources": _sources(study.source_files),
         "command": command,
+        "runs": runs,
         "git_commit": commit,
         "git_changed": changed,
         "environment": environment() | ({"device": device} if device else {}),
         "cells": describe_cells(study.cells),
     }
+
+
+def _sources(files: Sequence[str]) -> dict[str, str]:
+    """File name -> text; of two files of one name (a study and the one it extends) both."""
+    out: dict[str, str] = {}
+    for file in map(Path, files):
+        name = file.name if file.name not in out else f"{len(out)}-{file.name}"
+        out[name] = file.read_text(encoding="utf-8")
+    return out
 
 
 def describe_cells(cells: Sequence[StudyCell]) -> list[dict[str, Any]]:
@@ -78,25 +93,33 @@ def cell_digest(cell: StudyCell) -> str:
     return digest([settings, cell.data.name, cell.seed])
 
 
+def within(text: str, most: int) -> str:
+    """A text of at most ``most`` characters: itself, or its beginning and its digest."""
+    return text if len(text) <= most else f"{text[: most - SHORT - 2]}…-{digest(text)[:SHORT]}"
+
+
 def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
     """Journal line that describes the study's own run."""
     import yaml
 
     # A study file may be edited, and MLflow's params cannot: what an edit may change is a tag.
     design = {key: info[key] for key in ("design", "baseline", "levels", "seeds")}
-    factors = {f"factor.{factor}": levels for factor, levels in info["factors"].items()}
+    names = safe_names(info["factors"])
+    factors = {f"factor.{names[factor]}": levels for factor, levels in info["factors"].items()}
     shown = {key: info[key] for key in info if key not in ("cells", "sources", "environment")}
     note = [safe.markdown_block(part) for part in (info["title"], info["question"]) if part]
     if info["command"]:
         note.append(safe.fenced(info["command"]))
     return {
         "event": "StudyDescribed",
-        "name": f"{info['study']} ({info['profile']}, {', '.join(info['data'])})",
+        "name": within(f"{info['study']} ({info['profile']}, {', '.join(info['data'])})", NAME),
         "params": {"profile": info["profile"], "data": info["data"]},
         "tags": {
             **_common(info),
             **design,
             **factors,
+            **{f"name.{name}": factor for factor, name in names.items() if name != factor},
+            **{key: info[key] for key in ("overrides", "runs") if info[key]},
             "dataset": ", ".join(info["data"]),
             "mlflow.note.content": "\n\n".join(note),
         },
@@ -113,18 +136,17 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, An
     once more as tags what a flat list of runs is grouped by."""
     import yaml
 
-    params = {
-        **cell["factors"],
+    ours = {
         **flatten(cell["config"]),
-        "level": cell["level"],
+        "level": within(cell["level"], PARAM_LENGTH),
         "dataset": cell["data"],
         "seed": cell["seed"],
     }
     return {
         "event": "CellDescribed",
         "run": cell["digest"],
-        "name": f"{cell['level']} · {cell['data']} · seed {cell['seed']}",
-        "params": params,
+        "name": f"{within(cell['level'], NAME - 130)} · {cell['data']} · seed {cell['seed']}",
+        "params": {**_factors(cell["factors"], ours), **ours},
         "tags": {
             **_common(info),
             "level": cell["level"],
@@ -138,6 +160,19 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, An
             "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
         },
     }
+
+
+def _factors(levels: Mapping[str, str], ours: Mapping[str, Any]) -> dict[str, str]:
+    """Params of the factors: one that is called as one of ours, and says something else, stands
+    beside it."""
+    out = {}
+    for factor, name in safe_names(levels).items():
+        level = within(levels[factor], PARAM_LENGTH)
+        if name in ours and text(ours[name]) == level:
+            continue
+        taken = folded(name) in ours or name.startswith("factor.")
+        out[f"factor.{name}" if taken else name] = level
+    return out
 
 
 def _common(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from coin_ray import safe
+from coin_ray.pipeline.keys import SHORT, digest
 
 STUDY = ""
 """Key of the study's own run among the records; the others are cell digests."""
@@ -217,10 +218,14 @@ def _seconds(record: RunRecord, metric: str, step: int, event: Mapping[str, Any]
 
 
 def name(raw: str) -> str:
-    """A key that MLflow takes: letters, digits, ``_-. /``, no empty path part, 250 at most."""
+    """A key that MLflow takes: letters, digits, ``_-. /``, no empty path part, 250 at most. One
+    that is changed ends in a digest, so that no two become one."""
     clean = re.sub(r"[^\w\-. /]", "_", raw)
     parts = [part for part in clean.split("/") if part.strip() not in ("", ".", "..")]
-    return "/".join(parts)[:250].rstrip("/ ") or "_"
+    short = "/".join(parts)[:250].rstrip("/ ")
+    if short == raw and raw:
+        return raw
+    return f"{short[:200].rstrip('/ ') or '_'}-{digest(raw)[:SHORT]}"
 
 
 def text(value: Any) -> str:

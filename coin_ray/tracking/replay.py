@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
+from coin_ray.pipeline.keys import SHORT, digest
 from coin_ray.tracking.journal import read
 from coin_ray.tracking.mlflow_store import unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
@@ -79,9 +80,14 @@ def sync_journals(workspace: Path, *, uri: str = "", experiment: str = "") -> li
 
 
 def study_identity(info: Mapping[str, Any]) -> str:
-    """Name, profile and data digest of a study as one word, safe in a path and in a query."""
+    """Name, profile and data digest of a study as one word, safe in a path and in a query; with a
+    digest of all where the word says less than they do, or where settings were overridden."""
     parts = (info["study"], info["profile"], info["data_digest"][:12])
-    return "-".join(re.sub(r"[^\w.]+", "_", part, flags=re.ASCII) for part in parts)
+    words = [re.sub(r"[^a-z0-9_.]+", "_", part, flags=re.IGNORECASE | re.ASCII) for part in parts]
+    word, changes = "-".join(words), info.get("overrides")
+    if changes or tuple(words) != parts or word != word.lower():
+        return f"{word[:100]}-{digest([*parts, changes or {}])[:SHORT]}"
+    return word
 
 
 def journal_path(workspace: Path, study: str) -> Path:

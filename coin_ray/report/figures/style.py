@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
 from coin_ray.report.blocks import Plot
-from coin_ray.study.names import unique_slugs
+from coin_ray.study.names import file_word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,9 +75,8 @@ def render(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
 def plot(kind: str, dataset: str, caption: str, draw: Callable[[], Figure]) -> Plot:
     """A figure of a data set, drawn, under a file name of its own."""
     svg, pdf = render(draw)
-    what = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
-    name = f"{what}-{unique_slugs([dataset])[0]}"
-    return Plot(name, caption, svg, pdf)
+    name = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
+    return Plot(f"{name}-{file_word(dataset)}", caption, svg, pdf)
 
 
 def panels(
