@@ -306,7 +306,8 @@ def test_evaluate_shows_every_number_beside_long_names() -> None:
 
 def test_a_report_that_cannot_be_written_says_where_it_could(runs: Runs, folder: Path) -> None:
     assert call("sweep", "s.yaml", "--no-tracking").exit_code == 0
-    place = folder / ".coin-ray" / "runs" / "small-mini-generated" / "report"
+    assert runs.study is not None
+    place = folder / ".coin-ray" / "runs" / runs.study.run_name / "report"
     shutil.rmtree(place)
     place.write_text("")  # to whoever writes, the same as a folder of a colleague
     done = call("report", "s.yaml")

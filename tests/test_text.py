@@ -24,6 +24,7 @@ from coin_ray.errors import UserError
 from coin_ray.files import SCRATCH
 from coin_ray.report.results import read_results
 from coin_ray.report.write import write_report
+from coin_ray.study.datasets import read_data
 from tests.cli_calls import call, enter
 from tests.hostile import html_text, markdown_text
 from tests.report_study import HEAD, NUMBERS, finish, study
@@ -90,6 +91,7 @@ def test_levels_of_any_name_on_the_terminal(
     names = (*LEVELS, *MORE)
     enter(tmp_path, monkeypatch)
     given = study(tmp_path, factors(names))
+    given, _ = read_data(given, tmp_path / ".coin-ray")
     finish(given, tmp_path / ".coin-ray" / "runs" / given.run_name, images=2)
     for verb, spelled in (("status", safe.printable), ("plan", safe.line)):
         done = call(verb, "small.yaml", "--set", "rounds.count=2")

@@ -52,7 +52,7 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
         problems.add(Place(f"--mpp {request.mpp}"), "expected microns per pixel, such as 0.25")
     train = tuple(_folder(text, f"--train {text}", problems) for text in request.train)
     specs: list[DataSpec] = []
-    given: dict[str, Place] = {}
+    places: dict[str, Place] = {}
     for text in request.data:
         name, equals, path = text.partition("=")
         if not equals or os.path.exists(os.path.expanduser(text)):
@@ -60,7 +60,7 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
         place = Place(f"--data {text}")
         if found := data_name_problem(name):
             problems.add(place, f"{name!r} cannot name a data set: {found}", "write NAME=PATH")
-        other = given.setdefault(folded(name), place)
+        other = places.setdefault(folded(name), place)
         if other is not place:
             problems.add(
                 place, f"two data sets are called '{name}'", f"the other: {other}; write NAME=PATH"
