@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from coin_ray.cluster.same_code import check_worker
+
 
 def _set_environment() -> None:
     """What the user has set stays."""
@@ -20,14 +22,11 @@ def _set_environment() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # A worker group may have to wait for another cell's tasks; the default gives up after 60 s.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
-    home = Path.home()
-    if not os.access(home, os.W_OK):
-        # Ray writes its token to the home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    elif (home / ".ray" / "auth_token").is_file():
+    if (Path.home() / ".ray" / "auth_token").is_file():
         # A head that finds a token asks for it, and who connects by an address does not look for
         # one.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 _set_environment()
+check_worker()

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.identity import code_identity
 from coin_ray.pipeline import lease
 from coin_ray.pipeline.keys import Key
 
@@ -114,6 +115,7 @@ class Store:
             "kind": key.kind,
             "amount": key.amount,
             "device": device_of(key.stage, self.device),
+            "code": code_identity(),
         }
         scratch = self.root / SCRATCH / uuid.uuid4().hex
         scratch.mkdir(parents=True)
