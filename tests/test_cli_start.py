@@ -43,7 +43,7 @@ def test_help_does_not_import_the_verbs(tmp_path: Path) -> None:
     code = (
         "import coin_ray.cli as c\n"
         "try:\n    c.app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not [v for v in c.VERBS if f'coin_ray.cli.{v}' in sys.modules]"
+        "assert not [verb for verb in c.VERBS if f'coin_ray.cli.{verb}' in sys.modules]"
     )
     loaded_after(code, tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,7 +38,11 @@ def test_a_workspace_of_a_colleague(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(
+    sign: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('from the workspace')")
     Tracker(tmp_path, info("server")).close()
     before = set(os.listdir(tmp_path))
     with socket.socket() as probe:
@@ -61,8 +66,8 @@ def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(tmp_path: Path) -
         with pytest.raises(UserError, match="port is taken"), running_server(tmp_path, port):
             pass
     finally:
-        process.terminate()
-    assert process.wait(30) == 0
+        process.send_signal(sign)
+    assert process.wait(30) == 128 + sign
     with socket.socket() as probe:
         assert probe.connect_ex((HOST, port)) != 0
     assert set(os.listdir(tmp_path)) - before == {"ui.log"}

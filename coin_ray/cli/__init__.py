@@ -5,6 +5,9 @@ Help and completion list the verbs without importing any of them, so they answer
 
 from __future__ import annotations
 
+import coin_ray.cli.working_folder  # noqa: F401  before all that could come from there
+
+# isort: split
 import errno
 import importlib
 import warnings
@@ -14,6 +17,7 @@ import typer
 import typer.core
 
 from coin_ray import safe
+from coin_ray.cli import ending
 from coin_ray.cli.output import in_utf8, never_fail, say
 from coin_ray.errors import NOT_TEXT, RENAME, UserError, of_system
 
@@ -66,7 +70,7 @@ class Verbs(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Bad input, and what the machine refuses, is one message and code 2, an interruption one
-        line and code 130, a fault of ours one line and code 70."""
+        line and its signal's code, a fault of ours one line and code 70."""
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -74,8 +78,9 @@ class Verbs(typer.core.TyperGroup):
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             # Finished stages are in the store, so there is nothing to say but this.
-            say("\ninterrupted; the same command continues where it stopped", err=True)
-            raise typer.Exit(130) from error
+            reason, code = ending.told()
+            say(f"\n{reason}; the same command continues where it stopped", err=True)
+            raise typer.Exit(code) from error
         except _OF_TYPER:
             raise
         except Exception as error:
@@ -142,4 +147,5 @@ def main() -> None:
     in_utf8()
     never_fail()
     _plain_warnings()
-    app(prog_name="coin-ray")
+    with ending.one_ending():
+        app(prog_name="coin-ray")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from coin_ray.cli import ending
 from coin_ray.cli.options import WORKSPACE, Workspace
 from coin_ray.cli.output import say
 
@@ -19,14 +20,11 @@ def ui(workspace: Workspace = WORKSPACE, port: Port = None) -> None:
     """Open the MLflow UI of the workspace on this machine (127.0.0.1); Ctrl-C stops it."""
     from coin_ray.tracking.server import experiment_address, running_server
 
-    # A polite kill must stop the server as well, not only us. Both signals, because a shell starts
-    # background jobs with the interrupt ignored.
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, signal.default_int_handler)
     say("starting MLflow's server, about ten seconds …")
     try:
         with running_server(workspace, port) as address:
             say(f"MLflow: {experiment_address(address)}  (Ctrl-C stops it)")
             signal.pause()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say("stopped")
+        raise typer.Exit(ending.told()[1]) from error

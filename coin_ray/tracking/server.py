@@ -25,7 +25,7 @@ from coin_ray.tracking.mlflow_store import (
 )
 from coin_ray.tracking.replay import redacted
 
-HOST = "127.0.0.1"
+HOST, PORT = "127.0.0.1", 5000
 
 
 @contextlib.contextmanager
@@ -99,11 +99,12 @@ def _command(uri: str, workspace: Path, port: int) -> list[str]:
 
 def _environment() -> dict[str, str]:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**os.environ, **quiet}
+    # It runs in the workspace, and Python would look there first for each of its modules.
+    return {**os.environ, **quiet, "PYTHONSAFEPATH": "1"}
 
 
 def _port(wanted: int | None) -> int:
-    for port in (5000, 0) if wanted is None else (wanted,):
+    for port in (PORT, 0) if wanted is None else (wanted,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
