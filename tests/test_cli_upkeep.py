@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import Result
 
+from coin_ray.cluster.nodes import Probed
+from coin_ray.cluster.own import did_not_start
 from coin_ray.errors import UserError
 from coin_ray.pipeline.keys import make_key
 from coin_ray.pipeline.store import Artifact, Store
@@ -22,6 +24,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path / "home"))
     return enter(tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def no_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others have left on this machine is no matter of these tests."""
+    monkeypatch.setattr("coin_ray.cluster.folders._places", list)
 
 
 @pytest.fixture
@@ -154,11 +162,17 @@ def test_verify_goes_on_after_a_broken_file(own: Path) -> None:
 # --- doctor
 
 
+SOCKETS = [("127.0.0.1", 8265, "python"), ("127.0.0.1", 4000, "raylet")]
+
+
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Stands for the cluster: what each node says of the store."""
     seen = {"head": "", "worker": ""}
-    monkeypatch.setattr("coin_ray.cluster.nodes.probe", lambda address, folder: seen)
+    monkeypatch.setattr(
+        "coin_ray.cluster.nodes.probe",
+        lambda address, folder: Probed(seen, [] if address else SOCKETS),
+    )
     return seen
 
 
@@ -178,6 +192,33 @@ def test_doctor(nodes: dict[str, str], folder: Path) -> None:
     assert not (folder / ".coin-ray").exists()
 
 
+def test_doctor_says_what_listens_where(
+    nodes: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = call("doctor").stdout
+    assert "on 127.0.0.1 alone, with a token: ports 4000, 8265" in told
+    assert "MLflow listens" in told and "on 127.0.0.1 alone, port 5000 or a free one" in told
+    assert "Ray listens" not in call("doctor", "--address", "10.0.0.1:6379").stdout
+    monkeypatch.setitem(globals(), "SOCKETS", [*SOCKETS, ("::", 4000, "raylet")])
+    done = call("doctor")
+    assert marks(done)["Ray listens"] == "warn" and ":::4000 (raylet)" in done.stdout
+
+
+def test_doctor_looks_at_the_token_in_the_home_folder(
+    nodes: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: folder)
+    assert "Ray's token" not in call("doctor").stdout
+    token = folder / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    done = call("doctor")
+    assert marks(done)["Ray's token"] == "warn" and f"chmod 600 {token}" in done.stdout
+    token.chmod(0o600)
+    assert marks(call("doctor"))["Ray's token"] == "ok"
+
+
 def test_doctor_tells_what_to_do(
     nodes: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +235,10 @@ def test_doctor_tells_what_to_do(
     ("error", "text"),
     [
         (UserError("no Ray cluster answers at x", do="start one"), "no Ray cluster answers at x"),
+        (
+            did_not_start(OSError(28, "No space left on device")),
+            "No space left on device  ->  make",
+        ),
         (RuntimeError("version mismatch\nmore"), "cannot run a task: version mismatch"),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coin_ray.cli.recording import Recorder
+from coin_ray.cli.recording import Recorder, recorder
+from coin_ray.errors import UserError
 from coin_ray.report.results import Results
 from coin_ray.tracking.describe import describe_study
 from coin_ray.tracking.journal import read
@@ -72,3 +73,27 @@ def test_the_report_keeps_its_folders(results: Results, tracker: Tracker, tmp_pa
     run = parent(tracker)
     assert set(run.files) == {"report/report.html", "report/figures/levels.svg"}
     assert run.tables == {"summary.json"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError("Ray did not start"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_a_study_that_did_not_even_start_is_not_left_scheduled(
+    error: BaseException,
+    status: str,
+    results: Results,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    with (
+        pytest.raises(type(error)),
+        recorder(results.study, {}, tmp_path, results.runs, device="cpu", tracked=True),
+    ):
+        raise error
+    (journal,) = (tmp_path / "journal").iterdir()
+    records: dict[str, RunRecord] = {}
+    for row in read(journal)[0]:
+        fold(records, row)
+    assert records[STUDY].status == status

@@ -6,8 +6,9 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ def _findings(workspace: Path, address: str | None) -> Iterator[Finding]:
     yield from _weights()
     yield from _disk(workspace)
     yield from _ray(workspace, address)
+    yield from _token()
+    yield _ui()
     yield _tracker(workspace)
 
 
@@ -135,20 +138,23 @@ def _existing(folder: Path) -> Path:
 
 
 def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
-    """Ray answers, and every node sees the folder of the store."""
+    """Ray answers, only to us, and every node sees the folder of the store."""
     from coin_ray.cluster.nodes import probe
 
     where = f"the cluster at {address}" if address else "a cluster of this machine"
     try:
-        seen = probe(address, _existing(workspace))
+        seen, sockets = probe(address, _existing(workspace))
     except UserError as error:
-        yield Finding("fail", "Ray", error.what, error.do)
+        found = "; ".join(text for text in (error.what, error.where, error.found) if text)
+        yield Finding("fail", "Ray", found, error.do)
         return
     except Exception as error:  # whatever Ray raises is what is to be found out
         first = str(error).strip().splitlines()[0]
         yield Finding("fail", "Ray", f"{where} cannot run a task: {first}", "see docs/install.md")
         return
     yield Finding("ok", "Ray", f"{where} runs tasks on {len(seen)} node{'s' * (len(seen) > 1)}")
+    if sockets:
+        yield _open_to(sockets)
     for host, problem in seen.items():
         do = f"{_existing(workspace)} has to be one folder that all nodes see and may write to"
         yield Finding(
@@ -157,6 +163,34 @@ def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
             f"on {host}: {problem or 'read and written'}",
             do if problem else "",
         )
+
+
+def _open_to(sockets: Sequence[tuple[str, int, str]]) -> Finding:
+    """Where a cluster of our own listens. Whoever may talk to one of Ray can run code."""
+    from coin_ray.cluster.own import LOOPBACK, is_loopback
+
+    outside = sorted({f"{ip}:{port} ({name})" for ip, port, name in sockets if not is_loopback(ip)})
+    if outside:
+        do = "this Ray cannot be held to the loopback interface: take the pinned version"
+        return Finding("warn", "Ray listens", f"with a token on {', '.join(outside)}", do)
+    ports = sorted({port for _, port, _ in sockets})
+    shown = f"on {LOOPBACK} alone, with a token: ports {', '.join(map(str, ports))}"
+    return Finding("ok", "Ray listens", shown)
+
+
+def _token() -> Iterator[Finding]:
+    """A token that Ray has left in the home folder: for clusters at an address."""
+    path = Path.home() / ".ray" / "auth_token"
+    if path.is_file():
+        others = stat.S_IMODE(path.stat().st_mode) & 0o077
+        do = f"others may read it: chmod 600 {path}" if others else ""
+        yield Finding("warn" if others else "ok", "Ray's token", str(path), do)
+
+
+def _ui() -> Finding:
+    from coin_ray.tracking.server import HOST, PORT
+
+    return Finding("ok", "MLflow listens", f"on {HOST} alone, port {PORT} or a free one (ui)")
 
 
 def _tracker(workspace: Path) -> Finding:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
-from coin_ray.pipeline.events import CellFinished, CellsProposed, Event, RoundProgress
+from coin_ray.pipeline.events import (
+    CellFinished,
+    CellsProposed,
+    Event,
+    RoundProgress,
+    StudyFinished,
+)
 from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -31,15 +38,18 @@ COMPARED = {
 
 
 class Recorder:
-    """Hands events to a tracker; without one it does nothing."""
+    """Hands events to a tracker; without one it does nothing. ``ended``: the last event was the
+    end of the study."""
 
     def __init__(self, tracker: Tracker | None, study: ResolvedStudy, runs: Path) -> None:
         self._tracker, self._study, self._runs = tracker, study, runs
+        self.ended = False
 
     def __call__(self, event: Event) -> None:
         """Record an event; a finished cell brings its table, configuration and pictures."""
         if self._tracker is None or isinstance(event, RoundProgress):
             return  # a sign of life, of which there are thousands
+        self.ended = isinstance(event, StudyFinished)
         if isinstance(event, CellsProposed):
             from coin_ray.tracking.describe import describe_cells
 
@@ -123,8 +133,15 @@ def recorder(
         study, data_digest=study.data_digest, command=command_line(), device=device, runs=runs.name
     )
     tracker = Tracker(workspace, info)
+    record, begun = Recorder(tracker, study, runs), time.perf_counter()
     try:
-        yield Recorder(tracker, study, runs)
+        yield record
+    except BaseException as error:
+        if not record.ended:  # it did not even start
+            interrupted = isinstance(error, KeyboardInterrupt)
+            failed, seconds = len(study.cells), time.perf_counter() - begun
+            record(StudyFinished(study.name, 0, 0, failed, seconds, interrupted))
+        raise
     finally:
         tracker.close()
 

@@ -69,22 +69,28 @@ def gc(
     """Make room: features and embeddings beyond the quota, least recently used first, and what
     killed runs have left. Safe beside a running study: what is needed again is made again."""
     from coin_ray.cli.costs import size
+    from coin_ray.cluster import folders
     from coin_ray.pipeline import upkeep
 
     store = _store(workspace)
     limit = _bytes(quota)
     going = upkeep.collectable(store, limit)
     orphans = upkeep.orphans(store)
+    left = {folder: folders.size_of(folder) for folder in folders.abandoned(workspace)}
     if not dry_run:
         for path in (*(entry.folder for entry in going), *orphans):
             upkeep.remove(store, path)
+        for folder in left:
+            folders.remove_abandoned(folder)
     for stage in upkeep.LARGE:
         own = [entry for entry in going if entry.stage == stage]
         if own:
             say(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
     if orphans:
         say(f"left by killed runs: {len(orphans)} unfinished artifacts and dead leases")
-    freed = size(sum(entry.bytes for entry in going))
+    if left:
+        say(f"left by killed runs: {len(left)} folders of Ray, {size(sum(left.values()))}")
+    freed = size(sum(entry.bytes for entry in going) + sum(left.values()))
     say(f"{'would free' if dry_run else 'freed'} {freed} (quota {size(limit)})")
 
 

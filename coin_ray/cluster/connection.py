@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from coin_ray.cluster.folders import RUNS, run_folder
 from coin_ray.cluster.nodes import connected
 from coin_ray.cluster.rounds import train_coarse
 from coin_ray.cluster.scoring import start_actors
@@ -64,7 +65,7 @@ class Connection:
         self.resources = resources
         self._study, self._workspace, self._tally = study, workspace, tally
         self._address, self._device = address, device
-        self._stack = ExitStack()
+        self._stack, self._folder = ExitStack(), workspace / RUNS
         self._hub: Any = None
         self._drain: Callable[[], None] = lambda: None
         self._at_once = 1
@@ -81,6 +82,7 @@ class Connection:
         if self._hub is not None:
             return
         asked, device, workers = self._study.resources, self._device, self.resources.workers
+        self._folder = self._stack.enter_context(run_folder(self._workspace))
         self._stack.enter_context(session(self._address, cpus=self.resources.cpus, device=device))
         nodes, models = connected(), segmenters(self._study)
         refuse_impossible(asked, nodes, device=device, workers=workers, models=models)
@@ -122,7 +124,8 @@ class Connection:
         self._drain()
 
     def _placed(self, spec: CellSpec) -> CellSpec:
-        return replace(spec, device=self._device, hub=self._hub, resources=self._study.resources)
+        resources, folder = self._study.resources, self._folder
+        return replace(spec, device=self._device, hub=self._hub, resources=resources, folder=folder)
 
     def run(
         self,
@@ -140,7 +143,7 @@ class Connection:
             jobs,
             Errand(study.run_name, workers, goal, by_round, score),
             hub=self._hub,
-            folder=self._workspace / "ray",
+            folder=self._folder,
             at_once=self._at_once,
             scheduler=rungs,
             searcher=searcher,

@@ -6,11 +6,13 @@ from __future__ import annotations
 import socket
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray import safe
+from coin_ray.cluster.own import listening
 from coin_ray.cluster.session import session
 from coin_ray.pipeline.nodes import Node
 
@@ -48,16 +50,21 @@ def limit(cpus: float, gpus: float) -> None:
         torch.cuda.set_per_process_memory_fraction(gpus)
 
 
-def probe(address: str | None, folder: Path) -> dict[str, str]:
-    """Machine name -> what is wrong with ``folder`` there, empty if nothing is.
+class Probed(NamedTuple):
+    """``folder``: machine name -> what is wrong with it there, empty if nothing is; ``listening``:
+    (address, port, program) of a cluster of our own."""
 
-    Every node reads what this machine has written into it and the other way round. Without an
-    address, a cluster of this machine alone is started for it.
-    """
+    folder: dict[str, str]
+    listening: list[tuple[str, int, str]]
+
+
+def probe(address: str | None, folder: Path) -> Probed:
+    """Try a cluster: every node reads what this machine has written into ``folder`` and the other
+    way round. Without an address, a cluster of this machine alone is started for it."""
     mark = folder / f"probe-{uuid.uuid4().hex}"
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text("here", encoding="utf-8")
-    found = {}
+    found, sockets = {}, list[tuple[str, int, str]]()
     try:
         with session(address):
             for node in ray.nodes():
@@ -69,10 +76,12 @@ def probe(address: str | None, folder: Path) -> dict[str, str]:
                 if not problem and not mark.with_suffix(f".{host}").is_file():
                     problem = "what is written there is not seen here"
                 found[host] = problem
+            if address is None:
+                sockets = listening()
     finally:
         for path in folder.glob(f"{safe.pattern(mark.name)}*"):
             path.unlink()
-    return found
+    return Probed(found, sockets)
 
 
 def _look(mark: Path) -> tuple[str, str]:

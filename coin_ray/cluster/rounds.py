@@ -11,6 +11,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer, prepare_model
 
+from coin_ray.cluster.folders import RUNS
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.tasks import CellSpec, open_cell
 from coin_ray.pipeline.events import RoundFinished, RoundProgress, StageStarted
@@ -45,7 +46,7 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=f"{spec.who['cell']}-{time.time_ns()}",
-            storage_path=str(spec.workspace / "ray"),
+            storage_path=str(spec.folder or spec.workspace / RUNS),
             failure_config=ray.train.FailureConfig(
                 **{name: limit for name, limit in _LIMITS.items() if name in known}
             ),

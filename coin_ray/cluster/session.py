@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from coin_ray.cluster.own import own_cluster
+from coin_ray.cluster.same_code import check_nodes, job
 from coin_ray.errors import UserError
-
-PORT = "RAY_GCS_SERVER_PORT"
-STARTING = {"worker_maximum_startup_concurrency": 8}
-"""Processes that may start at a time. A training needs five small ones beside its worker; where Ray
-allows one a CPU, it calls that a fault and warns the user of it."""
 
 
 @contextmanager
@@ -27,16 +25,17 @@ def session(
 
     # Every failure reaches the user as a cell's event, with its cause; Tune would print it again.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        _reachable(address)
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise _nobody(address, str(error).splitlines()[0]) from error
-    else:
-        _own(ray, cpus, quiet)
-    try:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    with ExitStack() as stack:
+        stack.enter_context(_in_the_background())
+        if address is not None:
+            stack.enter_context(_cluster_at(address, quiet))
+        else:
+            stack.enter_context(own_cluster(cpus, quiet, job()))
+        if threading.current_thread() is threading.main_thread():
+            # Ray's library takes it, too, prints a stack and aborts: back to whose it was.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        check_nodes()
         total = ray.cluster_resources()
         if device.startswith("cuda") and not total.get("GPU"):
             raise UserError(
@@ -46,8 +45,35 @@ def session(
                 do="leave --device out, or use --device cpu",
             )
         yield total
+
+
+@contextmanager
+def _cluster_at(address: str, quiet: dict[str, Any]) -> Iterator[None]:
+    import ray
+
+    _reachable(address)
+    try:
+        ray.init(address=address, **job(), **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _nobody(address, str(error).splitlines()[0]) from error
+    try:
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _in_the_background() -> Iterator[None]:
+    """Keep Ray from printing what its raylet has to say, a worker's death is an event of its cell,
+    and from taking SIGTERM for itself."""
+    from ray._private import utils, worker
+
+    before = utils.set_sigterm_handler, worker.print_to_stdstream
+    utils.set_sigterm_handler = worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler, worker.print_to_stdstream = before
 
 
 def _reachable(address: str) -> None:
@@ -67,28 +93,3 @@ def _nobody(address: str, found: str) -> UserError:
         found=found,
         do="start one (`ray start --head`) or leave --address out",
     )
-
-
-def _own(ray: Any, cpus: int | None, quiet: dict[str, Any]) -> None:
-    # Several Ray sessions on one machine confuse the state service that frees placement groups,
-    # unless each worker is told which one is its own.
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    before = os.environ.get(PORT)
-    os.environ[PORT] = str(port)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=True,
-            object_store_memory=512 * 2**20,
-            _system_config=STARTING,
-            runtime_env={"env_vars": {"RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}},
-            **quiet,
-        )
-    finally:
-        # It is meant for this head alone, not for whatever this process starts later.
-        os.environ.pop(PORT)
-        if before is not None:
-            os.environ[PORT] = before

@@ -30,7 +30,7 @@ class CellSpec:
     ``rounds`` of the cell's own are run. ``weights`` and ``masks`` are content digests found once
     on the driver; ``who`` holds the fields of the cell's events (cell, level, data, seed);
     ``content`` is the digest of its data set, for whoever reads its results; ``resources`` is the
-    study's.
+    study's; ``folder`` is for the files of Ray Train.
     """
 
     config: Cell
@@ -44,6 +44,7 @@ class CellSpec:
     device: str
     who: Mapping[str, Any]
     actors: tuple[Any, ...] = ()
+    folder: Path | None = None
     hub: Any = None
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     content: str = ""
