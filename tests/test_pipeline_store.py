@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -138,12 +139,63 @@ def test_the_lease_of_a_dead_process_is_taken_over(tmp_path: Path):
     assert not path.exists()
 
 
-def test_the_lease_of_a_silent_machine_is_taken_over(tmp_path: Path):
-    path = tmp_path / "claim"
+@pytest.mark.parametrize("skew", [-86_400, 0, 86_400])
+def test_the_lease_of_a_silent_machine_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew: float
+):
+    """Whatever the clock of that machine says: the waiter's own tells how long nothing changed."""
+    path, now = tmp_path / "claim", time.monotonic()
     path.write_text("elsewhere:1:token")
+    os.utime(path, (0, time.time() + skew))
     assert lease.acquire(path) is None
+    monkeypatch.setattr(time, "monotonic", lambda: now + lease.STALE - 1)
+    assert lease.acquire(path) is None
+    os.utime(path, (0, time.time() + skew + 5))  # a heartbeat
+    assert lease.acquire(path) is None
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * lease.STALE - 2)
+    assert lease.acquire(path) is None and path.exists()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * lease.STALE + 1)
+    assert lease.acquire(path) is None and not path.exists()
+    assert lease.acquire(path) is not None
+
+
+def test_a_lease_that_cannot_be_written_is_held_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OSError, match="No space"):
+        lease.acquire(tmp_path / "claim")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_was_taken_for_dead_keeps_nobody_elses_lease_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    path = tmp_path / "claim"
+    token = lease.acquire(path)
+    assert token is not None
+    with lease.held(path, token):
+        path.write_text("elsewhere:1:token")
+        time.sleep(0.05)
+        os.utime(path, (0, 0))
+        time.sleep(0.05)
+        assert path.stat().st_mtime == 0
     assert path.exists()
-    os.utime(path, (0, time.time() - lease.STALE - 1))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", None])
+def test_what_lies_in_the_place_of_a_lease_is_waited_for_and_then_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+):
+    path, now = tmp_path / "claim", time.monotonic()
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert lease.holder(path) is not None
+    assert lease.acquire(path) is None
+    monkeypatch.setattr(time, "monotonic", lambda: now + lease.STALE + 1)
     assert lease.acquire(path) is None
     assert lease.acquire(path) is not None
 

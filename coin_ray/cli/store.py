@@ -97,23 +97,35 @@ def gc(
 @app.command()
 def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
     """Read every artifact and compare it with its digest; code 1 if any is broken and stays."""
-    from coin_ray.pipeline.upkeep import broken, remove
+    from coin_ray.pipeline.store import DAMAGED
+    from coin_ray.pipeline.upkeep import check, remove
 
     store = _store(workspace)
-    count, faults = 0, 0
-    for folder, fault in broken(store):
+    count, old, faults, left = 0, 0, 0, 0
+    for found in check(store):
         count += 1
-        if fault is not None:
-            faults += 1
-            say(f"{folder.relative_to(store.root)}: {fault}")
-            if fix:
-                remove(store, folder)
+        old += found.version == 1
+        if not found.fault:
+            continue
+        faults += 1
+        say(f"{found.path.relative_to(store.root)}: {found.fault}")
+        if fix:
+            try:
+                remove(store, found.path, found.fault)
+            except (OSError, UserError) as error:
+                left += 1
+                say(f"  not removed: {error}", err=True)
+    if old:
+        say(f"{old:,} of version 1: of these the arrays have a digest, the values do not")
+    if before := len(store.damaged()) - (faults - left if fix else 0):
+        say(f"{before:,} found damaged and thrown away before: {store.root / DAMAGED}")
     if not faults:
         say(f"{count:,} artifacts, all as they were written")
     elif fix:
-        say(f"{faults} of {count:,} artifacts removed; the next run makes them again")
+        say(f"{faults - left} of {count:,} artifacts removed; the next run makes them again")
     else:
         say(f"{faults} of {count:,} artifacts are broken; --fix removes them", err=True)
+    if left or (faults and not fix):
         raise typer.Exit(1)
 
 

@@ -20,6 +20,7 @@ from coin_ray.cluster.trials import TrialBook
 from coin_ray.errors import UserError
 from coin_ray.pipeline.events import CellLeftOut, Note, StudyFinished
 from coin_ray.pipeline.plan import plan_cells
+from coin_ray.pipeline.store import Store
 from coin_ray.study.datasets import Resolved, with_data
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import ResolvedStudy
@@ -76,12 +77,15 @@ def run_study(
         study, workspace, tally, address=address, device=device, resources=resources
     )
     batches = Batches(study, data, workspace, tally, book, cluster)
-    interrupted = True
+    interrupted, store = True, Store(workspace / "store")
+    damaged = len(store.damaged())
     try:
         with cluster:
             _in_order(study, batches, tally, verdicts)
         interrupted = False
     finally:
+        for line in store.damaged()[damaged:]:
+            tally(Note(f"damaged, thrown away and made again where needed: {line}", "warning"))
         seconds = time.perf_counter() - start
         counts = (tally.computed, batches.reused, len(tally.failed))
         if batches.started:

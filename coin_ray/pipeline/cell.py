@@ -67,7 +67,7 @@ class CellRun:
 
     def ucis_model(self) -> Artifact:
         """Weights of the coarse model; it must have been trained (``training.py``)."""
-        return self.store.load(self.keys.ucis_model())
+        return self.store.sound(self.keys.ucis_model())
 
     def features(self, image: Any, zoom: float) -> dict[str, NDArray[Any]]:
         """Window features at one zoom, fp16."""
@@ -198,7 +198,7 @@ class CellRun:
 
     def student(self, round_: int) -> Artifact:
         """Weights after ``round_``; the round must have been trained (``rounds.py``)."""
-        return self.store.load(self.keys.round(round_))
+        return self.store.sound(self.keys.round(round_))
 
     def predict(self, image: Any, round_: int) -> LabelMap:
         """Label map of the student after ``round_``."""

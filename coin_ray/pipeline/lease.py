@@ -1,12 +1,14 @@
 """Leases: let one process compute an artifact while others that need it wait.
 
-A lease is advisory. If it breaks (a clock jumps, a file system lies), work is done twice and the
-store keeps the first result; it never becomes wrong.
+Who waits takes a lease for dead when it has not changed for a while of the waiter's own time: what
+its owner's clock says, and the file system's, does not matter. A lease is advisory. If it breaks (a
+file system lies), work is done twice and the store keeps the first result; it never becomes wrong.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -21,15 +23,19 @@ STALE = 30.0
 POLL = 0.1
 
 
+_seen: dict[Path, tuple[tuple[str, int], float]] = {}
+"""Leases that this process waits for: what they looked like, and since when (monotonic)."""
+
+
 def acquire(path: Path) -> str | None:
-    """Take the lease if it is free or its owner is dead; a token, or None if somebody holds it."""
+    """Take the lease if it is free or its owner is dead; a token, or None if somebody holds it.
+    OSError where the lease cannot be written."""
     token = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        owner = holder(path)
-        if owner is not None and not owner.alive:
+        if _abandoned(path):
             # Only one of several waiters wins the rename; the others find the file gone and poll
             # on.
             grave = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -37,34 +43,71 @@ def acquire(path: Path) -> str | None:
                 path.rename(grave)
             except FileNotFoundError:
                 return None
-            grave.unlink(missing_ok=True)
+            if grave.is_dir():
+                shutil.rmtree(grave)
+            else:
+                grave.unlink(missing_ok=True)
         return None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(token)
+    _seen.pop(path, None)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(token)
+    except OSError:  # a full disk: nobody holds it then
+        path.unlink(missing_ok=True)
+        raise
     return token
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether the process is known to have ended, or the lease to have been silent for long."""
+    try:
+        look = _text(path), path.stat().st_mtime_ns
+    except FileNotFoundError:
+        _seen.pop(path, None)
+        return False
+    before, since = _seen.setdefault(path, (look, time.monotonic()))
+    if before != look:
+        _seen[path] = look, time.monotonic()
+        return _owner(look[0]).ended
+    return _owner(look[0]).ended or time.monotonic() - since > STALE
+
+
+def _text(path: Path) -> str:
+    """What a lease says; nothing if it is no file."""
+    return "" if path.is_dir() else path.read_text("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease: machine, process, seconds since the last heartbeat."""
+    """Who holds a lease: machine, process, seconds since the last heartbeat as the clocks of this
+    machine and of the file system have them."""
 
     host: str
     pid: str
     silent: float
 
     @property
-    def alive(self) -> bool:
-        """False if the process is known to have ended, or the machine has been silent for long."""
+    def ended(self) -> bool:
+        """True if the process was on this machine and is no more."""
         here = self.host == socket.gethostname() and self.pid.isdigit()
-        return self.silent <= STALE and not (here and not _alive(int(self.pid)))
+        return here and not _alive(int(self.pid))
+
+    @property
+    def alive(self) -> bool:
+        """As far as one look tells: False if the process has ended, or was silent for long."""
+        return self.silent <= STALE and not self.ended
 
 
 def holder(path: Path) -> Holder | None:
     """Who holds the lease; None if nobody does."""
     try:
-        text, silent = path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime
+        text, silent = _text(path), time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
+    return _owner(text, max(0.0, silent))
+
+
+def _owner(text: str, silent: float = 0.0) -> Holder:
     host, _, rest = text.partition(":")
     return Holder(host, rest.partition(":")[0], silent)
 
@@ -74,7 +117,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return True
     return True
 
@@ -82,7 +125,7 @@ def _alive(pid: int) -> bool:
 def release(path: Path, token: str) -> None:
     """Give the lease back if it is still ours."""
     try:
-        if path.read_text(encoding="utf-8") == token:
+        if _text(path) == token:
             path.unlink()
     except FileNotFoundError:
         pass
@@ -96,9 +139,13 @@ def held(path: Path, token: str) -> Iterator[None]:
     def beat() -> None:
         while not stop.wait(HEARTBEAT):
             try:
+                if _text(path) != token:
+                    return  # taken for dead while this process was stopped
                 os.utime(path)
             except FileNotFoundError:
                 return
+            except OSError:
+                continue  # of a file system that is away for a moment; the lease is advisory
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -6,14 +6,13 @@ long it took, how large it is, and how much work of which kind it was.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coin_ray.pipeline.coarse_settings import Ucis
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.store import Store, device_of
+from coin_ray.pipeline.store import CorruptArtifact, Store, device_of
 
 SAMPLE = 48
 """Manifests read of each stage: opening all of a large store would take longer than the plan."""
@@ -101,10 +100,10 @@ def read_ledger(store: Store, stages: Iterable[str]) -> Ledger:
         for folder in folders[:: -(-len(folders) // SAMPLE) or 1]:
             try:
                 manifest = store.manifest(stage, folder)
-            except (FileNotFoundError, json.JSONDecodeError):
+            except (FileNotFoundError, CorruptArtifact):
                 continue  # collected since, or broken: `store verify` will tell
             amount = manifest["amount"]
-            if manifest["seconds"] > 0:  # a round that was stopped early took none
+            if manifest["seconds"] > 0 and amount > 0:  # a round that was stopped early took none
                 size = manifest["bytes"] / (1 if stage in ONE_SIZE else amount)
                 kind = stage, manifest["kind"], manifest["device"]
                 found.setdefault(kind, []).append((manifest["seconds"] / amount, size))

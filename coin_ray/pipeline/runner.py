@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coin_ray.files import write_text
 from coin_ray.pipeline import lease
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import CellKeys
@@ -18,7 +19,7 @@ from coin_ray.pipeline.plan import mask_digest
 from coin_ray.pipeline.rounds import Report, World, round_facts
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.store import Done, Store
+from coin_ray.pipeline.store import CorruptArtifact, Done, Store
 from coin_ray.pipeline.training import train_stage
 
 Step = Callable[[CellRun, Sequence[Any], int], Any]
@@ -118,8 +119,19 @@ def run_cell(
     """Everything a cell is asked for: rows (image, step, metric, value) and label-free facts.
 
     ``train`` is not called for what the store has, or has by the time that another trial which was
-    at it has finished.
+    at it has finished. What was trained and turns out to be damaged is trained again.
     """
+    for _ in range(run.config.rounds.count + 1):  # every round, and the coarse model
+        try:
+            return _run_once(run, samples, each, train)
+        except CorruptArtifact:
+            continue  # it has been thrown away
+    return _run_once(run, samples, each, train)
+
+
+def _run_once(
+    run: CellRun, samples: Sequence[Any], each: Each, train: Train
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     if run.config.ucis.trained is not None:
         train_once(run, train)
     n = len(run.train)
@@ -170,11 +182,10 @@ def reserve(store: Store, key: Key, stack: ExitStack) -> bool:
 
     Who needs several takes them in the chain's order: then nobody waits for one who waits for him.
     """
-    claim = store.claim(key)
     while not store.has(key):
-        token = lease.acquire(claim)
+        token = store.reserve(key)
         if token is not None:
-            stack.enter_context(lease.held(claim, token))
+            stack.enter_context(lease.held(store.claim(key), token))
             return not store.has(key)
         time.sleep(lease.POLL)
     return False
@@ -230,16 +241,10 @@ def export(
         )
     # Last the metrics: a reader takes this file as the sign that the others are there.
     for path, text in written.items():
-        _replace(path, text)
+        write_text(path, text)
 
 
 def _round_facts(run: CellRun) -> list[dict[str, float]]:
     """What the rounds that were trained said about their labels, and their loss."""
     trained = (r for r in range(1, run.config.rounds.count + 1) if run.store.has(run.keys.round(r)))
     return [{"round": r, **round_facts(run, r)} for r in trained]
-
-
-def _replace(path: Path, text: str) -> None:
-    scratch = path.with_suffix(path.suffix + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

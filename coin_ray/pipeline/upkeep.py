@@ -5,16 +5,18 @@ Everything here may run beside a study. What is collected is made again when som
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from coin_ray.errors import UserError
+from coin_ray.pipeline.chain import VERSIONS
 from coin_ray.pipeline.keys import SHORT, text_digest
+from coin_ray.pipeline.manifest import DATA, CorruptArtifact, read_manifest
 from coin_ray.pipeline.states import leases
-from coin_ray.pipeline.store import LEASES, SCRATCH, Store, data_digest
+from coin_ray.pipeline.store import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
 
 LARGE = ("features", "embed")
 """Stages whose artifacts are large, are made from an image alone and serve many cells: those that
@@ -41,7 +43,7 @@ def entries(store: Store, stage: str) -> list[Entry]:
         try:
             size = sum(path.stat().st_size for path in folder.iterdir())
             found.append(Entry(stage, folder, size, store.last_use(stage, name)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
     return found
 
@@ -66,41 +68,66 @@ def orphans(store: Store) -> list[Path]:
     now = time.time()
     scratch = store.root / SCRATCH
     left = [path for path in _children(scratch) if now - path.stat().st_mtime > ORPHANED]
-    dead = [store.root / LEASES / work.path for work in leases(store) if not work.holder.alive]
-    return left + dead
+    # The clock of another machine may be wrong by more than a lease lasts.
+    dead = [work for work in leases(store) if work.holder.ended or work.holder.silent > ORPHANED]
+    return left + [store.root / LEASES / work.path for work in dead]
 
 
 def _children(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def remove(store: Store, path: Path) -> None:
-    """Remove an artifact (whole or not at all for its readers) or an orphan."""
-    if path.parent.parent == store.root and path.parent.name not in (SCRATCH, LEASES):
-        store.discard(path)
-    elif path.is_dir():
+def remove(store: Store, path: Path, fault: str = "") -> None:
+    """Remove an artifact (whole or not at all for its readers), damaged as ``fault`` says or not,
+    or an orphan. UserError for what a link puts outside the store."""
+    name = path.relative_to(store.root).parts[0]
+    if name not in (SCRATCH, LEASES, CHECKPOINTS):
+        store.discard(path, fault)
+    elif store.inside(path).is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def broken(store: Store) -> Iterator[tuple[Path, str | None]]:
-    """Every artifact and what is wrong with it, None if nothing is. Reads all data."""
-    for stage in store.stages():
-        for name in store.folders(stage):
-            folder = store.root / stage / name
-            yield folder, _fault(folder, name)
+@dataclass(frozen=True)
+class Checked:
+    """An artifact, what is wrong with it (empty if nothing is), and the version of its manifest:
+    of version 1 the arrays alone are under a digest."""
+
+    path: Path
+    fault: str
+    version: int
 
 
-def _fault(folder: Path, name: str) -> str | None:
+def check(store: Store) -> Iterator[Checked]:
+    """Every artifact, and what lies where one belongs. Reads all data."""
+    for name in store.folders(""):
+        stage = store.root / name
+        if name in VERSIONS and not stage.is_dir():
+            yield Checked(stage, "it is no folder", 0)
+    for name in store.stages():
+        for folder in store.folders(name):
+            found = _checked(store.root / name / folder)
+            if found is not None:
+                yield found
+
+
+def _checked(folder: Path) -> Checked | None:
+    """None if it has gone."""
+    version = 0
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        raw = (folder / "data.safetensors").read_bytes()
-        fields = text_digest(manifest["fields"])
-        if data_digest(raw) != manifest["data"]:
-            return f"its data ({len(raw)} of {manifest['bytes']} bytes) are not what was written"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing" if folder.is_dir() else None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-        return f"its manifest cannot be read ({type(error).__name__})"
-    return None if name.endswith(fields[:SHORT]) else "its key is not that of its name"
+        manifest = read_manifest(folder)
+        version = manifest.get("version", 1)
+        raw = (folder / DATA).read_bytes()
+    except FileNotFoundError:
+        return None
+    except CorruptArtifact as error:
+        return Checked(folder, str(error), version)
+    except (OSError, UserError) as error:
+        return Checked(folder, f"it cannot be read ({getattr(error, 'found', error)})", version)
+    fault = ""
+    if data_digest(raw) != manifest["data"]:
+        fault = "its data are not what was written"
+    elif not folder.name.endswith(text_digest(manifest["fields"])[:SHORT]):
+        fault = "its key is not that of its name"
+    return Checked(folder, fault, version)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from coin_ray.pipeline.keys import SHORT, Key
-from coin_ray.pipeline.store import Store
+from coin_ray.pipeline.store import CorruptArtifact, Store
 
 MOST = 300
 """Stored artifacts of a stage that are compared."""
@@ -56,9 +56,13 @@ class Stored:
         }
 
     def fields(self, stage: str, folder: str) -> dict[str, Any]:
+        """What an artifact's key is made of; nothing if it is damaged, or has gone."""
         if (stage, folder) not in self._fields:
-            manifest = self.store.manifest(stage, folder)
-            self._fields[stage, folder] = json.loads(manifest["fields"])
+            try:
+                fields = json.loads(self.store.manifest(stage, folder)["fields"])
+            except (FileNotFoundError, CorruptArtifact):
+                fields = {}
+            self._fields[stage, folder] = fields
         return self._fields[stage, folder]
 
 
@@ -66,14 +70,19 @@ def causes(key: Key, keys: Mapping[str, Key], stored: Stored) -> list[Cause] | N
     """In what ``key`` differs from the nearest stored artifact of its stage, each difference where
     it begins; None if there is none. ``keys`` are those that ``key`` is made from, by digest."""
     folders = stored.store.folders(key.stage)
-    named = [folder for folder in folders if folder[: -SHORT - 1] == key.name] or folders
+    named = [folder for folder in folders if folder[: -SHORT - 1] == key.name]
     ours = json.loads(key.fields)
-    if not named:
+
+    def measured(these: list[str]) -> dict[str, int]:
+        return {
+            folder: len(list(_differences(ours, theirs)))
+            for folder in these[:: -(-len(these) // MOST) or 1]
+            if (theirs := stored.fields(key.stage, folder))
+        }
+
+    distances = measured(named) or measured(folders)
+    if not distances:
         return None
-    distances = {
-        folder: len(list(_differences(ours, stored.fields(key.stage, folder))))
-        for folder in named[:: -(-len(named) // MOST)]
-    }
     least = min(distances.values())
     near = sorted(
         (folder for folder, n in distances.items() if n == least),
