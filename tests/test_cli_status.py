@@ -40,7 +40,7 @@ def journal(folder: Path, *events: dict[str, object]) -> None:
     log = Journal(folder / ".coin-ray" / "journal" / "small-mini-123.jsonl")
     tags = {"study": "small", "profile": "mini", "dataset": "generated"}
     tags |= {"runs": study_of(folder).run_name}
-    log.append({"event": "StudyDescribed", "tags": tags})
+    log.append({"event": "StudyDescribed", "name": "small", "tags": tags})
     for event in events:
         log.append(event)
     log.close()

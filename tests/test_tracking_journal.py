@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coin_ray.errors import UserError
+from coin_ray.tracking import journal as journals
 from coin_ray.tracking.journal import Journal, read
+from coin_ray.tracking.lines import inside, line_fault, read_checked
 from coin_ray.tracking.records import STUDY, RunRecord, fold, name
 
 
@@ -78,6 +83,184 @@ def test_two_journals_of_one_file_do_not_mix_lines(tmp_path: Path) -> None:
     for n in range(20):
         (first if n % 2 else second).append({"event": "Metrics", "n": n, "pad": "x" * 1000})
     assert [row["n"] for row in read(path)[0]] == list(range(20))
+
+
+def test_a_full_disk_costs_the_line_that_found_it_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study.jsonl"
+    journal, other = Journal(path), Journal(path)
+    journal.append({"event": "Metrics", "n": 1})
+    write = os.write
+
+    def half(descriptor: int, data: bytes) -> int:
+        if len(data) < 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[: len(data) // 2])
+
+    monkeypatch.setattr(journals.os, "write", half)
+    with pytest.raises(UserError, match="No space left"):
+        journal.append({"event": "Metrics", "n": 2})
+    monkeypatch.undo()
+    other.append({"event": "Metrics", "n": 3})
+    journal.append({"event": "Metrics", "n": 4})
+    assert [row["n"] for row in read(path)[0]] == [1, 3, 4]
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_a_line_that_another_writer_was_killed_in_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "study.jsonl"
+    journal = Journal(path)
+    journal.append({"event": "Metrics", "n": 1})
+    with path.open("a") as file:
+        file.write('{"event": "Metr')
+    journal.append({"event": "Metrics", "n": 2})
+    assert [row["n"] for row in read(path)[0]] == [1, 2]
+
+
+def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "study.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        Journal(tmp_path / "study.jsonl").append({"event": "Metrics", "n": 1})
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+# --- lines that come from elsewhere
+
+GOOD = [
+    {"event": "Text", "time": 1, "path": "study/a.yaml", "text": "µ"},
+    {"event": "File", "time": 1, "path": "runs/a b/1.png", "folder": "report/figures"},
+    {"event": "File", "time": 1, "path": "/elsewhere/1.png", "folder": "."},
+    {"event": "CellFinished", "time": 1, "run": "r", "metrics": {"aji": None}, "rounds": None},
+    {"event": "KindOfALaterVersion", "time": 1, "what": ["ever"]},
+]
+BAD = [
+    {"event": "Text", "time": 1, "path": "../../escaped", "text": ""},
+    {"event": "Text", "time": 1, "path": "/etc/escaped", "text": ""},
+    {"event": "Text", "time": 1, "path": "a/../../b", "text": ""},
+    {"event": "Text", "time": 1, "path": "a\0b", "text": ""},
+    {"event": "Text", "time": 1, "path": "", "text": ""},
+    {"event": "Text", "time": 1, "path": "n" * 256, "text": ""},
+    {"event": "Text", "time": 1, "path": "a", "text": "\ud800"},
+    {"event": "Text", "time": 1, "path": "a"},
+    {"event": "File", "time": 1, "path": "a.png", "folder": "../.."},
+    {"event": "File", "time": 1, "path": "..", "folder": "a"},
+    {"event": "StudyDescribed", "time": 1, "name": "n", "tags": {}, "texts": {"../x": "y"}},
+    {"event": "StudyDescribed", "time": 1, "name": "n", "tags": {}, "texts": {"x": "", "x/y": ""}},
+    {"event": "CellDescribed", "time": 1, "name": 5, "tags": {}},
+    {"event": "Metrics", "time": 1, "metrics": {"aji": 1e999}},
+    {"event": "Metrics", "time": 1, "metrics": {"aji": "much"}},
+    {"event": "Metrics", "time": 1, "metrics": {"aji": 10**400}},
+    {"event": "Metrics", "time": 1, "metrics": {}, "step": 10**30},
+    {"event": "Metrics", "time": -1, "metrics": {}},
+    {"event": "Metrics", "time": "now", "metrics": {}},
+    {"event": "Metrics", "metrics": {}},
+    {"event": "CellStarted", "time": 1, "run": ["r"]},
+    {"event": "CellStarted", "time": 1, "run": None},
+    {"event": "Stages", "time": 1, "stages": {"ucis": {"key": 1, "computed": 1, "reused": 0}}},
+    {"event": "Table", "time": 1, "name": "t", "rows": [1]},
+    {"event": ["Text"], "time": 1},
+    {"time": 1},
+]
+
+
+@pytest.mark.parametrize("row", GOOD)
+def test_lines_of_ours_are_taken(row: dict[str, object]) -> None:
+    assert line_fault(row) == ""
+
+
+@pytest.mark.parametrize("row", BAD, ids=lambda row: json.dumps(row)[:60])
+def test_a_bad_line_is_told_by_its_number_and_passed_over(
+    row: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "study.jsonl"
+    lines = [json.dumps(one) for one in (GOOD[0], row, GOOD[1])]
+    path.write_text("\n".join([*lines, "", "torn", "[]", "[" * 100_000]) + "\n")
+    found = read_checked(path)
+    assert [one["event"] for one in found.rows] == ["Text", "File"]
+    assert [text.partition(":")[0] for text in found.bad] == [f"line {n}" for n in (2, 5, 6, 7)]
+    with path.open("a") as file:
+        file.write("torn again\n" + lines[2] + "\n")
+    more = read_checked(path, found.offset, found.number)
+    assert more.bad == ["line 8: it is no JSON, or torn"] and len(more.rows) == 1
+
+
+VALUES: list[object] = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        7,
+        2**60,
+        0.5,
+        float("inf"),
+        float("nan"),
+        "",
+        "a",
+        "../a",
+        "a/b",
+        "\ud800",
+    ),
+    *([], [1], [{"a": 1}], [{"a": [1]}], {}, {"a": 1}, {"a": "b"}, {"a": None}, {"../a": "b"}),
+    *({"a": {"key": "k", "computed": 1, "reused": 0}}, {"a": {"key": "k"}}, {"": ""}, {"a/b": "c"}),
+]
+KINDS = sorted(
+    {str(row["event"]) for row in GOOD}
+    | {
+        "RoundFinished",
+        "CellDescribed",
+        "Stages",
+        "StudyDescribed",
+        "CellFailed",
+        "Table",
+        "Tags",
+        "Metrics",
+        "StudyStarted",
+        "StudyFinished",
+    }
+)
+FIELDS = (
+    "run",
+    "cell",
+    "name",
+    "tags",
+    "params",
+    "texts",
+    "metrics",
+    "step",
+    "round",
+    "rows",
+    "path",
+    "folder",
+    "text",
+    "cause",
+    "stages",
+    "seconds",
+    "cells",
+    "rounds",
+    "digest",
+    "trace",
+)
+
+
+ROWS = st.builds(
+    lambda kind, fields: {"event": kind, "time": 1, **fields},
+    st.sampled_from(KINDS),
+    st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(VALUES), max_size=6),
+)
+
+
+@given(st.lists(ROWS, max_size=4))
+def test_what_is_taken_can_be_folded(rows: list[dict[str, object]]) -> None:
+    records: dict[str, RunRecord] = {}
+    for row in rows:
+        if not line_fault(row):
+            fold(records, row)
+    for record in records.values():
+        record.fingerprint()
+        assert all(map(inside, [*record.texts, *record.files]))
 
 
 @pytest.mark.parametrize(

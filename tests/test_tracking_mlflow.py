@@ -304,6 +304,42 @@ def test_a_file_that_is_gone_is_named_and_costs_nothing_else(workspace: Path) ->
     assert "per_image.csv" in stored(workspace, tracker.study)[CELL]["files"]
 
 
+def test_a_journal_from_elsewhere_reaches_nothing_outside_the_workspace(
+    workspace: Path, complete: Complete, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    (workspace / "link.txt").symlink_to(secret)
+    (workspace / "mine.txt").write_text("mine")
+    rows: list[object] = [
+        {"event": "StudyDescribed", "time": 1, "name": "foreign", "tags": {}},
+        {"event": "Text", "time": 1, "path": "../../../escaped.txt", "text": "x"},
+        {"event": "Text", "time": 1, "path": str(tmp_path / "escaped.txt"), "text": "x"},
+        {"event": "File", "time": 1, "path": str(secret), "folder": "other"},
+        {"event": "File", "time": 1, "path": "link.txt"},
+        {"event": "File", "time": 1, "path": "files/../../secret.txt"},
+        {"event": "CellFinished", "time": 1, "run": "r", "metrics": []},
+        {"event": "Text", "time": 1, "path": "a", "text": "kept"},
+        {"event": "Text", "time": 1, "path": "a/b", "text": "no folder"},
+        {"event": "File", "time": 1, "path": "mine.txt", "folder": "sub"},
+    ]
+    journal = journal_path(workspace, "foreign-study")
+    journal.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + "no JSON\n")
+    odd = journal.with_name("x' OR 1=1.jsonl")
+    odd.write_text("")
+    try:
+        done = {one.study: one for one in sync_journals(workspace)}
+    finally:
+        odd.unlink()
+    assert complete[0] in done and "its name is none of ours" in done[odd.stem].bad[0]
+    bad = "\n".join(done["foreign-study"].bad)
+    for number in (2, 3, 7, 11):
+        assert f"line {number}: " in bad
+    assert bad.count("lies outside the workspace") == 3 and "a/b: another is attached" in bad
+    assert set(stored(workspace, "foreign-study")["foreign"]["files"]) == {"a", "sub/mine.txt"}
+    assert not list(tmp_path.rglob("escaped*")) and not list(workspace.rglob("escaped*"))
+
+
 def test_two_drivers_that_replay_at_once_make_one_store_and_one_run_a_cell(
     workspace: Path, complete: Complete, tmp_path: Path
 ) -> None:

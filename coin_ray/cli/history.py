@@ -45,9 +45,10 @@ class History:
 
 def histories(workspace: Path) -> dict[str, History]:
     """Name of the folder of runs -> what the youngest journal of that study says."""
-    from coin_ray.tracking.journal import read
+    from coin_ray.tracking.lines import read_checked
 
-    found = [history(read(path)[0]) for path in (workspace / "journal").glob("*.jsonl")]
+    paths = (path for path in (workspace / "journal").glob("*.jsonl") if path.is_file())
+    found = [history(read_checked(path).rows) for path in paths]
     return {one.name: one for one in sorted(found, key=lambda one: one.time) if one.name}
 
 
@@ -57,13 +58,15 @@ def history(rows: Iterable[Mapping[str, Any]]) -> History:
     for row in rows:
         kind, out.time = row["event"], row.get("time", out.time)
         if kind == "StudyDescribed":
-            tags = row["tags"]
+            tags = {
+                name: str(row["tags"].get(name, "")) for name in ("study", "profile", "dataset")
+            }
             data = tags["dataset"].replace(", ", "+")
             out.name = tags.get("runs") or f"{tags['study']}-{tags['profile']}-{data}"
         elif kind in ("StudyStarted", "StudyFinished"):
             out.open = kind == "StudyStarted"
-            out.total = row.get("cells", out.total)
-        elif kind in ENDS:
+            out.total = row.get("cells") or out.total
+        elif kind in ENDS and "cell" in row:
             who = row.get("level"), row.get("data"), row.get("seed")
             if None not in who and out.labels.setdefault(who, row["cell"]) != row["cell"]:
                 out.cells.pop(out.labels[who], None)  # the same cell, under other settings

@@ -22,5 +22,7 @@ def sync(workspace: Workspace = WORKSPACE) -> None:
 
     for done in sync_journals(workspace):
         say(f"{done.study}: {done.runs} runs, {done.written} written")
+        for text in done.bad:
+            say(f"  {text}", err=True)
         for path in done.missing:
             say(f"  not attached, the file is gone: {path}", err=True)

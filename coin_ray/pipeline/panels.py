@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.files import whole
 from coin_ray.labels import LabelMap, boundaries
 
 if TYPE_CHECKING:
@@ -57,9 +58,8 @@ def write_panels(
         colour = COLOURS.get(text.split(" (")[0], (230, 230, 230))
         draw.text((x + bar // 4, y + bar // 4), text, fill=colour, font=font)
         sheet.paste(Image.fromarray(panel), (x, y + bar))
-    scratch = path.with_suffix(".tmp.png")
-    sheet.save(scratch)
-    scratch.replace(path)
+    with whole(path) as part:
+        sheet.save(part)
 
 
 def middles(sheet: Image.Image, panels: int, side: int) -> Image.Image:

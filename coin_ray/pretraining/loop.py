@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from coin_ray.errors import UserError
+from coin_ray.files import whole
 
 Progress = Callable[[int, float, float], None]
 
@@ -157,17 +158,13 @@ def _save(
     identity: dict[str, Any],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     state = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "losses": history.losses,
-        "elapsed": history.elapsed,
-        "identity": identity,
-    }
-    with part.open("wb") as file:  # by a path, torch keeps to itself what the disk says
+        "model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": history.losses,
+        "elapsed": history.elapsed, "identity": identity,
+    }  # fmt: skip
+    # As a file: torch.save takes no name that begins with a dot.
+    with whole(path) as part, part.open("wb") as file:
         torch.save(state, file)
-    part.replace(path)
 
 
 def _load(
@@ -189,7 +186,6 @@ def save_weights(state: dict[str, torch.Tensor], path: Path, *, half: bool = Tru
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     kind = torch.float16 if half else torch.float32
-    save_file({k: v.detach().to("cpu", kind).contiguous() for k, v in state.items()}, part)
-    part.replace(path)
+    with whole(path) as part:
+        save_file({k: v.detach().to("cpu", kind).contiguous() for k, v in state.items()}, part)

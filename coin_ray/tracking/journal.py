@@ -6,21 +6,26 @@ a deleted tracking database loses nothing that cannot be written again.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from coin_ray.errors import UserError
 
 
 class Journal:
     """Appends to one file, a line an event, each on disk (fsync) before ``append`` returns.
 
-    Safe for several threads, and for several processes on a local disk: a line is one ``write`` in
-    append mode. The file and its folder are made at the first line.
+    Safe for several threads and processes: who writes holds a lock on the file. A line that cannot
+    be written whole is taken back. The file and its folder are made at the first line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,24 +37,30 @@ class Journal:
         """Write ``event`` with the time (``time``, ms since 1970) it was written.
 
         NumPy scalars and paths become plain values, NaN and infinities null (JSON has neither).
-        Raises TypeError for anything else that JSON cannot hold, and then writes nothing.
+        Raises TypeError for anything else that JSON cannot hold, UserError where the file cannot be
+        written, and then writes nothing.
         """
         row = {"time": int(time.time() * 1000), **plain(event)}
         line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-        with self._lock:
-            if self._descriptor is None:
-                self._descriptor = self._open()
-            _write(self._descriptor, line)
+        try:
+            with self._lock:
+                if self._descriptor is None:
+                    self._descriptor = self._open()
+                with _alone(self._descriptor):
+                    _write(self._descriptor, line)
+        except OSError as error:
+            raise UserError(
+                "the journal of the study cannot be written",
+                where=str(self.path),
+                found=str(error.strerror),
+                do="make room or mend its permissions, and give the same command again: it goes on",
+            ) from error
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            # A killed writer left half a line. Closing it keeps the file append-only; the reader
-            # passes over it.
-            _write(descriptor, b"\n")
-        return descriptor
+        # A link in a workspace from elsewhere could lead to any file of the user's.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        return os.open(self.path, flags, 0o644)
 
     def close(self) -> None:
         """Close the file; the next ``append`` opens it again."""
@@ -59,10 +70,31 @@ class Journal:
                 self._descriptor = None
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-    os.fsync(descriptor)
+@contextmanager
+def _alone(descriptor: int) -> Iterator[None]:
+    with contextlib.suppress(OSError):  # some network file systems lock nothing
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    """Append a line, or nothing."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        # A killed writer left half a line. Closing it keeps the file append-only; the reader
+        # passes over it.
+        line = b"\n" + line
+    try:
+        while line:
+            line = line[os.write(descriptor, line) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -71,6 +103,13 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     A last line without its end is left for the next call (it may still be being written); a line
     that is not a JSON object, torn by a crash, is passed over. A missing file has no events.
     """
+    lines, offset = read_lines(path, offset)
+    return [row for row in lines if isinstance(row, dict) and "event" in row], offset
+
+
+def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any] | str], int]:
+    """As ``read``, every line of the file: a JSON object (of a blank line an empty one), or in
+    words what it is instead."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -78,15 +117,17 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     except FileNotFoundError:
         return [], offset
     whole = data[: data.rfind(b"\n") + 1]
-    rows = []
-    for line in whole.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # also UnicodeDecodeError: a line may be cut inside a character
-            continue
-        if isinstance(row, dict) and "event" in row:
-            rows.append(row)
-    return rows, offset + len(whole)
+    return [_parsed(line) for line in whole.split(b"\n")[:-1]], offset + len(whole)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | str:
+    if not line.strip():
+        return {}
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # also UnicodeDecodeError: it may be cut inside one
+        return "it is no JSON, or torn"
+    return row if isinstance(row, dict) else "it is no JSON object"
 
 
 def plain(value: Any) -> Any:

@@ -129,6 +129,6 @@ def study_runs(client: Any, experiment_id: str, study: str) -> Iterator[Run]:
 def locked(workspace: Path) -> Iterator[None]:
     """One process of this workspace at a time (advisory, gone with the process)."""
     workspace.mkdir(parents=True, exist_ok=True)
-    with (workspace / "mlflow.lock").open("w") as file:
+    with (workspace / "mlflow.lock").open("a") as file:  # a link there empties nothing
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

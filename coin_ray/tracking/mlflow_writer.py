@@ -58,6 +58,8 @@ class MlflowWriter:
         self.experiment = experiment or experiment_name()
         self.missing: set[str] = set()
         """Local files that were to be attached and are gone."""
+        self.refused: set[str] = set()
+        """What else is not attached, and why."""
         self._client: Any = None
         self._experiment_id = ""
         self._runs: dict[str, _Known] = {}
@@ -162,14 +164,20 @@ class MlflowWriter:
         with tempfile.TemporaryDirectory(prefix="coin-ray-") as folder:
             for path, text in texts.items():
                 local = Path(folder, path)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                local.write_text(text, encoding="utf-8")
+                try:
+                    local.parent.mkdir(parents=True, exist_ok=True)
+                    local.write_text(text, encoding="utf-8")
+                except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                    self.refused.add(f"{path}: another is attached under a part of its name")
             if texts:
                 self._client.log_artifacts(known.run_id, folder)
         known.artifacts |= texts
         for path, file in record.files.items():
             local = self.workspace / file["path"]
             if known.artifacts.get(path) == file["digest"]:
+                continue
+            if not local.resolve().is_relative_to(self.workspace):
+                self.refused.add(f"{file['path']} lies outside the workspace")
                 continue
             if not local.is_file():
                 self.missing.add(str(local))

@@ -10,7 +10,7 @@ from typing import Any
 
 from coin_ray.errors import UserError
 from coin_ray.pipeline.keys import SHORT, digest
-from coin_ray.tracking.journal import read
+from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.mlflow_store import unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
@@ -24,16 +24,29 @@ class Replay:
     writer: MlflowWriter
     records: dict[str, RunRecord] = field(default_factory=dict)
     offset: int = 0
+    number: int = 0
     dirty: set[str] = field(default_factory=set)
+    bad: list[str] = field(default_factory=list)
+    """Lines that were passed over, and why."""
 
     def run(self) -> int:
         """How many runs were written. After one of ``unreachable()`` the rest stays to do."""
-        rows, self.offset = read(self.path, self.offset)
-        for row in rows:
+        self.read()
+        return self.write()
+
+    def read(self) -> None:
+        """Take in what the journal has since the last time. OSError if it cannot be read."""
+        lines = read_checked(self.path, self.offset, self.number)
+        self.offset, self.number = lines.offset, lines.number
+        self.bad += lines.bad
+        for row in lines.rows:
             self.dirty |= fold(self.records, row)
-        if rows:  # the parent must exist even if a crash took the line that describes it
+        if lines.rows:  # the parent must exist even if a crash took the line that describes it
             self.records.setdefault(STUDY, RunRecord(STUDY, name=self.writer.study))
             self.dirty.add(STUDY)
+
+    def write(self) -> int:
+        """How many runs were written. After one of ``unreachable()`` the rest stays to do."""
         written = 0
         # The study's run first: it is the parent of the others.
         for run in sorted(self.dirty, key=lambda run: (run != STUDY, run)):
@@ -44,12 +57,13 @@ class Replay:
 
 @dataclass(frozen=True)
 class Synced:
-    """What ``sync_journals`` did for one study."""
+    """What ``sync_journals`` did for one study; ``bad``: what was passed over, and why."""
 
     study: str
     runs: int
     written: int
     missing: tuple[str, ...]
+    bad: tuple[str, ...] = ()
 
 
 def sync_journals(workspace: Path, *, uri: str = "", experiment: str = "") -> list[Synced]:
@@ -62,21 +76,34 @@ def sync_journals(workspace: Path, *, uri: str = "", experiment: str = "") -> li
             where=str(workspace / "journal"),
             do="name the workspace of the study with --workspace",
         )
-    done = []
-    for path in paths:
-        writer = MlflowWriter(workspace, path.stem, uri=uri, experiment=experiment)
-        replay = Replay(path, writer)
-        try:
-            written = replay.run()
-        except unreachable() as error:
-            raise UserError(
-                "the tracker does not take the runs",
-                where=redacted(writer.uri),
-                found=reason(error),
-                do="check MLFLOW_TRACKING_URI and that the server runs, then sync again",
-            ) from error
-        done.append(Synced(path.stem, len(replay.records), written, tuple(sorted(writer.missing))))
-    return done
+    return [_sync(workspace, path, uri, experiment) for path in paths]
+
+
+def _sync(workspace: Path, path: Path, uri: str, experiment: str) -> Synced:
+    writer = MlflowWriter(workspace, path.stem, uri=uri, experiment=experiment)
+    replay = Replay(path, writer)
+    if not _STUDY.fullmatch(path.stem):
+        return Synced(path.stem, 0, 0, (), ("not replayed: its name is none of ours",))
+    try:
+        replay.read()
+    except OSError as error:
+        return Synced(path.stem, 0, 0, (), (f"not replayed: {error.strerror}",))
+    try:
+        written = replay.write()
+    except unreachable() as error:
+        raise UserError(
+            "the tracker does not take the runs",
+            where=redacted(writer.uri),
+            found=reason(error),
+            do="check MLFLOW_TRACKING_URI and that the server runs, then sync again",
+        ) from error
+    bad = [f"{line}; passed over" for line in replay.bad]
+    bad += [f"not attached: {one}" for one in sorted(writer.refused)]
+    missing = tuple(sorted(writer.missing))
+    return Synced(path.stem, len(replay.records), written, missing, tuple(bad))
+
+
+_STUDY = re.compile(r"[\w.\-]+", re.ASCII)
 
 
 def study_identity(info: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from coin_ray import safe
 from coin_ray.pipeline import events
 from coin_ray.tracking import describe
-from coin_ray.tracking.journal import Journal, plain, read
+from coin_ray.tracking.journal import Journal, plain
+from coin_ray.tracking.lines import inside, read_checked
 from coin_ray.tracking.mlflow_store import tracking_uri, unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY
@@ -95,7 +96,8 @@ class Tracker:
         """Write an event into the journal (on disk on return); MLflow follows.
 
         Raises ValueError for a kind, a field or a cell that is not known, TypeError for a value
-        that JSON cannot hold, OSError for a file that is not there: the event is not written then.
+        that JSON cannot hold, OSError for a file that is not there, UserError where the journal
+        cannot be written: the event is not written then.
         """
         _check(event)
         kind, label = event["event"], event.get("cell", "")
@@ -209,7 +211,8 @@ class _Stage:
 
 def _descriptions(path: Path) -> dict[str, dict[str, Any]]:
     """The last description of each run in a journal, without its time."""
-    rows = [row for row in read(path)[0] if row["event"] in ("StudyDescribed", "CellDescribed")]
+    found = read_checked(path).rows
+    rows = [row for row in found if row["event"] in ("StudyDescribed", "CellDescribed")]
     return {row.get("run", STUDY): {k: v for k, v in row.items() if k != "time"} for row in rows}
 
 
@@ -219,6 +222,8 @@ def _check(event: Mapping[str, Any]) -> None:
         absent = OWN_KINDS[kind] - set(event)
         if absent:
             raise ValueError(f"a {kind} event needs {', '.join(sorted(absent))}")
+        if kind == "Text" and not inside(event["path"]):
+            raise ValueError(f"a text cannot be attached as {event['path']!r}")
         return
     try:
         events.from_json(event)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coin_ray.errors import UserError
+from coin_ray.files import whole
 
 Weights = dict[str, NDArray[Any]]
 Log = dict[str, list[float]]
@@ -110,11 +111,10 @@ def _save(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, log: Log, run: str
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    with part.open("wb") as file:  # by a path, torch keeps to itself what the disk says
+    # As a file: torch.save takes no name that begins with a dot.
+    with whole(path) as part, part.open("wb") as file:
         torch.save({**state, "log": log, "run": run}, file)
-    part.replace(path)
 
 
 def _load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, run: str) -> Log:

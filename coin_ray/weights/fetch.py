@@ -12,7 +12,7 @@ from typing import Any
 from coin_ray import safe
 from coin_ray.download import Progress, download
 from coin_ray.errors import UserError
-from coin_ray.files import write_text
+from coin_ray.files import whole, write_text
 from coin_ray.weights.files import read_state
 from coin_ray.weights.registry import (
     Weights,
@@ -87,9 +87,8 @@ def add(name: str, file: Path) -> Path:
     read_state(file)
     _checked(weights, file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.copy{path.suffix}")
-    shutil.copyfile(file, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        shutil.copyfile(file, part)
     return path
 
 
@@ -124,9 +123,8 @@ def register(name: str, file: Path, *, licence: str, like: str | None = None) ->
         "build": entry(model).build,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.copy{path.suffix}")
-    shutil.copyfile(file, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        shutil.copyfile(file, part)
     _enter(own, name, row)
     return path
 
