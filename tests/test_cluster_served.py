@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -174,6 +175,21 @@ def test_the_verdicts_are_those_of_the_report(tiles: Resolved, workspace: Path):
     found = verdicts_in(workspace / "runs" / given.run_name)(given)
     # With an effect that no AJI can have, all levels are as good as the baseline.
     assert found == {("tiles", "small"): "equal", ("tiles", "large"): "equal"}
+
+
+def test_what_was_damaged_is_made_again_and_said(
+    tiles: Resolved, workspace: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workspace / "store", tmp_path / "store")
+    folder = next((tmp_path / "store" / "evaluate").iterdir())
+    raw = (folder / "data.safetensors").read_bytes()
+    (folder / "data.safetensors").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    outcome, heard = run(study(seeds=(0, 1)), tiles, tmp_path)
+    assert outcome.failed == {}
+    said = [event for event in heard if isinstance(event, events.Note)]
+    assert [note.severity for note in said] == ["warning"]
+    assert f"evaluate/{folder.name}: its data are not what was written" in said[0].text
+    assert (folder / "data.safetensors").read_bytes() == raw
 
 
 def test_an_objective_that_cannot_be_had_is_refused_before_anything_starts(

@@ -304,3 +304,36 @@ def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "leads out of the store" in done.stderr
     assert (outside / "a" / "mine").read_text() == "not a lease"
     assert sorted(p.name for p in outside.iterdir()) == ["a"]
+
+
+ROOM = """
+import pathlib, sys
+from coin_ray.errors import UserError
+from tests.fixtures.make_store import FIXTURE_TILES, configuration, run_cell, samples
+small = pathlib.Path(sys.argv[1])
+tiles, config = samples(FIXTURE_TILES), configuration("coarse alone")
+filler, failures = small / "filler", 0
+filler.write_bytes(bytes(1_000_000))
+while True:
+    try:
+        rows, facts, _ = run_cell(config, tiles, small)
+        break
+    except UserError as error:
+        assert "No space left" in str(error), error
+        failures += 1
+        left = filler.stat().st_size - 100_000
+        filler.write_bytes(bytes(left))
+print(failures)
+assert run_cell(config, tiles, small)[2] == []
+whole = run_cell(config, tiles, pathlib.Path(sys.argv[2]))[0]
+assert list(map(str, rows)) == list(map(str, whole))
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_leaves_what_the_same_command_goes_on_from(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    script = ROOM.replace("sys.argv[2]", repr(str(tmp_path / "large")))
+    done = mounted(tmp_path / "small", "-t tmpfs -o size=1100k none", script)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 3
