@@ -183,11 +183,12 @@ def test_swapped_names_of_metrics_are_found(tmp_path: Path) -> None:
 
 V1: dict[str, list[Callable[[dict[str, Any]], Any]]] = {
     "evaluate": [lambda i: i["names"].reverse(), lambda i: i["names"].pop(), dict.clear],
-    "score": [lambda i: i.update(instances=-1), lambda i: i.update(agreement_sum="much")],
+    "score": [lambda i: i.update(instances=-1), lambda i: i.update(agreement_sum=10**400)],
     "select": [lambda i: i.pop("threshold"), lambda i: i.update(accepted=True)],
     "round": [lambda i: i.update(loss=None), lambda i: i.update(more=1)],
     "ucis_model": [lambda i: i["log"].update(loss=[]), lambda i: i.update(steps=3)],
     "ucis": [lambda i: i.update(more=1)],
+    "predict": [lambda i: i.update(more=10**400)],
 }
 
 

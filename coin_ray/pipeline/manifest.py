@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -122,7 +121,7 @@ def _whole(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and -1e308 <= value <= 1e308  # of an int of any length too
 
 
 def _list_of_numbers(value: Any) -> bool:
