@@ -51,7 +51,7 @@ def test_store_ls(store: Store) -> None:
     assert done.exit_code == 0, done.output
     found = rows(done)
     assert found["ucis"][0] == "2" and found["ucis"][1:3] == ["101", "kB"]
-    assert found["total"][:3] == ["6", "302", "kB"]
+    assert found["total"][0] == "6" and 300 < int(found["total"][1]) < 310  # with the manifests
     stages = [li.split()[0] for li in done.stdout.splitlines() if li.split()[1:2] == ["2"]]
     assert stages == ["ucis", "features", "embed"]  # in the chain's order
 
