@@ -150,7 +150,7 @@ def test_predict_draws_with_a_trained_model(cluster: Cluster, folder: Path, imag
     assert not (folder / "again").exists()
     (folder / "again").write_text("")
     stopped = CliRunner().invoke(cli.app, told)
-    assert stopped.exit_code == 2 and "again: something else is there already" in stopped.stderr
+    assert stopped.exit_code == 2 and "again: a file where a folder is needed" in stopped.stderr
 
 
 def test_the_same_command_continues_and_the_losses_are_tracked(

@@ -77,12 +77,9 @@ def test_the_manifest_says_whose_code_made_it_and_the_key_does_not(tmp_path: Pat
     store = Store(tmp_path)
     key = make_key("ucis", 1, "t", {"a": 1}, {})
     store.save(key, Artifact({}, {"n": 1}), 0.0)
-    path = store.folder(key) / "manifest.json"
-    manifest = json.loads(path.read_text())
-    assert manifest.pop("code") == code_identity()
+    manifest = json.loads((store.folder(key) / "manifest.json").read_text())
+    assert manifest["code"] == code_identity()
     assert "code" not in key.fields
-    path.write_text(json.dumps(manifest))  # as those of before have it
-    assert store.load(key).info == {"n": 1}
 
 
 @pytest.mark.parametrize("module", ["random.py", "code.py", "typer.py"])

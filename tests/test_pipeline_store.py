@@ -162,7 +162,7 @@ def test_the_lease_of_a_silent_machine_is_taken_over(
 def test_a_lease_that_cannot_be_written_is_held_by_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def full(*args: object) -> None:
+    def full(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fdopen", full)

@@ -89,7 +89,7 @@ def test_a_study_that_did_not_even_start_is_not_left_scheduled(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
     with (
         pytest.raises(type(error)),
-        recorder(results.study, {}, tmp_path, results.runs, device="cpu", tracked=True),
+        recorder(results.study, tmp_path, results.runs, device="cpu", tracked=True),
     ):
         raise error
     (journal,) = (tmp_path / "journal").iterdir()

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from coin_ray.cli.output import say
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE = 1.0
 """Seconds within which a further signal is the same one: a shell, `timeout` or a closing terminal
@@ -54,7 +56,7 @@ def one_ending() -> Iterator[None]:
             error = sys.exception()
             if isinstance(error, Exception):
                 with contextlib.suppress(OSError):
-                    print(f"while it ended: {type(error).__name__}: {error}", file=sys.stderr)
+                    say(f"while it ended: {type(error).__name__}: {error}", err=True)
             raise SystemExit(128 + _ending.signum)
 
 

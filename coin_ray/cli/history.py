@@ -58,11 +58,10 @@ def history(rows: Iterable[Mapping[str, Any]]) -> History:
     for row in rows:
         kind, out.time = row["event"], row.get("time", out.time)
         if kind == "StudyDescribed":
-            tags = {
-                name: str(row["tags"].get(name, "")) for name in ("study", "profile", "dataset")
-            }
+            names = ("study", "profile", "dataset", "runs")
+            tags = {name: str(row["tags"].get(name, "")) for name in names}
             data = tags["dataset"].replace(", ", "+")
-            out.name = tags.get("runs") or f"{tags['study']}-{tags['profile']}-{data}"
+            out.name = tags["runs"] or f"{tags['study']}-{tags['profile']}-{data}"
         elif kind in ("StudyStarted", "StudyFinished"):
             out.open = kind == "StudyStarted"
             out.total = row.get("cells") or out.total

@@ -74,7 +74,7 @@ def _abandoned(path: Path) -> bool:
 
 def _text(path: Path) -> str:
     """What a lease says; nothing if it is no file."""
-    return "" if path.is_dir() else path.read_text("utf-8", "replace")
+    return "" if path.is_dir() else path.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass(frozen=True)

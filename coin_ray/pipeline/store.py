@@ -270,7 +270,11 @@ class Store:
     def damaged(self) -> list[str]:
         """What was thrown away because it was damaged, oldest first, a line each."""
         path = self.root / DAMAGED
-        return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+        return (
+            path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if path.is_file()
+            else []
+        )
 
     def stages(self) -> list[str]:
         """Stages of which there are artifacts."""
