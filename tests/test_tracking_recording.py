@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,10 @@ def test_a_study_that_did_not_even_start_is_not_left_scheduled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    study = replace(results.study, contents={spec.name: "d" for spec in results.study.data})
     with (
         pytest.raises(type(error)),
-        recorder(results.study, tmp_path, results.runs, device="cpu", tracked=True),
+        recorder(study, tmp_path, results.runs, device="cpu", tracked=True),
     ):
         raise error
     (journal,) = (tmp_path / "journal").iterdir()
