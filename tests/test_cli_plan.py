@@ -196,6 +196,7 @@ def test_durations_and_sizes_read_well() -> None:
 
 def test_a_gpu_is_counted_where_it_works(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coin_ray.pipeline.nodes.this_machine", lambda: Node(8, 2, 2**36))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     done = call("plan", "s.yaml")
     assert "nothing of it was timed on cuda here" in done.output
 

@@ -188,6 +188,7 @@ def test_missing_imagenet_weights_stop_before_anything_starts(
     images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COIN_RAY_HOME", str(folder))
-    done = call("ssa", "--data", images, "--profile", "coin", "--no-tracking")
+    paper = ("--profile", "coin", "--device", "cpu")
+    done = call("ssa", "--data", images, *paper, "--no-tracking")
     assert done.exit_code == 2
     assert "coin-ray models fetch resnet34_imagenet" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,20 +36,31 @@ class Target:
 
 def target(study: ResolvedStudy, address: str | None, device: str, workers: int | None) -> Target:
     """The cluster at ``address``, or this machine. UserError if the study asks for more."""
-    from coin_ray.pipeline.nodes import refuse_impossible, this_machine
+    from coin_ray.pipeline.nodes import find_device, refuse_impossible
 
     if address is None:
-        nodes = [this_machine()]
-        device = ("cuda" if nodes[0].gpus else "cpu") if device == "auto" else device
+        nodes = [here()]
     else:
         from coin_ray.cluster.nodes import nodes_of
 
         nodes = nodes_of(address)
-        device = "cpu" if device == "auto" else device
+    device = find_device(device, nodes, study.profile)
     workers = round_workers(study, workers)
     models = len({cell.config.sam.model for cell in study.cells})
     refuse_impossible(study.resources, nodes, device=device, workers=workers, models=models)
     return Target(nodes, device, workers)
+
+
+def here() -> Node:
+    """This machine; GPUs that torch cannot use do not count."""
+    from coin_ray.pipeline.nodes import this_machine
+
+    node = this_machine()
+    if node.gpus:
+        import torch
+
+        return node if torch.cuda.is_available() else replace(node, gpus=0)
+    return node
 
 
 def round_workers(study: ResolvedStudy, asked: int | None) -> int:
@@ -164,26 +175,20 @@ def admit(
     study: ResolvedStudy,
     data: Mapping[str, Resolved],
     workspace: Path,
-    *,
-    address: str | None,
-    device: str,
-    workers: int | None,
+    where: Target,
 ) -> None:
-    """Before anything starts: UserError if this machine cannot hold what the study asks for, code 1
-    if the study has a budget and what it lacks is estimated to exceed it."""
+    """Before anything starts: code 1 if the study has a budget and what it lacks is estimated to
+    exceed it."""
     from coin_ray.cli.results import as_known
     from coin_ray.pipeline.plan import plan_cells
 
-    limited = study.budget != Budget()
-    if address is not None and not limited:
-        return  # the study itself looks at the nodes when it connects
-    where = target(study, address, device, workers)
-    if limited:
-        study = as_known(study, workspace)
-        cost = estimated(study, plan_cells(study.cells, data, workspace), workspace, where)
-        stop_over_budget(study, cost)
-        if cost.untimed:
-            say("note: the budget was checked only for what was timed here before")
+    if study.budget == Budget():
+        return
+    study = as_known(study, workspace)
+    cost = estimated(study, plan_cells(study.cells, data, workspace), workspace, where)
+    stop_over_budget(study, cost)
+    if cost.untimed:
+        say("note: the budget was checked only for what was timed here before")
 
 
 def stop_over_budget(study: ResolvedStudy, cost: Estimate) -> None:

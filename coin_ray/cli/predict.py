@@ -52,11 +52,12 @@ def predict(
     is the resolution of --images. Label maps of an earlier call in DIR are replaced, other files
     are not.
     """
-    from coin_ray.cli.sweep import find_device
+    from coin_ray.cli import costs
     from coin_ray.data.folder import find_samples, read_folders
     from coin_ray.data.sample import Sample, read_files
     from coin_ray.data.write import write_label_map
     from coin_ray.outputs import claim
+    from coin_ray.pipeline.nodes import find_device
     from coin_ray.pipeline.runner import open_local
     from coin_ray.study.datasets import resolve_data
 
@@ -73,9 +74,8 @@ def predict(
         sources=read_folders(read),
         overwrite=overwrite,
     )
-    run = open_local(
-        cell.config, cell.seed, found.train, workspace, device=find_device(device, None)
-    )
+    computes = find_device(device, [costs.here()])
+    run = open_local(cell.config, cell.seed, found.train, workspace, device=computes)
     step = _last_step(run, cell)
     _ready(run, step, samples)
     check_writable(out)

@@ -20,9 +20,30 @@ if TYPE_CHECKING:
     from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy
 
+
+def _address(ctx: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    """``local`` is a cluster of our own. The environment's is that of the job that we are in; a
+    dashboard's URL in it is for those who submit jobs."""
+    if not value or value == "local":
+        return None
+    source = ctx.get_parameter_source(str(param.name))
+    if source is not None and source.name == "ENVIRONMENT":
+        if value.startswith(("http://", "https://")):
+            return None
+        where = f"Ray cluster: {value} (RAY_ADDRESS; --address local starts one of our own)"
+        say(where, err=True)
+    return value
+
+
 Address = Annotated[
     str | None,
-    typer.Option("--address", metavar="RAY", help="an existing Ray cluster; default: our own"),
+    typer.Option(
+        "--address",
+        metavar="RAY",
+        envvar="RAY_ADDRESS",
+        callback=_address,
+        help="an existing Ray cluster; default: RAY_ADDRESS (as in a Ray job), else our own",
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -59,15 +80,15 @@ def sweep(
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     check_images(found)
     resolved = with_data(resolved, found)
-    computes = find_device(device, address)
-    costs.admit(resolved, found, workspace, address=address, device=computes, workers=workers)
+    where = costs.target(resolved, address, device, workers)
+    costs.admit(resolved, found, workspace, where)
     outcome = _run(
         resolved,
         found,
         workspace,
         address=address,
-        workers=costs.round_workers(resolved, workers),
-        device=computes,
+        workers=where.workers,
+        device=where.device,
         tracked=not no_tracking,
     )
     if outcome.failed:
@@ -162,14 +183,3 @@ def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
     for label, reason in reasons.items():
         out.setdefault(reason, []).append(label)
     return out
-
-
-def find_device(asked: str, address: str | None) -> str:
-    """``auto`` is the GPU where this machine has one; a cluster's GPUs have to be asked for."""
-    if asked != "auto":
-        return asked
-    if address is not None:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,7 +12,7 @@ import typer
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
-from coin_ray.cli.sweep import Address, NoTracking, Workers, find_device
+from coin_ray.cli.sweep import Address, NoTracking, Workers
 from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def train(
     output = _claim(out, model, found, overwrite) if out is not None else None
     check_images(found)
     study = with_data(study, found)
-    where = costs.target(study, address, find_device(device, address), workers)
+    where = costs.target(study, address, device, workers)
     outcome = _run(study, found, workspace, address=address, where=where, tracked=not no_tracking)
     for label, cause in outcome.failed.items():
         say(f"failed: {label}: {cause}", err=True)

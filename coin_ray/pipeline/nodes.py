@@ -38,6 +38,28 @@ def this_machine() -> Node:
     return Node(len(os.sched_getaffinity(0)), gpus, memory)
 
 
+PAPER_SIZE = ("coin", "official")
+"""Profiles that no CPU can finish."""
+
+
+def find_device(asked: str, nodes: Sequence[Node], profile: str = "") -> str:
+    """``auto`` is the GPU where any of the nodes has one. UserError for a profile of the paper's
+    models without one, unless the CPU was asked for by name."""
+    if asked != "auto":
+        return asked
+    if any(node.gpus for node in nodes):
+        return "cuda"
+    if profile in PAPER_SIZE:
+        raise UserError(
+            f"profile {profile} has the paper's models, which take weeks without a GPU",
+            expected="at least 1 GPU",
+            found="nodes: " + shapes(nodes),
+            do="take a machine with a GPU, a cluster (--address) or another profile; "
+            "--device cpu runs it all the same",
+        )
+    return "cpu"
+
+
 SEGMENTER_GPU = 0.3
 """Share of the first GPU of a node that a segmenter holds for as long as a study runs."""
 STEP_STAGES = {
