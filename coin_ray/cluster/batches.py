@@ -13,7 +13,7 @@ from coin_ray.cluster.tally import Tally
 from coin_ray.cluster.tasks import CellSpec, open_cell, until, who
 from coin_ray.cluster.trial import cause, ended_early, run_to_end, trace
 from coin_ray.cluster.trials import TrialBook
-from coin_ray.cluster.tuning import Job, Rungs
+from coin_ray.cluster.tuning import Failure, Job, Rungs
 from coin_ray.pipeline.events import (
     CellFailed,
     CellFinished,
@@ -30,6 +30,7 @@ from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.search import proposal
 
 Cells = Sequence[StudyCell]
+UNHEARD = Failure("its trial ended without a result and without a word", "")
 
 
 class Batches:
@@ -171,10 +172,11 @@ class Batches:
         for job in jobs:
             self._give(job, plan)
         names, rungs = [job.name for job in jobs], None if score else self._rungs
-        self._settle(self._cluster.run(names, score=score, rungs=rungs))
+        self._settle(self._cluster.run(names, score=score, rungs=rungs), scored=score)
 
     def _give(self, job: Job, plan: Plan) -> None:
         self._jobs[job.name] = job
+        self._tally.waiting.update(cell.key_label for cell in job.cells)
         specs = [self._spec(cell, job.rounds, plan) for cell in job.cells]
         self._cluster.give(job.name, specs)
 
@@ -183,16 +185,26 @@ class Batches:
         for cell in job.cells:
             self._book.stop(cell, rounds)
 
-    def _settle(self, errors: Mapping[str, BaseException]) -> None:
-        """What trials could not say themselves: that they were killed, or stopped after a round."""
-        for name, error in errors.items():
-            for cell in self._jobs[name].cells:
-                if cell.key_label in self._tally.running:
-                    self._tally(CellFailed(**who(cell), cause=cause(error), trace=trace(error)))
+    def _settle(self, failures: Mapping[str, Failure], *, scored: bool = False) -> None:
+        """Give an ending to every cell of a batch that has run: what trials could not say
+        themselves, because they were stopped after a round or died, or were not heard."""
         while self._stopped:
             job, rounds = self._stopped.pop(0)
             part = replace(job, rounds=rounds)
             self._serve(part, self._plan([part]))
+        for job in self._jobs.values():
+            for cell in job.cells:
+                if cell.key_label in self._tally.waiting:
+                    self._end(replace(job, cells=(cell,)), failures.get(job.name, UNHEARD), scored)
+
+    def _end(self, job: Job, failure: Failure, scored: bool) -> None:
+        (cell,), plan = job.cells, self._plan([job])
+        if plan.to_compute:
+            self._tally(CellFailed(**who(cell), cause=failure.cause, trace=failure.trace))
+        elif scored:
+            self._tally.waiting.discard(cell.key_label)
+        else:
+            self._serve(job, plan)
 
     def _serve(self, job: Job, plan: Plan) -> None:
         """Results of a job that the store has whole."""

@@ -11,15 +11,15 @@ from typing import Any
 import ray
 
 from coin_ray.cluster.folders import RUNS, run_folder
-from coin_ray.cluster.nodes import connected
+from coin_ray.cluster.nodes import connected, gpu_nodes, node_ids
 from coin_ray.cluster.rounds import train_coarse
-from coin_ray.cluster.scoring import start_actors
+from coin_ray.cluster.scoring import start_actor
 from coin_ray.cluster.searching import Proposals
 from coin_ray.cluster.session import session
 from coin_ray.cluster.tally import Tally, pumped
-from coin_ray.cluster.tasks import CellSpec, EventHub
+from coin_ray.cluster.tasks import CellSpec, start_hub
 from coin_ray.cluster.trial import Errand
-from coin_ray.cluster.tuning import Rungs, tune_jobs
+from coin_ray.cluster.tuning import Failure, Rungs, tune_jobs
 from coin_ray.cluster.watchdog import PATIENCE, watchdog, who_waits
 from coin_ray.pipeline.nodes import (
     STEP_STAGES,
@@ -69,7 +69,9 @@ class Connection:
         self._hub: Any = None
         self._drain: Callable[[], None] = lambda: None
         self._at_once = 1
-        self._pools: dict[str, tuple[Any, ...]] = {}
+        self._elsewhere = 1
+        self._given: dict[str, Sequence[CellSpec]] = {}
+        self._pools: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Connection:
         return self
@@ -91,8 +93,9 @@ class Connection:
         # of them than can train at the same time.
         held = models * segmenter_share(asked, device)
         self._at_once = room(group, nodes, held=held) // workers
-        self._hub = ray.remote(num_cpus=0)(EventHub).remote()
-        self._drain = self._stack.enter_context(pumped(self._hub, self._tally))
+        self._elsewhere = max(1, int(sum(node.cpus for node in nodes)) // 2)
+        self._hub = start_hub()
+        self._drain = self._stack.enter_context(pumped(self._hub, self._tally, self._hand_over))
         steps = dict.fromkeys(step_request(asked, step, device) for step in STEP_STAGES)
 
         def look() -> list[str]:
@@ -110,9 +113,14 @@ class Connection:
         self._stack.enter_context(guard)
 
     def give(self, job: str, specs: Sequence[CellSpec]) -> None:
-        """Put the cells of a job where its trial will look for them."""
+        """Keep the cells of a job until its trial asks for them."""
+        self._given[job] = specs
+
+    def _hand_over(self, job: str) -> None:
+        """Answer a trial, also one that is tried again, with the segmenters that there are now."""
         there = tuple(
-            replace(self._placed(spec), actors=self._pool(spec.config.sam)) for spec in specs
+            replace(self._placed(spec), actors=self._pool(spec.config.sam))
+            for spec in self._given[job]
         )
         ray.get(self._hub.give.remote(job, there))
 
@@ -135,8 +143,8 @@ class Connection:
         rungs: Rungs | None = None,
         searcher: Proposals | None = None,
         trials: int = 1,
-    ) -> dict[str, BaseException]:
-        """Run jobs that have been given, or a searcher's; the errors of those that failed."""
+    ) -> dict[str, Failure]:
+        """Run jobs that have been given, or a searcher's; why those failed that did."""
         study, workers = self._study, self.resources.workers
         goal, by_round = study.objective.metric, rungs is not None
         errors = tune_jobs(
@@ -148,17 +156,29 @@ class Connection:
             scheduler=rungs,
             searcher=searcher,
             trials=trials,
+            nodes=node_ids(),
+            tell=self._tally,
         )
         self._drain()
         return errors
 
     def _pool(self, sam: Sam) -> tuple[Any, ...]:
-        if sam.model not in self._pools:
-            store = self._workspace / "store"
-            gpu = segmenter_share(self._study.resources, self._device)
-            pool = start_actors(sam.model, store, device=self._device, batch=sam.batch, gpu=gpu)
-            self._pools[sam.model] = pool
-        return self._pools[sam.model]
+        """The segmenters of a model: one for each node that has a GPU now; without GPUs one for two
+        CPUs, wherever Ray puts them."""
+        device, pool = self._device, self._pools.setdefault(sam.model, {})
+        on_gpus = device.startswith("cuda")
+        places = gpu_nodes() if on_gpus else [f"any {n}" for n in range(self._elsewhere)]
+        for place in places:
+            if place not in pool:
+                pool[place] = start_actor(
+                    sam.model,
+                    self._workspace / "store",
+                    device=device,
+                    batch=sam.batch,
+                    gpu=segmenter_share(self._study.resources, device),
+                    node=place if on_gpus else None,
+                )
+        return tuple(pool[place] for place in places)
 
 
 def segmenters(study: ResolvedStudy) -> int:

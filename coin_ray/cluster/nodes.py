@@ -31,6 +31,11 @@ def connected() -> list[Node]:
     ]
 
 
+def node_ids() -> list[str]:
+    """The ids of its nodes."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
 def gpu_nodes() -> list[str]:
     """The ids of its nodes that have a GPU."""
     nodes = [node for node in ray.nodes() if node["Alive"]]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import ActorUnschedulableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from coin_ray.cluster.nodes import gpu_nodes, limit
+from coin_ray.cluster.nodes import limit
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.segmenter import CachedSegmenter
@@ -49,26 +50,41 @@ class ActorSegmenter:
         """See ``pipeline.segmenter.Segmenter``."""
         if not self._actors:
             raise RuntimeError(f"{embed.path} has gone from the store since the plan; run again")
-        actor = self._actors[int(embed.digest, 16) % len(self._actors)]
-        arrays, computed = ray.get(actor.masks.remote(image, embed, points))
+        arrays, computed = self._ask(int(embed.digest, 16), image, embed, points)
         for key, seconds in computed:
             leave_out(seconds)
             if done is not None:
                 done(key, seconds)
         return InstanceMasks.from_arrays(arrays)
 
+    def _ask(self, first: int, *request: Any) -> Any:
+        """The answer of an image's actor; of the next one that lives where that one is gone for
+        good, which costs another embedding and changes nothing."""
+        turn = first % len(self._actors)
+        *pool, last = (*self._actors[turn:], *self._actors[:turn])
+        for actor in pool:
+            try:
+                return ray.get(actor.masks.remote(*request))
+            except (RayActorError, ActorUnschedulableError):
+                continue
+        return ray.get(last.masks.remote(*request))
 
-def start_actors(
-    model: str, store: Path, *, device: str, batch: int, gpu: float
-) -> tuple[Any, ...]:
-    """On GPUs one actor for every node that has some, with the share ``gpu`` of the first; else one
-    for two CPUs. It reserves none of them: its callers wait while it works, and a pool that held
-    CPUs could starve the trials it serves."""
-    options = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
-    make = ray.remote(SegmenterActor).options(**options)
-    if device.startswith("cuda"):
-        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in gpu_nodes()]
-        kinds = [make.options(num_gpus=gpu, scheduling_strategy=place) for place in places]
-    else:
-        kinds = [make] * max(1, int(ray.cluster_resources()["CPU"]) // 2)
-    return tuple(kind.remote(model, store, device, batch, gpu) for kind in kinds)
+
+def start_actor(
+    model: str, store: Path, *, device: str, batch: int, gpu: float, node: str | None = None
+) -> Any:
+    """One of the pool, on the given node or anywhere. It reserves no CPU: its callers wait while it
+    works, and a pool that held CPUs could starve the trials it serves. One with a share of a GPU
+    does not move to another node, whose GPUs are counted without it."""
+    place = NodeAffinitySchedulingStrategy(node, soft=False) if node else "DEFAULT"
+    return (
+        ray.remote(SegmenterActor)
+        .options(
+            num_cpus=0,
+            num_gpus=gpu,
+            max_restarts=3,
+            max_task_retries=3,
+            scheduling_strategy=place,
+        )
+        .remote(model, store, device, batch, gpu)
+    )

@@ -75,7 +75,7 @@ class Proposals(Searcher):
     ) -> None:
         """A trial ended by itself, was stopped after a round (its value counts), or failed."""
         name, values = self._running.pop(trial_id)
-        value = None if error or result is None else result[VALUE]
+        value = None if error or result is None else result.get(VALUE)  # none if a cell failed
         self._known[self._config(values)] = value
         self._tell(name, value)
         self._done(values, value)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from coin_ray.cluster.watchdog import Pulse
+from coin_ray.errors import UserError
 from coin_ray.pipeline.events import (
     CellEvent,
     CellFailed,
@@ -18,18 +22,23 @@ from coin_ray.pipeline.events import (
     CellScored,
     CellStarted,
     Event,
+    Note,
     RoundProgress,
     StageFinished,
     StageReused,
     from_json,
 )
 
+log = logging.getLogger(__name__)
 Listen = Callable[[Event], None]
 
 
 class Tally:
     """Hands events on, one at a time whatever thread they come from, and keeps what the end of a
     study and its next step ask for.
+
+    ``waiting``: cells that are to be run or are at it; an ending (finished, scored, failed, left
+    out) takes them from it.
 
     ``made``: digests of the stages computed; ``failed``: cell -> cause; ``traces``: cause -> its
     first traceback; ``left_out``: cell -> reason; ``finished``: cell -> metrics, of those that were
@@ -45,6 +54,7 @@ class Tally:
         self.left_out: dict[str, str] = {}
         self.finished: dict[str, Mapping[str, float]] = {}
         self.running: dict[str, str] = {}
+        self.waiting: set[str] = set()
         self.pulse = Pulse()
 
     @property
@@ -70,6 +80,7 @@ class Tally:
         match event:
             case CellFinished() | CellScored() | CellFailed() | CellLeftOut():
                 self.running.pop(event.cell, None)
+                self.waiting.discard(event.cell)
             case CellStarted():
                 self.running[event.cell] = "its start"
                 self.failed.pop(event.cell, None)
@@ -88,26 +99,63 @@ class Tally:
 
 
 @contextmanager
-def pumped(hub: Any, listen: Listen) -> Iterator[Callable[[], None]]:
+def pumped(hub: Any, listen: Listen, give: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Hand the hub's events to ``listen`` from a thread while the body runs, all of them at its
-    end; yields what hands over those that are there now."""
-    stop, one = threading.Event(), threading.Lock()
+    end, and have the driver ``give`` the jobs that trials ask for; yields what does so at once.
+
+    Whoever listens may fail: the study goes on, its results are in the store, and it is said. Once
+    the hub is lost for good, so is the cluster: the body is interrupted, and that is a UserError.
+    """
+    stop, one, said = threading.Event(), threading.Lock(), set[str]()
+    gone: list[UserError] = []
 
     def pump() -> None:
         while not stop.is_set():
-            drain()
+            try:
+                drain()
+            except UserError as error:
+                gone.append(error)
+                # Tune would wait for what never comes. It is said now: where the driver's own
+                # raylet is gone, Ray may end this process before any error is seen.
+                hand_on(Note(f"{error.what}: {error.do}", "error"))
+                _thread.interrupt_main()
+                return
             stop.wait(0.25)
 
     def drain() -> None:
         with one:
-            for event in ray.get(hub.drain.remote()):
-                listen(from_json(event))
+            try:
+                told, asked = ray.get(hub.drain.remote())
+                for job in sorted(asked):
+                    give(job)
+            except RayError as error:
+                raise UserError(
+                    "the Ray cluster was lost while the study ran",
+                    found=f"{type(error).__name__}: {str(error).splitlines()[-1]}",
+                    do="run the same command again: what was computed is stored",
+                ) from error
+            for event in told:
+                hand_on(from_json(event))
+
+    def hand_on(event: Event) -> None:
+        try:
+            listen(event)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}".splitlines()[0]
+            if found not in said:
+                said.add(found)
+                log.warning("the study goes on, but an event of it was not taken: %s", found)
 
     thread = threading.Thread(target=pump, daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield drain
+    except KeyboardInterrupt:
+        if gone:
+            raise gone[0] from None
+        raise
     finally:
         stop.set()
         thread.join()
-        drain()
+        if not gone:
+            drain()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.scoring import ActorSegmenter
@@ -107,22 +109,28 @@ def _step(spec: CellSpec, step: str, index: int, cpus: float, gpus: float) -> An
     return STEPS[step](open_cell(spec), spec.samples, index)
 
 
+@cache
+def _task(cpus: float, gpus: float, memory: float) -> Any:
+    """A step with what it takes. A killed worker is Ray's to retry; an error of the step itself is
+    not repeated. Without a strategy of their own the tasks would have to fit into the bundle of the
+    waiting driver."""
+    options: dict[str, Any] = {"num_cpus": cpus, "max_retries": 2, "retry_exceptions": False}
+    if memory:
+        options["memory"] = memory
+    if gpus:
+        # A process keeps the first card that it has used, whichever Ray hands it later: one that
+        # had a card is not used again. Ray takes this here, and drops it from ``options``.
+        options |= {"num_gpus": gpus, "max_calls": 1}
+    return ray.remote(scheduling_strategy="DEFAULT", **options)(_step)
+
+
 def distributed(spec: CellSpec) -> Each:
     """Run a cell's steps as tasks, one per image. A task that runs out of a GPU's memory is tried
     once more with all of the GPU that the segmenter leaves."""
     reference = ray.put(spec)
 
     def submit(step: str, index: int, needs: Request, gpus: float) -> Any:
-        # A killed worker is Ray's to retry; an error of the step itself is not repeated. Without a
-        # strategy of their own the tasks would have to fit into the bundle of the waiting driver.
-        task = ray.remote(_step).options(
-            scheduling_strategy="DEFAULT",
-            num_cpus=needs.cpus,
-            num_gpus=gpus,
-            memory=needs.memory or None,
-            max_retries=2,
-            retry_exceptions=False,
-        )
+        task = _task(needs.cpus, gpus, needs.memory)
         return task.remote(reference, step, index, needs.cpus, gpus)
 
     def each(step: str, n: int) -> list[Any]:
@@ -151,24 +159,41 @@ def patient(get: Callable[[Any], Any], task: Any, index: int, again: Callable[[i
 
 
 class EventHub:
-    """Collects the events of all processes until the driver fetches them, and holds what trials
-    will ask for."""
+    """Collects the events of all processes until the driver fetches them, and hands to trials what
+    the driver has for them.
+
+    Nothing in it is needed for long: one that is started anew has lost a moment's events, and asks
+    the driver again for what trials ask it.
+    """
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
+        self._asked: set[str] = set()
         self._cells: dict[str, tuple[CellSpec, ...]] = {}
 
     def put(self, event: dict[str, Any]) -> None:
         self._events.append(event)
 
-    def drain(self) -> Sequence[dict[str, Any]]:
+    def drain(self) -> tuple[Sequence[dict[str, Any]], set[str]]:
+        """What was put since the last time, and the jobs whose trials wait for their cells."""
         events, self._events = self._events, []
-        return events
+        asked, self._asked = self._asked, set()
+        return events, asked
 
     def give(self, job: str, cells: tuple[CellSpec, ...]) -> None:
         """What the trial of this name will run."""
         self._cells[job] = cells
 
-    def take(self, job: str) -> tuple[CellSpec, ...]:
-        """The cells of a trial."""
-        return self._cells[job]
+    def take(self, job: str) -> tuple[CellSpec, ...] | None:
+        """The cells of a trial, once; None while the driver has yet to give them."""
+        if job not in self._cells:
+            self._asked.add(job)
+        return self._cells.pop(job, None)
+
+
+def start_hub() -> Any:
+    """On the driver's own node: it is lost with the driver alone, or started again."""
+    here = ray.get_runtime_context().get_node_id()
+    forever = {"max_restarts": -1, "max_task_retries": -1}
+    place = NodeAffinitySchedulingStrategy(here, soft=False)
+    return ray.remote(EventHub).options(num_cpus=0, scheduling_strategy=place, **forever).remote()

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 
 from coin_ray.cluster.rounds import train_stage
 from coin_ray.cluster.searching import VALUE
@@ -23,6 +24,9 @@ from coin_ray.pipeline.runner import Each, Train, export, run_cell
 
 ROUNDS = "rounds"
 """Under this name a trial reports how many rounds its value is of."""
+FAILED = "failed"
+"""Under this name a trial reports why a cell of it failed. That is an ending as any other: what
+Tune itself takes for a failure of a trial, and tries again, is the loss of its process or node."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def run_trial(config: Mapping[str, str], hub: Any, errand: Errand) -> None:
     Nothing of a round is alive between two of them, and all that a trial has computed is stored, so
     it can be stopped or killed at any time.
     """
-    specs: tuple[CellSpec, ...] = ray.get(hub.take.remote(config["job"]))
+    specs = _cells(hub, config["job"])
     last = specs[0].rounds
     spent = dict.fromkeys(range(len(specs)), 0.0)
     for rounds in range(1, last + 1) if errand.by_round and last else [last]:
@@ -54,7 +58,15 @@ def run_trial(config: Mapping[str, str], hub: Any, errand: Errand) -> None:
             start = time.perf_counter()
             if not spent[index]:
                 spec.emit(CellStarted)
-            metrics = _advance(spec, rounds, errand)
+            try:
+                metrics = _advance(spec, rounds, errand)
+            except Exception as error:
+                if lost(error):
+                    raise
+                ray.get(spec.emit(CellFailed, cause=cause(error), trace=trace(error)))
+                of = f"{spec.who['cell']} of the same trial failed: " if len(specs) > 1 else ""
+                tune.report({ROUNDS: rounds, FAILED: of + cause(error)})
+                return
             spent[index] += time.perf_counter() - start
             if errand.score:
                 ray.get(spec.emit(CellScored, metrics=metrics))
@@ -68,16 +80,18 @@ def run_trial(config: Mapping[str, str], hub: Any, errand: Errand) -> None:
         tune.report({ROUNDS: rounds, **mean})
 
 
+def _cells(hub: Any, job: str) -> tuple[CellSpec, ...]:
+    while (specs := ray.get(hub.take.remote(job))) is None:
+        time.sleep(0.1)
+    return specs
+
+
 def _advance(spec: CellSpec, rounds: int, errand: Errand) -> dict[str, float]:
     """The metrics of a cell after so many of its rounds; its results if these are all."""
     part = replace(spec, rounds=rounds)
-    try:
-        run, each = open_cell(part), distributed(part)
-        study = errand.study if rounds == spec.rounds and not errand.score else None
-        return run_to_end(part, run, each, partial(train_stage, part, errand.workers), study)
-    except Exception as error:
-        ray.get(spec.emit(CellFailed, cause=cause(error), trace=trace(error)))
-        raise
+    run, each = open_cell(part), distributed(part)
+    study = errand.study if rounds == spec.rounds and not errand.score else None
+    return run_to_end(part, run, each, partial(train_stage, part, errand.workers), study)
 
 
 def run_to_end(
@@ -118,8 +132,11 @@ def cause(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback; none of a mistake that its message explains."""
-    return "" if isinstance(told(error), UserError) else traceback.format_exc()
+    """The traceback; none of a mistake that its message explains, nor of Ray's own for what was
+    lost."""
+    if isinstance(told(error), UserError) or lost(error):
+        return ""
+    return "".join(traceback.format_exception(error))
 
 
 def told(error: BaseException) -> BaseException:
@@ -129,12 +146,25 @@ def told(error: BaseException) -> BaseException:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that was raised first; of one that has been put into words, the words."""
-    while not isinstance(error, UserError):
-        workers = getattr(error, "worker_failures", None)
-        inner = next(iter(workers.values())) if workers else None
-        inner = inner or getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
+    """The error that was raised first; of one that has been put into words, the words; of several
+    workers' a loss, which the others suffer from."""
+    while not isinstance(error, UserError) and (inner := _within(error)):
+        error = max(inner, key=lost)
     return error
+
+
+def lost(error: BaseException) -> bool:
+    """True if what failed was a process or a node, not the cell: Ray's own errors. Of several
+    workers one such is enough, for the others then miss it."""
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        # An actor that could not begin had an error of its own.
+        return not getattr(error, "actor_init_failed", False)
+    return not isinstance(error, UserError) and any(map(lost, _within(error)))
+
+
+def _within(error: BaseException) -> list[BaseException]:
+    """What an error says of where it comes from."""
+    workers = getattr(error, "worker_failures", None) or {}
+    named = getattr(error, "controller_failure", None) or getattr(error, "cause", None)
+    inner = [*workers.values()] or [named or error.__cause__]
+    return [e for e in inner if isinstance(e, BaseException)]

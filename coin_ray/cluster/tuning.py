@@ -7,14 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from coin_ray.cluster.searching import VALUE
-from coin_ray.cluster.trial import ROUNDS, Errand, run_trial
+from coin_ray.cluster.trial import FAILED, ROUNDS, Errand, cause, run_trial, trace
+from coin_ray.pipeline.events import Event, Note
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
+
+RETRIES = 2
+"""Times that a trial is tried again whose process or node was lost."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed: one line, and the traceback of what its line does not explain."""
+
+    cause: str
+    trace: str
 
 
 @dataclass(frozen=True)
@@ -94,15 +107,28 @@ def tune_jobs(
     scheduler: Rungs | None = None,
     searcher: Searcher | None = None,
     trials: int = 1,
-) -> dict[str, BaseException]:
+    nodes: Sequence[str],
+    tell: Callable[[Event], None],
+) -> dict[str, Failure]:
     """Run jobs that the hub holds, in their order, or so many that a searcher proposes.
 
-    A job that fails ends no other; gives the errors by job. All else of interest comes as events.
+    A job that fails ends no other; gives why, by job. A trial whose process or node is lost is
+    tried again on another of ``nodes``. All else of interest comes as events.
     """
     trainable = tune.with_parameters(run_trial, hub=hub, errand=errand)
     # A driver only waits, and whatever CPU it holds its own workers lack: with a thousandth of one,
     # two workers never fit on two CPUs. Nothing at all is refused, so it asks for one byte.
-    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}]))
+    # Ray would put all of them on one node; the hint is dropped where its node is gone.
+    order = {job: index for index, job in enumerate(jobs)}
+
+    def place(config: Mapping[str, str]) -> tune.PlacementGroupFactory:
+        index = order.get(config["job"], crc32(config["job"].encode()))
+        node = nodes[index % len(nodes)]
+        return tune.PlacementGroupFactory(
+            [{"memory": 1}], strategy="STRICT_PACK", _soft_target_node_id=node
+        )
+
+    trainable = tune.with_resources(trainable, place)
     tuner = tune.Tuner(
         trainable,
         param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
@@ -119,9 +145,35 @@ def tune_jobs(
             name=f"{errand.study}-{time.time_ns()}",
             storage_path=str(folder),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[_Retold(tell)],
         ),
     )
     results = tuner.fit()
     # By our own name: a trial's id and its place say nothing.
-    return {r.config["job"]: r.error for r in results if r.error is not None and r.config}
+    return {r.config["job"]: why for r in results if r.config and (why := _failure(r))}
+
+
+def _failure(result: tune.Result) -> Failure | None:
+    if result.error is not None:
+        return Failure(f"{cause(result.error)} (tried {RETRIES + 1} times)", trace(result.error))
+    reason = (result.metrics or {}).get(FAILED)
+    return Failure(reason, "") if reason else None
+
+
+class _Retold(tune.Callback):
+    """Says which trials are tried again."""
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+
+    def on_trial_recover(
+        self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
+    ) -> None:
+        error = trial.get_pickled_error()
+        why = f" ({cause(error)})" if error else ""
+        lost = f"{trial.config['job']} lost its process or its node and is tried again"
+        self._tell(Note(lost + why, "warning"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the scheduler

@@ -1,0 +1,182 @@
+"""Every cell has an ending, also where its trial has none. No cluster is started."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
+
+from coin_ray.cluster import tally
+from coin_ray.cluster.batches import Batches
+from coin_ray.cluster.scoring import ActorSegmenter
+from coin_ray.cluster.tally import Tally, pumped
+from coin_ray.cluster.tasks import _task
+from coin_ray.cluster.trial import cause, lost, trace
+from coin_ray.cluster.trials import TrialBook
+from coin_ray.cluster.tuning import Failure
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.errors import UserError
+from coin_ray.pipeline import events
+from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.study.datasets import Resolved, with_data
+from tests.test_cluster_sweep import GOOD, NONE_TINY, study
+from tests.test_pipeline_cell import config
+
+LOST = Failure("the node died (tried 3 times)", "")
+
+
+class Silent:
+    """A cluster whose trials say nothing; ``failures`` is what Tune has of them."""
+
+    resources = SimpleNamespace(workers=1)
+
+    def __init__(self, failures: dict[str, Failure]) -> None:
+        self.failures = failures
+
+    def open(self) -> None: ...
+
+    def give(self, job: str, specs: Any) -> None: ...
+
+    def run(self, jobs: Any, **options: Any) -> dict[str, Failure]:
+        return self.failures
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+    samples = tuple(generated_samples(tmp_path_factory.mktemp("tiles"), 1, size=96, seed=3))
+    return Resolved(tuple(s.image for s in samples), samples)
+
+
+def batches(
+    given: Any, tiles: Resolved, workspace: Path, failures: dict[str, Failure]
+) -> tuple[Batches, Tally, list[events.Event]]:
+    heard: list[events.Event] = []
+    told, book = Tally(heard.append), TrialBook(given, workspace / "runs")
+    cluster: Any = Silent(failures)
+    return Batches(given, {"tiles": tiles}, workspace, told, book, cluster), told, heard
+
+
+def test_a_cell_whose_trial_died_before_its_first_word_has_failed(
+    tiles: Resolved, tmp_path: Path
+) -> None:
+    given = with_data(study(*GOOD), {"tiles": tiles})
+    none, mae = (cell.key_label for cell in given.cells)
+    run, told, heard = batches(given, tiles, tmp_path, {none: LOST})
+    run.finish("", given.cells)
+    assert told.failed == {
+        none: LOST.cause,
+        mae: "its trial ended without a result and without a word",
+    }
+    assert sum(isinstance(event, events.CellFailed) for event in heard) == 2 and not told.waiting
+    assert run.score("", given.cells) == {} and len(told.failed) == 2
+
+
+def test_a_cell_that_was_not_heard_but_is_stored_has_finished(
+    tiles: Resolved, tmp_path: Path
+) -> None:
+    cells = {level: config(**NONE_TINY, rounds={"count": 0}, instances={"footprint": size})
+             for level, size in (("a", 9), ("b", 7))}  # fmt: skip
+    given = with_data(study(*((level, "tiles", c) for level, c in cells.items())), {"tiles": tiles})
+    labels = [cell.key_label for cell in given.cells]
+    run, told, _ = batches(given, tiles, tmp_path, {})
+
+    def compute(*_: Any, **__: Any) -> dict[str, Failure]:
+        for cell in cells.values():
+            run_local(open_local(cell, 0, tiles.train, tmp_path), tiles.samples)
+        return {labels[0]: LOST}
+
+    run._cluster.run = compute  # type: ignore[method-assign]
+    run.finish("", given.cells)
+    assert told.failed == {} and set(told.finished) == set(labels)
+    assert (tmp_path / "runs" / given.run_name / labels[0] / "metrics.json").is_file()
+
+
+def test_what_is_tried_again_is_what_was_lost() -> None:
+    died = ActorDiedError()
+    task = RayTaskError("step", "", died)
+    group = RuntimeError("a training failed")
+    group.worker_failures = {0: ValueError("peer closed"), 1: died}  # type: ignore[attr-defined]
+    assert all(map(lost, (died, WorkerCrashedError(), task, group)))
+    mistake = UserError("cut.png is truncated")
+    step = RayTaskError("step", "", ValueError("x"))
+    never_began = ActorDiedError(RayTaskError("__init__", "", mistake, actor_id="0"))
+    for error in (mistake, ValueError("x"), step, never_began):
+        assert not lost(error)
+    assert trace(task) == "" and cause(group).startswith("ActorDiedError: ")
+    try:
+        raise RuntimeError("outside") from mistake
+    except RuntimeError as error:
+        assert cause(error) == "cut.png is truncated" and not lost(error)
+
+
+def test_a_lost_cluster_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(value: Any) -> Any:
+        raise ActorDiedError
+
+    monkeypatch.setattr(tally.ray, "get", get)
+    hub, told = SimpleNamespace(drain=SimpleNamespace(remote=lambda: None)), list[Any]()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises(UserError, match="the Ray cluster was lost") as error,
+            pumped(hub, told.append, lambda job: None),
+        ):
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "run the same command again" in error.value.do and len(told) == 1
+
+
+def test_only_a_step_on_a_gpu_has_a_process_of_its_own() -> None:
+    assert _task(1.0, 0.5, 0.0)._max_calls == 1 and _task(1.0, 0.0, 2**30)._max_calls == 0
+
+
+def test_a_listener_that_fails_does_not_stop_the_events(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pending = [[events.Note(text).to_json()] for text in ("one", "two", "three")]
+    monkeypatch.setattr(tally.ray, "get", lambda value: value)
+    drain = SimpleNamespace(remote=lambda: (pending.pop(0) if pending else [], set()))
+    heard: list[str] = []
+
+    def listen(event: Any) -> None:
+        heard.append(event.text)
+        if event.text != "three":
+            raise OSError("no space left on device")
+
+    with (
+        caplog.at_level(logging.WARNING),
+        pumped(SimpleNamespace(drain=drain), listen, lambda job: None),
+    ):
+        end = time.monotonic() + 10
+        while len(heard) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+    assert heard == ["one", "two", "three"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the study goes on, but an event of it was not taken: OSError: no space left on device"
+    ]
+
+
+def test_another_segmenter_answers_for_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from coin_ray.cluster import scoring
+
+    def get(answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def actor(answer: Any) -> Any:
+        return SimpleNamespace(masks=SimpleNamespace(remote=lambda *request: answer))
+
+    monkeypatch.setattr(scoring.ray, "get", get)
+    died = ActorDiedError()
+    pool = [actor(died), actor("masks"), actor(died)]
+    assert {ActorSegmenter(pool)._ask(first) for first in range(6)} == {"masks"}
+    with pytest.raises(ActorDiedError):
+        ActorSegmenter(pool[:1])._ask(0)

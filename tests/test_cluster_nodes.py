@@ -1,0 +1,207 @@
+"""Studies on several real raylets: pretended GPUs, a node that is lost, an event hub that dies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from coin_ray.cluster.sweep import Outcome, run_study
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.pipeline import events
+from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.pipeline.settings import Cell
+from coin_ray.study.datasets import Resolved
+from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from tests import pretended
+from tests.conftest import ROOT
+from tests.test_pipeline_cell import config
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+HUB, TRIAL = "ray::EventHub", "ray::Implicit"
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+NO_ROUNDS: dict[str, Any] = {"uss": {"family": "none"}, "rounds": {"count": 0}}
+FAST = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+"""A node is taken for dead after a second."""
+
+
+def study(cells: dict[str, Cell], **fields: Any) -> ResolvedStudy:
+    data = DataSpec(name="tiles", kind="folder")
+    return ResolvedStudy(
+        name="nodes",
+        title="",
+        profile="test",
+        source_files=(),
+        data=(data,),
+        levels=tuple(cells),
+        baseline_level=next(iter(cells)),
+        cells=tuple(
+            StudyCell(level, {"level": level}, data, 0, cell, f"{level}-0")
+            for level, cell in cells.items()
+        ),
+        report=("aji",),
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+    samples = tuple(generated_samples(tmp_path_factory.mktemp("tiles"), 2, size=96, seed=3))
+    return Resolved(tuple(s.image for s in samples), samples)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head of two CPUs; the test adds its nodes."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the hook
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0, "_system_config": FAST}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    yield made
+    made.shutdown()
+
+
+def run(
+    given: ResolvedStudy,
+    tiles: Resolved,
+    workspace: Path,
+    cluster: Any,
+    once: Callable[[events.Event], bool] | None = None,
+    strike: Callable[[], Any] = lambda: None,
+    **options: Any,
+) -> tuple[Outcome, list[events.Event]]:
+    """A study on the cluster, which is struck at the first event that ``once`` is true of."""
+    heard: list[events.Event] = []
+    struck: list[threading.Thread] = []
+
+    def listen(event: events.Event) -> None:
+        heard.append(event)
+        if once is not None and not struck and once(event):
+            struck.append(threading.Thread(target=strike))
+            struck[0].start()
+
+    outcome = run_study(
+        given,
+        {"tiles": tiles},
+        workspace=workspace,
+        listen=listen,
+        address=cluster.address,
+        **options,
+    )
+    if once is not None:
+        struck[0].join()
+    return outcome, heard
+
+
+def processes(title: str, node: Any) -> list[psutil.Process]:
+    """Those of Ray's workers on a node whose title begins so."""
+    (raylet,) = node.all_processes["raylet"]
+    workers = psutil.Process(raylet.process.pid).children()
+    return [worker for worker in workers if worker.name().startswith(title)]
+
+
+def agreement(heard: list[events.Event]) -> dict[str, float]:
+    finished = [e for e in heard if isinstance(e, events.CellFinished)]
+    return {e.level: e.metrics["agreement"] for e in finished}
+
+
+def alone(cells: dict[str, Cell], tiles: Resolved, workspace: Path) -> dict[str, float]:
+    """What one process computes, on as many threads as a task of a CPU has."""
+    torch.set_num_threads(1)
+    return {
+        level: run_local(open_local(cell, 0, tiles.train, workspace), tiles.samples)[1]["agreement"]
+        for level, cell in cells.items()
+    }
+
+
+def test_a_study_on_gpus_and_no_process_sees_two_cards(
+    cluster: Any, tiles: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    cells = {"base": config(**NO_ROUNDS)}
+    given = study(cells, resources={"stage": {"gpu": 0.6}, "round": {"gpu": 0.6}})
+    outcome, heard = run(given, tiles, tmp_path, cluster, device="cuda")
+    assert outcome.failed == {} and agreement(heard) == alone(cells, tiles, tmp_path / "alone")
+    cards = defaultdict(set)
+    for line in (tmp_path / "cards").read_text().splitlines():
+        process, card = line.split()
+        cards[process].add(card)
+    assert set().union(*cards.values()) == {"0", "1"}
+    assert {process: seen for process, seen in cards.items() if len(seen) > 1} == {}
+
+
+def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: Resolved, tmp_path: Path) -> None:
+    """Four trials on three nodes; one that has a trial goes as soon as the first is heard of."""
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    gone: list[Any] = []
+
+    def strike() -> None:
+        end = time.monotonic() + 60
+        while not gone and time.monotonic() < end:
+            gone.extend([node for node in nodes if processes(TRIAL, node)][:1])
+        cluster.remove_node(gone[0], allow_graceful=False)
+
+    cells = {
+        f"f{size}": config(**NO_ROUNDS, instances={"footprint": size}) for size in (5, 7, 9, 11)
+    }
+    outcome, heard = run(
+        study(cells),
+        tiles,
+        tmp_path,
+        cluster,
+        lambda event: isinstance(event, events.CellStarted),
+        strike,
+    )
+    assert gone and outcome.failed == {}
+    assert agreement(heard) == alone(cells, tiles, tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_a_segmenter_whose_node_is_lost_is_stood_in_for(
+    cluster: Any, tiles: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+    cells = {"base": config(**NO_ROUNDS)}
+    outcome, heard = run(
+        study(cells),
+        tiles,
+        tmp_path,
+        cluster,
+        lambda event: isinstance(event, events.StageFinished) and event.stage == "masks",
+        lambda: cluster.remove_node(nodes[0], allow_graceful=False),
+        device="cuda",
+    )
+    assert outcome.failed == {} and agreement(heard) == alone(cells, tiles, tmp_path / "alone")
+
+
+def test_an_event_hub_that_dies_is_started_again(
+    cluster: Any, tiles: Resolved, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def strike() -> None:
+        for process in processes(HUB, cluster.head_node):
+            process.kill()
+            killed.append(process.pid)
+
+    cells = {f"f{size}": config(**NO_ROUNDS, instances={"footprint": size}) for size in (5, 7, 9)}
+    outcome, heard = run(
+        study(cells),
+        tiles,
+        tmp_path,
+        cluster,
+        lambda event: isinstance(event, events.CellStarted),
+        strike,
+    )
+    assert len(killed) == 1 and outcome.failed == {}
+    assert agreement(heard) == alone(cells, tiles, tmp_path / "alone")
