@@ -70,8 +70,8 @@ class Campaign:
         with cost.timed(prefix=True) as count:
             run = self._open(cell, workspace, count)
             for image in self.images:
-                run.select(image, 1)
-        scores = [run.score(image, 1).info for image in self.images]
+                run.labels(image, 1)
+        scores = [run.artifact("score", image, 1).info for image in self.images]
         return sum(s["agreement_sum"] for s in scores) / sum(s["instances"] for s in scores)
 
     def finish(self, cell: StudyCell, workspace: Path, cost: Cost) -> None:

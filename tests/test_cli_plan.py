@@ -15,8 +15,8 @@ from typer.testing import Result
 from coin_ray.cli import costs, preamble
 from coin_ray.cluster.trials import TrialBook
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline.chain import VERSIONS as STAGES
 from coin_ray.pipeline.nodes import Node
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.study.command_line import Request
 from coin_ray.study.study import resolve
 from tests.cli_calls import call, enter, fill, stages_of, study_of

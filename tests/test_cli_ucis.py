@@ -115,11 +115,11 @@ def test_a_model_is_trained_once_and_written(
     cell = next(c for c in study.cells if c.config.ucis.model == model and c.config.rounds.count)
     data = resolve_data(cell.data, folder / ".coin-ray")
     run = open_local(cell.config, 0, data.train, folder / ".coin-ray")
-    found = run.ucis_model()
+    found = run.artifact("ucis_model")
     assert all(found.arrays[name].tobytes() == array.tobytes() for name, array in weights.items())
     for sample in data.samples:
         mask = read_foreground(folder / "models" / "tiles" / f"{sample.name}.tif")
-        np.testing.assert_array_equal(mask, run.ucis(sample.image))
+        np.testing.assert_array_equal(mask, run.array("ucis", sample.image))
 
     again = call(model, "--data", images, *SETTINGS, "--no-tracking")
     assert again.exit_code == 0 and "to compute: nothing; stored: 1" in again.output

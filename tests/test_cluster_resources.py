@@ -18,7 +18,6 @@ from coin_ray.errors import UserError
 from coin_ray.pipeline import events
 from coin_ray.pipeline.keys import make_key
 from coin_ray.pipeline.nodes import (
-    STEP_STAGES,
     Node,
     Request,
     check_request,
@@ -27,15 +26,17 @@ from coin_ray.pipeline.nodes import (
     round_request,
     step_request,
 )
-from coin_ray.pipeline.runner import STEPS
+from coin_ray.pipeline.steps import STEPS
 from coin_ray.pipeline.store import Store
 
 GIB = 2**30
 SMALL, BIG = Node(4, 0, 8 * GIB), Node(16, 2, 64 * GIB)
 
 
-def test_every_step_has_its_stages() -> None:
-    assert STEP_STAGES.keys() == STEPS.keys()
+def test_a_step_may_compute_all_that_is_below_it_and_is_not_trained() -> None:
+    assert STEPS["centroids"].computes == ("ucis", "features", "centroids")
+    every = {"ucis", "features", "centroids", "similarity", "transport", "refine", "instances"}
+    assert set(STEPS["first_scores"].computes) == every | {"score", "predict"}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,8 @@ def test_a_step_asks_for_the_most_that_any_of_its_stages_needs() -> None:
     found = step_request(asked, "centroids", "cuda")
     assert (found.cpus, found.gpus, found.memory) == (4.0, 0.5, 6 * GIB)
     found = step_request(asked, "evaluate", "cpu")
-    assert (found.cpus, found.gpus, found.memory) == (2.0, 0.0, 0.0)
+    # An image that is not trained on has all its stages computed by its evaluation.
+    assert (found.cpus, found.gpus, found.memory) == (4.0, 0.0, 6 * GIB)
     found = round_request(asked, 3, "cuda")
     assert (found.cpus, found.gpus, found.memory, found.count) == (8.0, 0.7, 16 * GIB, 3)
 

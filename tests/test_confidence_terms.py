@@ -11,11 +11,11 @@ import pytest
 from coin_ray.confidence import consistency
 from coin_ray.imaging.stain import nuclear_evidence
 from coin_ray.labels import InstanceMasks
-from coin_ray.pipeline import stages
-from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.settings import Cell, Term
+from coin_ray.pipeline.stage import Ref
+from tests.computing import FakeImage, compute
 from tests.test_imaging_stain import field
-from tests.test_pipeline_chain import FakeImage
 
 IMAGE, TRUTH = field(size=120)
 EXPENSIVE = {
@@ -35,14 +35,16 @@ def cell(*terms: str, **ucis: Any) -> Cell:
 @pytest.fixture(scope="module")
 def drawn() -> tuple[np.ndarray, InstanceMasks]:
     """A label map, and masks of it: one pixel to the right, each as sure as its number."""
-    labels = stages.instances(cell("ellipse"), TRUTH, 1.0)
+    labels = compute("instances", cell("ellipse"), {"mask": TRUTH, "scale": 1.0}).arrays["array"]
     masks = InstanceMasks.from_label_map(np.roll(labels, 1, axis=1))
     sure = np.linspace(0.2, 0.9, len(masks), dtype=np.float32)
     return labels, InstanceMasks(masks.boxes, masks.crops, sure)
 
 
 def score(config: Cell, drawn: tuple[np.ndarray, InstanceMasks]) -> dict[str, np.ndarray]:
-    return stages.score(config, IMAGE, *drawn, 1.0)
+    labels, masks = drawn
+    inputs = {"image": IMAGE, "instances": labels, "masks": masks, "scale": 1.0}
+    return compute("score", config, inputs).arrays
 
 
 def test_each_term_alone_is_its_function(drawn: tuple[np.ndarray, InstanceMasks]) -> None:
@@ -66,10 +68,12 @@ def test_jitter_segments_with_the_settings_of_the_cell(
     drawn: tuple[np.ndarray, InstanceMasks],
 ) -> None:
     config = cell("stain_jitter", opening=0)
-    expected = consistency.stain_jitter_agreement(
-        IMAGE, drawn[0],
-        lambda image: stages.instances(config, stages.ucis(config, image, 1.0, None), 1.0),
-    )  # fmt: skip
+
+    def segmented(image: np.ndarray) -> np.ndarray:
+        mask = compute("ucis", config, {"image": image, "scale": 1.0}).arrays["array"]
+        return compute("instances", config, {"mask": mask, "scale": 1.0}).arrays["array"]
+
+    expected = consistency.stain_jitter_agreement(IMAGE, drawn[0], segmented)
     found = score(config, drawn)["scores"]
     np.testing.assert_array_equal(found, expected)
     assert (found != score(cell("stain_jitter"), drawn)["scores"]).any()
@@ -113,7 +117,7 @@ def test_only_what_is_asked_for_is_computed(
 )
 def test_the_key_holds_what_the_term_needs(term: str, inputs: set[str], settings: set[str]) -> None:
     image = FakeImage("a")
-    keys = CellKeys(cell(term), 0, (image,), lambda name: name, lambda folder, name: name)
-    fields = json.loads(keys.score(image, 1).fields)
+    keys = Chain(cell(term), 0, (image,), lambda name: name, lambda folder, name: name)
+    fields = json.loads(keys.key(Ref("score", image, 1)).fields)
     assert set(fields["inputs"]) == {"instances", "masks"} | inputs
     assert set(fields["settings"]) == {"terms"} | settings

@@ -13,9 +13,9 @@ from coin_ray.distillation.inference import instances_from_probability, predict_
 from coin_ray.distillation.network import build_student, student_from_weights
 from coin_ray.distillation.targets import PseudoLabels
 from coin_ray.distillation.training import train_round
-from coin_ray.pipeline import stages
 from coin_ray.pipeline.settings import Cell
 from coin_ray.weights.modules import normalise
+from tests.computing import compute
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +37,11 @@ def weights() -> dict[str, np.ndarray]:
     )[0]  # fmt: skip
 
 
+def predict(config: Cell, weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
+    inputs = {"round": weights, "image": image, "scale": 1.0}
+    return compute("predict", config, inputs).arrays["array"]
+
+
 def cell(**infer: Any) -> Cell:
     return Cell.model_validate(
         {
@@ -53,8 +58,8 @@ def test_tiles_give_the_instances_of_the_whole_image(
 ) -> None:
     """Exactly those up to their numbers; what acts on the whole map acts on the stitched one."""
     image = generate_tile(5, 330)[0][:, :301]
-    whole = stages.predict(cell(minmax=minmax), weights, image, 1.0, "cpu")
-    tiled = stages.predict(cell(minmax=minmax, tile=64), weights, image, 1.0, "cpu")
+    whole = predict(cell(minmax=minmax), weights, image)
+    tiled = predict(cell(minmax=minmax, tile=64), weights, image)
     pairs = np.unique(np.stack([whole.ravel(), tiled.ravel()]), axis=1)
     assert whole.max() > 50
     assert pairs.shape[1] == len(np.unique(whole)) == len(np.unique(tiled))
@@ -91,12 +96,9 @@ def test_a_student_without_an_edge_head_needs_no_other_settings() -> None:
     )
     student = Cell().student.model_copy(update={"arch": "unet", "width": 4, "edge": False})
     maps = [
-        stages.predict(
-            cell(edge_markers=markers).model_copy(update={"student": student}),
-            bare, image, 1.0, "cpu",
-        )
+        predict(cell(edge_markers=markers).model_copy(update={"student": student}), bare, image)
         for markers in (False, True)
-    ]  # fmt: skip
+    ]
     np.testing.assert_array_equal(*maps)
 
 
@@ -113,7 +115,7 @@ def test_the_crf_refines_the_stretched_map_before_the_decision(
 
     monkeypatch.setattr(room, "dense_crf", shrink)
     image = generate_tile(6, 96)[0]
-    found = stages.predict(cell(minmax=True, crf=True), weights, image, 1.0, "cpu")
+    found = predict(cell(minmax=True, crf=True), weights, image)
     model = student_from_weights(weights, arch="unet", width=4, encoder="", edge=True)
     seg, edge = predict_probability(model, image, scales=(1.0, 0.5))
     stretched = (seg - seg.min()) / (seg.max() - seg.min())
@@ -122,14 +124,14 @@ def test_the_crf_refines_the_stretched_map_before_the_decision(
     assert settings["iterations"] == 10 and "enabled" not in settings
     expected = instances_from_probability(stretched**2, edge, footprint=9)
     np.testing.assert_array_equal(found, expected)
-    without = stages.predict(cell(minmax=True), weights, image, 1.0, "cpu")
+    without = predict(cell(minmax=True), weights, image)
     assert (found > 0).sum() < (without > 0).sum()
 
 
 def test_the_crf_itself_gives_instances(weights: dict[str, np.ndarray]) -> None:
     pytest.importorskip("pydensecrf.densecrf", reason="the extra `crf` is not installed")
     image = generate_tile(6, 96)[0]
-    plain = stages.predict(cell(), weights, image, 1.0, "cpu") > 0
-    refined = stages.predict(cell(crf=True), weights, image, 1.0, "cpu") > 0
+    plain = predict(cell(), weights, image) > 0
+    refined = predict(cell(crf=True), weights, image) > 0
     assert refined.any() and not np.array_equal(plain, refined)
     assert (plain & refined).sum() / (plain | refined).sum() > 0.5

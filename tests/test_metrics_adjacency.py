@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from coin_ray.metrics.adjacency import adjacent_cells, split_metrics
 from coin_ray.metrics.evaluate import evaluate
-from coin_ray.pipeline import stages
 from coin_ray.pipeline.settings import Cell
+from tests.computing import compute
 from tests.test_metrics_properties import discs, edited
 
 
@@ -92,14 +92,19 @@ def test_a_part_without_truth_is_skipped():
     assert v["nonadj_aji"] == 1
 
 
+def measured(config: Cell, true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    found = compute("evaluate", config, {"labels": predicted, "truth": true})
+    return dict(zip(found.info["names"], found.arrays["values"], strict=True))
+
+
 def test_the_radius_is_a_setting_and_both_evaluators_always_report():
     true, predicted = cells(5, 10, 30), cells(5, 10, 30)  # a gap of 2 px
     for radius, adjacent in ((0, 0), (1, 2), (2, 2), (11, 3)):
         config = Cell.model_validate({"evaluate": {"adjacency_radius": radius}})
-        values = stages.evaluate(config, true, predicted)
+        values = measured(config, true, predicted)
         assert values["n_adjacent"] == adjacent
         assert values["aji"] == values["official_aji"] == 1
-    without = stages.evaluate(
+    without = measured(
         Cell.model_validate({"evaluate": {"adjacency_radius": None}}), true, predicted
     )
     assert set(values) - set(without) == {

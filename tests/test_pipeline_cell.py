@@ -98,8 +98,8 @@ def test_another_zoom_adds_to_the_features_that_are_there(tiles, finished):
         open_local(config(uss={"zoom": zoom, "minmax": False}), 0, images, workspace)
         for zoom in (2.0, 3.0, [3.0, 2.0])
     )
-    mean = (one.similarity(images[0])[1] + other.similarity(images[0])[1]) / 2
-    np.testing.assert_allclose(both.similarity(images[0])[1], mean, atol=1e-6)
+    mean = (one.array("similarity", images[0])[1] + other.array("similarity", images[0])[1]) / 2
+    np.testing.assert_allclose(both.array("similarity", images[0])[1], mean, atol=1e-6)
 
 
 def test_without_transport_the_threshold_is_one_of_cosines(tiles, finished):
@@ -109,10 +109,10 @@ def test_without_transport_the_threshold_is_one_of_cosines(tiles, finished):
         open_local(config(ot={"enabled": enabled}), 0, images, finished[0])
         for enabled in (True, False)
     )
-    stretched, cosine = on.similarity(images[0])[1], off.similarity(images[0])[1]
+    stretched, cosine = on.array("similarity", images[0])[1], off.array("similarity", images[0])[1]
     assert (stretched.min(), stretched.max()) == (0, 1)
     assert cosine.min() < 0 and cosine.max() < 1
-    np.testing.assert_array_equal(off.refine(images[0]), cosine > np.float32(0.4))
+    np.testing.assert_array_equal(off.array("refine", images[0]), cosine > np.float32(0.4))
 
 
 def test_a_third_round_continues_after_the_second(tiles, finished):
@@ -142,12 +142,12 @@ def test_relabelling_does_not_depend_on_the_number_of_workers(tiles, finished, t
     run = open_local(config(), 0, images, tmp_path)
     whole = open_local(config(), 0, images, workspace)
     for image in images:
-        for key in (run.keys.score(image, 2), run.keys.select(image, 2)):
+        for key in (run.key("score", image, 2), run.key("select", image, 2)):
             run.store.discard(run.store.folder(key))
     for rank in (0, 1):
         relabel(run, World(rank, 2), 2)
     for image in images:
-        mine, theirs = run.select(image, 2), whole.select(image, 2)
+        mine, theirs = run.labels(image, 2), whole.labels(image, 2)
         assert mine.info == theirs.info
         for name, array in theirs.arrays.items():
             np.testing.assert_array_equal(mine.arrays[name], array)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
 from coin_ray.pipeline.asked import cell_stages
-from coin_ray.pipeline.chain import VERSIONS, CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights, round_schedule
 from coin_ray.pipeline.settings import (
     Cell,
@@ -19,19 +18,8 @@ from coin_ray.pipeline.settings import (
     is_runtime,
     nest,
 )
-
-
-@dataclass(frozen=True)
-class FakeImage:
-    name: str
-    mpp: float | None = None
-
-    def digest(self) -> str:
-        return f"content of {self.name}"
-
-    def shape(self) -> tuple[int, int]:
-        return 8, 9
-
+from coin_ray.pipeline.stages import STAGES
+from tests.computing import FakeImage
 
 IMAGES = (FakeImage("a"), FakeImage("b"))
 FULL = {
@@ -80,7 +68,7 @@ def build(values: dict[str, Any]) -> Cell:
 
 
 def all_keys(values: dict[str, Any], images: tuple[FakeImage, ...] = IMAGES, seed: int = 0):
-    keys = CellKeys(
+    keys = Chain(
         build(values),
         seed,
         images,
@@ -97,13 +85,13 @@ def changed_stages(values: dict[str, Any], key: str, value: Any) -> list[str]:
     """Stages of Step 1, in order, whose keys a change of one setting changes."""
     found = []
     for changed in (values, values | {key: value}):
-        keys = CellKeys(build(changed), 0, IMAGES, str, str)
+        keys = Chain(build(changed), 0, IMAGES, str, str)
         data = SimpleNamespace(train=IMAGES, samples=[])
         stages: dict[str, set[str]] = {}
         for made in cell_stages(keys, data):
             stages.setdefault(made.stage, set()).add(made.digest)
         found.append(stages)
-    return [stage for stage in VERSIONS if found[0].get(stage) != found[1].get(stage)]
+    return [stage for stage in STAGES if found[0].get(stage) != found[1].get(stage)]
 
 
 def another(key: str, field: Any, now: Any) -> Any:
@@ -159,7 +147,7 @@ def test_settings_without_effect_change_no_key():
 def test_lists_of_zooms_share_the_features_they_have_in_common():
     keys = {}
     for zooms in ([6.0], [4.0, 6.0]):
-        one = CellKeys(build({"uss.zoom": zooms}), 0, IMAGES, str, str)
+        one = Chain(build({"uss.zoom": zooms}), 0, IMAGES, str, str)
         keys[len(zooms)] = [
             made
             for made in cell_stages(one, SimpleNamespace(train=IMAGES, samples=[]))

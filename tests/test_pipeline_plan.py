@@ -17,7 +17,7 @@ import pytest
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.pipeline.asked import cell_stages
-from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.estimate import estimate
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.ledger import read_ledger
@@ -55,7 +55,7 @@ def run(cells: list[Any], data: Any, workspace: Path) -> Counter[str]:
             one.config, one.seed, data.train, workspace, done=lambda k, s: done.update([k.stage])
         )
         values, facts = run_local(opened, data.samples)
-        folder = workspace / "runs" / opened.keys.round(1).digest
+        folder = workspace / "runs" / opened.key("round", round_=1).digest
         export(opened, data.samples, folder, values, facts)
     return done
 
@@ -157,7 +157,7 @@ def test_shared_and_multiplied_keys_count_what_keys_of_their_own_count(
         {
             key.digest: key
             for key in cell_stages(
-                CellKeys(c.config, c.seed, data.train, weights.__getitem__, lambda f, n: ""), data
+                Chain(c.config, c.seed, data.train, weights.__getitem__, lambda f, n: ""), data
             )
         }
         for c in cells
@@ -358,6 +358,6 @@ def test_every_kind_of_damage_is_found(tmp_path: Path, how: str) -> None:
 
 
 def test_a_key_depends_on_sections_and_nothing_else_of_a_cell(data: Any) -> None:
-    keys = CellKeys(config(), 0, data.train, lambda name: name, lambda f, n: "")
+    keys = Chain(config(), 0, data.train, lambda name: name, lambda f, n: "")
     with pytest.raises(AttributeError, match="not on 'model_dump'"):
         keys.config.model_dump()

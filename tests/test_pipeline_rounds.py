@@ -12,12 +12,14 @@ import pytest
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.labels import areas
+from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.plan import plan_cells
 from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stage import Ref, Truth
 from tests.conftest import SEED, TINY
 
 
@@ -54,6 +56,10 @@ def metrics_of(run: CellRun) -> list[dict[str, float]]:
     return heard
 
 
+def labels_key(run: CellRun, image: Any, round_: int) -> Key:
+    return run.chain.key(refs.labels(run.chain, image, round_))
+
+
 def same_arrays(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
 
@@ -77,7 +83,7 @@ def test_churn_is_one_minus_the_iou_of_the_label_foregrounds(opened: Any) -> Non
     heard = metrics_of(run)
     shared = either = 0
     for image in run.train:
-        first, second = (run.select(image, r).arrays["label_map"] > 0 for r in (1, 2))
+        first, second = (run.labels(image, r).arrays["label_map"] > 0 for r in (1, 2))
         shared, either = shared + (first & second).sum(), either + (first | second).sum()
     assert heard[1]["churn"] == pytest.approx(1 - shared / either)
 
@@ -90,9 +96,10 @@ def test_a_refresh_with_an_unchanged_student_is_a_fixed_point(opened: Any, memor
     assert [m["stopped"] for m in heard] == [0, 1, 1, 1]
     assert [m["churn"] for m in heard[2:]] == [0, 0]
     for image in run.train:
-        second, third = run.select(image, 2), run.select(image, 3)
+        second, third = run.labels(image, 2), run.labels(image, 3)
         assert same_arrays(second.arrays, third.arrays)
-        assert run.predict(image, 4).tobytes() == run.predict(image, 1).tobytes()
+        predicted = [run.array("predict", image, r).tobytes() for r in (1, 4)]
+        assert predicted[0] == predicted[1]
     assert same_arrays(run.student(1).arrays, run.student(4).arrays)
     assert run.student(4).info["iterations"] == 0
     assert heard[3]["loss"] == heard[0]["loss"]
@@ -111,10 +118,10 @@ def test_labels_between_refreshes_are_those_of_the_last(opened: Any) -> None:
     assert sum(k.stage == "select" for k in computed) == 2 * len(run.train)  # rounds 1 and 3
     assert heard[0]["accepted"] == heard[1]["accepted"]
     for image in run.train:
-        assert run.keys.select(image, 2) == run.keys.select(image, 1)
-        assert run.keys.select(image, 3) != run.keys.select(image, 1)
-    fields = run.keys.round(2).fields
-    assert all(run.keys.select(image, 1).digest in fields for image in run.train)
+        assert labels_key(run, image, 2) == labels_key(run, image, 1)
+        assert labels_key(run, image, 3) != labels_key(run, image, 1)
+    fields = run.key("round", round_=2).fields
+    assert all(labels_key(run, image, 1).digest in fields for image in run.train)
     assert not same_arrays(run.student(1).arrays, run.student(2).arrays)
 
 
@@ -124,9 +131,9 @@ def test_a_remembered_mask_stays_where_the_student_no_longer_predicts_it(opened:
     metrics_of(remembering)
     for image in plain.train:
         # Round 1 has nothing to remember, so both start from the same labels.
-        first = remembering.select(image, 1).arrays
-        assert np.array_equal(first["label_map"], plain.select(image, 1).arrays["label_map"])
-        second = remembering.select(image, 2).arrays
+        first = remembering.labels(image, 1).arrays
+        assert np.array_equal(first["label_map"], plain.labels(image, 1).arrays["label_map"])
+        second = remembering.labels(image, 2).arrays
         assert ((second["label_map"] > 0) | (first["label_map"] == 0)).mean() > 0.99
         assert not (second["ignore"] & (second["label_map"] > 0)).any()
 
@@ -141,8 +148,8 @@ def test_the_result_is_redrawn_and_the_next_round_is_not(opened: Any, tiles: lis
     assert facts["agreement"] == before_facts["agreement"]  # of the student, not of its redrawing
     found = 0
     for image in run.train:
-        predicted, result = run.predict(image, 2), run.labels_at(image, "round_2")
-        assert run.keys.select(image, 2) == small.keys.select(image, 2)
+        predicted, result = run.array("predict", image, 2), run.labels_at(image, "round_2")
+        assert labels_key(run, image, 2) == labels_key(small, image, 2)
         masks = run.masks(image, 3)
         assert len(masks) == predicted.max()
         assert areas(result).min() >= 20
@@ -155,9 +162,8 @@ def test_the_result_is_redrawn_and_the_next_round_is_not(opened: Any, tiles: lis
     assert {r["step"] for r in rows} == {r["step"] for r in before}
     aji = [[r["value"] for r in x if r["metric"] == "aji"] for x in (rows, before)]
     assert aji[0] != aji[1]
-    assert plain.keys.evaluate(run.train[0], "t", "round_1") != run.keys.evaluate(
-        run.train[0], "t", "round_1"
-    )
+    measured = Ref("evaluate", run.train[0], step="round_1", truth=Truth("t"))
+    assert plain.chain.key(measured) != run.chain.key(measured)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from PIL import Image as Pillow
 
 from coin_ray.data.sample import Sample, file_sample
 from coin_ray.data.synthetic import generate_tile, generated_samples
-from coin_ray.pipeline.chain import VERSIONS
 from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.store import Store
 from tests.conftest import ROOT
 
@@ -56,7 +56,7 @@ def test_two_runs_store_the_same_bytes(tmp_path: Path) -> None:
         results.append((run_local(run, samples), artifacts(run.store)))
     assert results[0] == results[1]
     made = {path.split("/")[0] for path in results[0][1]}
-    assert made == set(VERSIONS) - {"ucis_model"}
+    assert made == set(STAGES) - {"ucis_model"}
 
 
 def _train(rank: int, size: int, cell: Cell, images: list[Any], workspace: Path) -> None:
@@ -102,7 +102,7 @@ def test_two_workers_train_as_well_as_one(tmp_path: Path) -> None:
         rows, _ = run_local(runs[-1], samples)
         aji.append([r["value"] for r in rows if (r["step"], r["metric"]) == ("round_1", "aji")])
     for image in images:
-        first, second = (run.select(image, 1).arrays["label_map"] for run in runs)
+        first, second = (run.labels(image, 1).arrays["label_map"] for run in runs)
         np.testing.assert_array_equal(first, second)
     one, two = (run.student(1) for run in runs)
     assert any(not np.array_equal(one.arrays[name], two.arrays[name]) for name in one.arrays)

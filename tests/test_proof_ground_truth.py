@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from PIL import Image as Pillow
 from coin_ray.data.folder import find_samples
 from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline import stages
 from coin_ray.pipeline.rounds import World, run_rounds
-from coin_ray.pipeline.runner import STEPS, open_local, run_local
+from coin_ray.pipeline.runner import open_local, run_local, step_at
+from coin_ray.pipeline.stages import STAGES
+from coin_ray.pipeline.steps import STEPS
 from tests.test_proof_determinism import artifacts, mini
 
 SHORT = {"width": 8, "iterations": 3, "later_iterations": 3, "batch": 2, "crop": 64}
@@ -76,12 +76,12 @@ def test_every_step_but_evaluation_works_without_samples(tiles: Path, tmp_path: 
     before = [step for step in STEPS if step not in ("last_scores", "evaluate")]
     for step in before:
         for i in range(len(images)):
-            STEPS[step](run, samples, i)
+            step_at(run, samples, step, i)
     run_rounds(run, World(), lambda round_, metrics, seconds: None)
     for i in range(len(images)):
-        STEPS["last_scores"](run, samples, i)
+        step_at(run, samples, "last_scores", i)
     with pytest.raises(AssertionError, match="outside the evaluation"):
-        STEPS["evaluate"](run, samples, 0)
+        step_at(run, samples, "evaluate", 0)
 
 
 def test_what_training_gets_has_no_way_to_the_truth() -> None:
@@ -95,8 +95,6 @@ def test_what_training_gets_has_no_way_to_the_truth() -> None:
 
 def test_only_the_evaluation_takes_a_truth() -> None:
     takers = {
-        name
-        for name, function in inspect.getmembers(stages, inspect.isfunction)
-        if {"true", "truth", "sample", "samples"} & set(inspect.signature(function).parameters)
+        name for name, stage in STAGES.items() if any(take.role == "truth" for take in stage.takes)
     }
     assert takers == {"evaluate"}

@@ -26,10 +26,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from coin_ray.confidence.prompts import prompt_points
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.distillation.canny import canny_target
 from coin_ray.labels import InstanceMasks
-from coin_ray.pipeline import stages
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from tests import proof_literal as literal
@@ -127,7 +127,7 @@ def features(walk: SimpleNamespace) -> list[np.ndarray]:
     """Literal pixel features (H, W, D) of both training images from their stored tokens."""
     out = []
     for image in walk.run.train:
-        stored = walk.run.features(image, 6.0)
+        stored = walk.run.artifact("features", image, zoom=6.0).arrays
         corners = [(int(y), int(x)) for y, x in stored["origins"]]
         side = int(stored["geometry"][0])
         out.append(literal.pixel_features((SIZE, SIZE), corners, side, list(stored["tokens"])))
@@ -139,11 +139,11 @@ def steps(walk: SimpleNamespace, features: list[np.ndarray]) -> SimpleNamespace:
     """The literal walk: each result made from the one before."""
     run, image = walk.run, walk.run.train[WALKED]
     out = SimpleNamespace(features=features)
-    out.coarse = [run.ucis(other) for other in run.train]
+    out.coarse = [run.array("ucis", other) for other in run.train]
     out.centroids = literal.class_means(features, out.coarse, WALKED)
     out.similarity = literal.similarity(features[WALKED], out.centroids)
     out.transport, out.iterations = literal.transport(out.similarity, 0.1)
-    maps = run.transport(image)
+    maps = run.array("transport", image)
     maps = literal.crf(image.load(), maps) if WITH_CRF else maps
     out.mask = maps[1] > maps[0]
     out.instances = literal.instances(out.mask)
@@ -178,7 +178,7 @@ def test_windows_and_tokens(walk: SimpleNamespace) -> None:
         image.load(), forward, zoom=6, patch=16,
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
     )  # fmt: skip
-    stored = walk.run.features(image, 6.0)
+    stored = walk.run.artifact("features", image, zoom=6.0).arrays
     assert stored["geometry"].tolist() == [side, SIZE, SIZE]
     assert [tuple(corner) for corner in stored["origins"].tolist()] == corners
     assert len(corners) == 81
@@ -191,7 +191,8 @@ def test_windows_and_tokens(walk: SimpleNamespace) -> None:
 
 def test_centroids(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
     """Background of the image, foreground of both images, every pixel alike."""
-    parts = [walk.run.centroids(image)[0] for image in walk.run.train]
+    images = walk.run.train
+    parts = [walk.run.artifact("centroids", image, zoom=6.0).arrays for image in images]
     background = parts[WALKED]["sums"][0] / parts[WALKED]["counts"][0]
     foreground = sum(p["sums"][1] for p in parts) / sum(p["counts"][1] for p in parts)
     np.testing.assert_allclose(np.stack([background, foreground]), steps.centroids, atol=CLOSE)
@@ -199,21 +200,22 @@ def test_centroids(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
 
 def test_similarity_and_transport(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
     image = walk.run.train[WALKED]
-    np.testing.assert_allclose(walk.run.similarity(image), steps.similarity, atol=CLOSE)
-    np.testing.assert_allclose(walk.run.transport(image), steps.transport, atol=CLOSE)
+    np.testing.assert_allclose(walk.run.array("similarity", image), steps.similarity, atol=CLOSE)
+    np.testing.assert_allclose(walk.run.array("transport", image), steps.transport, atol=CLOSE)
     assert steps.iterations == 2
 
 
 def test_mask(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
-    np.testing.assert_array_equal(walk.run.refine(walk.run.train[WALKED]), steps.mask)
+    np.testing.assert_array_equal(walk.run.array("refine", walk.run.train[WALKED]), steps.mask)
     assert 0.1 < steps.mask.mean() < 0.9
 
 
 def test_instances_and_prompts(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
-    found = walk.run.instances(walk.run.train[WALKED])
+    found = walk.run.array("instances", walk.run.train[WALKED])
     np.testing.assert_array_equal(found, steps.instances)
     assert found.max() >= 10
-    assert stages.prompts(walk.run.config, found).tolist() == [list(p) for p in steps.prompts]
+    points = prompt_points(found, walk.run.config.sam.prompt)
+    assert points.tolist() == [list(p) for p in steps.prompts]
 
 
 def test_masks_of_the_segmenter(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
@@ -237,16 +239,16 @@ def test_masks_of_the_segmenter(walk: SimpleNamespace, steps: SimpleNamespace) -
 
 def test_scores_and_threshold(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
     image = walk.run.train[WALKED]
-    scores = walk.run.score(image, 1).arrays["scores"]
+    scores = walk.run.artifact("score", image, 1).arrays["scores"]
     np.testing.assert_allclose(scores, steps.scores, atol=CLOSE)
-    info = walk.run.select(image, 1).info
+    info = walk.run.labels(image, 1).info
     assert info["threshold"] == pytest.approx(steps.threshold, abs=CLOSE)
     accepted = sum(score > steps.threshold for score in steps.scores)
     assert 1 < accepted == info["accepted"] < len(scores)
 
 
 def test_pseudo_labels_and_edges(walk: SimpleNamespace, steps: SimpleNamespace) -> None:
-    found = walk.run.select(walk.run.train[WALKED], 1).arrays
+    found = walk.run.labels(walk.run.train[WALKED], 1).arrays
     np.testing.assert_array_equal(found["label_map"], steps.labels)
     np.testing.assert_array_equal(found["ignore"], steps.ignore)
     assert steps.ignore.any() and steps.labels.max() > 1
@@ -292,7 +294,11 @@ def test_inference(walk: SimpleNamespace) -> None:
 
     run, image = walk.run, walk.run.train[WALKED]
     model = student_from_weights(
-        run.student(1).arrays, arch="deeplabv3plus", width=0, encoder="resnet101", edge=True
+        run.student(1).arrays,
+        arch="deeplabv3plus",
+        width=0,
+        encoder="resnet101",
+        edge=True,
     )
     scales = (1.0, 0.5, 1.5, 2.0)
     found, _ = predict_probability(model, image.load(), scales=scales)
@@ -301,7 +307,7 @@ def test_inference(walk: SimpleNamespace) -> None:
     maps = literal.stretched(np.stack([1 - found, found]))
     maps = literal.crf(image.load(), maps) if WITH_CRF else maps
     labels = literal.instances(student.filled(maps[1] > maps[0]))
-    np.testing.assert_array_equal(run.predict(image, 1), labels)
+    np.testing.assert_array_equal(run.array("predict", image, 1), labels)
     assert labels.max() >= 10
 
 

@@ -163,7 +163,7 @@ def test_a_damaged_student_is_trained_again(tmp_path: Path) -> None:
     cell = config(uss={"family": "none"}, student={"iterations": 1}, rounds={"count": 1})
     run = open_local(cell, 0, [tile.image for tile in tiles], tmp_path)
     first = run_local(run, tiles)
-    flipped(run.store.folder(run.keys.round(1)))
+    flipped(run.store.folder(run.key("round", round_=1)))
     for stage in ("predict", "evaluate"):
         shutil.rmtree(run.store.root / stage)
     assert run_local(run, tiles) == first

@@ -38,6 +38,6 @@ def test_a_store_of_version_0_1_is_served(workspace: Path, level: str) -> None:
 
 
 def test_the_fixture_has_every_stage() -> None:
-    from coin_ray.pipeline.chain import VERSIONS
+    from coin_ray.pipeline.stages import STAGES
 
-    assert set(Store(FIXTURE / "store").stages()) == set(VERSIONS)
+    assert set(Store(FIXTURE / "store").stages()) == set(STAGES)

@@ -17,10 +17,9 @@ from PIL import Image
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.pipeline import training
 from coin_ray.pipeline.asked import cell_stages
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.coarse_settings import Psm, Ssa, Ucis
 from coin_ray.pipeline.keys import Key, make_key
 from coin_ray.pipeline.needs import needed_weights
@@ -29,7 +28,8 @@ from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import export, open_local, run_local
 from coin_ray.pipeline.section import Section
 from coin_ray.pipeline.settings import Cell, identity
-from coin_ray.pipeline.stages import options
+from coin_ray.pipeline.stage import Ref
+from coin_ray.pipeline.stages import coarse
 from coin_ray.pipeline.training import train_coarse
 from coin_ray.report.results import read_results
 from coin_ray.study.command_line import Request
@@ -93,10 +93,10 @@ def test_a_cell_trains_its_coarse_model_once(tiles: list[Any], tmp_path: Path, m
     assert {key.digest for key in done} == set(plan.missing)
     assert len(done) == len(plan.missing)
     assert done[0].stage == "ucis_model"
-    log = run.ucis_model().info["log"]
+    log = run.artifact("ucis_model").info["log"]
     assert facts["ucis_loss"] == log["loss"][-1] > 0
     assert {f"ucis_{term}" for term in log} <= set(facts)
-    assert not run.store.checkpoints(run.keys.ucis_model()).exists()
+    assert not run.store.checkpoints(run.key("ucis_model")).exists()
     coarse = {r["image"]: r["value"] for r in rows if (r["step"], r["metric"]) == ("ucis", "aji")}
     assert set(coarse) == {sample.name for sample in tiles}
 
@@ -111,7 +111,7 @@ def test_a_cell_trains_its_coarse_model_once(tiles: list[Any], tmp_path: Path, m
 def test_an_interrupted_training_goes_on(
     tiles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, stop: int
 ) -> None:
-    monkeypatch.setattr(training, "SAVE", 0.0)
+    monkeypatch.setattr(coarse, "SAVE", 0.0)
     whole = opened(tiles, tmp_path / "whole", MODELS[model])
     train_coarse(whole, World())
 
@@ -122,17 +122,17 @@ def test_an_interrupted_training_goes_on(
     run, seen = opened(tiles, tmp_path / "twice", MODELS[model]), list[int]()
     with pytest.raises(KeyboardInterrupt):
         train_coarse(run, World(), break_off)
-    assert not run.store.has(run.keys.ucis_model())
+    assert not run.store.has(run.key("ucis_model"))
     train_coarse(run, World(), lambda step, steps, loss: seen.append(step))
     assert seen == [*range(stop + 1, 5)]
-    one, two = whole.ucis_model(), run.ucis_model()
+    one, two = whole.artifact("ucis_model"), run.artifact("ucis_model")
     assert one.info == two.info
     assert all(one.arrays[name].tobytes() == two.arrays[name].tobytes() for name in one.arrays)
 
 
 def digests(ucis: dict[str, Any], images: Any, seed: int = 0) -> dict[str, set[str]]:
     """Stage -> digests of the keys of a cell."""
-    keys = CellKeys(config(ucis, rounds={"count": 1}), seed, images, str, lambda f, n: f"{f}/{n}")
+    keys = Chain(config(ucis, rounds={"count": 1}), seed, images, str, lambda f, n: f"{f}/{n}")
     found: dict[str, set[str]] = {}
     for key in cell_stages(keys, SimpleNamespace(train=images, samples=[])):
         found.setdefault(key.stage, set()).add(key.digest)
@@ -150,7 +150,7 @@ def test_other_coarse_masks_do_not_know_of_the_training(tiles: list[Any], tmp_pa
         "max_hole": 300, "min_area": 60, "min_contrast": 0.4, "min_share": 0.2,
     }  # fmt: skip
     inputs = {"image": images[0].digest(), "scale": "1.0"}
-    key = CellKeys(config({}), 0, images, str, str).ucis(images[0])
+    key = Chain(config({}), 0, images, str, str).key(Ref("ucis", images[0]))
     assert key == make_key("ucis", 1, images[0].name, before, inputs)
 
 
@@ -178,7 +178,7 @@ def test_settings_are_the_arguments_of_the_training(train: Any, section: Section
     arguments = inspect.signature(train).parameters
     assert others <= arguments.keys()
     defaults = {name: p.default for name, p in arguments.items() if name not in others}
-    assert options(section) == defaults
+    assert section.model_dump() == defaults
     assert (arguments["weights"].default, arguments["seed"].default) == (Ucis().weights, 0)
 
 
@@ -243,7 +243,7 @@ def test_masks_of_others_are_coarse_masks(tiles: list[Any], tmp_path: Path, kind
     path = tmp_path / f"{tiles[0].name}{suffix}"
     Image.fromarray(values).save(path) if suffix == ".png" else tifffile.imwrite(path, values)
     run = opened(tiles[:1], tmp_path / "work", {"model": "files", "path": str(tmp_path)})
-    np.testing.assert_array_equal(run.ucis(tiles[0].image), IDS > 0)
+    np.testing.assert_array_equal(run.array("ucis", tiles[0].image), IDS > 0)
 
 
 STUDY = """

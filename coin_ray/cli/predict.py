@@ -103,21 +103,24 @@ def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
 
 
 def _last_step(run: CellRun, cell: StudyCell) -> str:
+    from coin_ray.pipeline import refs
+
     rounds = cell.config.rounds.count
-    trained = [run.keys.round(rounds)] if rounds else []
+    trained = [run.key("round", round_=rounds)] if rounds else []
     if cell.config.ucis.trained is not None:
-        trained.append(run.keys.ucis_model())
+        trained.append(run.key("ucis_model"))
     if not all(map(run.store.has, trained)):
         raise UserError(
             "this cell has not finished, so not all that it trains is there yet",
             where=cell.key_label,
             do="run `coin-ray sweep` with the same options first",
         )
-    return run.keys.final_step()
+    return refs.final_step(run.chain)
 
 
 def _ready(run: CellRun, step: str, samples: Sequence[Sample]) -> None:
     """UserError for what would stop the work half-way: images, weights, masks, the dense CRF."""
+    from coin_ray.pipeline import refs
     from coin_ray.pipeline.needs import uses_crf
     from coin_ray.propagation.crf import load_dense_crf
     from coin_ray.study.datasets import Resolved, check_images
@@ -127,7 +130,9 @@ def _ready(run: CellRun, step: str, samples: Sequence[Sample]) -> None:
     images = tuple(sample.image for sample in samples)
     check_images({"": Resolved(images, ())})
     for image in images:
-        run.keys.evaluated(image, step)  # asks for every weight file and mask behind it
+        run.chain.key(
+            refs.behind(run.chain, image, step)
+        )  # asks for every weight file and mask behind it
 
 
 def _distinct(names: list[str]) -> None:

@@ -38,7 +38,7 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
 
     from coin_ray.cli.costs import duration, size
     from coin_ray.cli.output import console
-    from coin_ray.pipeline.chain import VERSIONS
+    from coin_ray.pipeline.stages import STAGES
     from coin_ray.pipeline.upkeep import entries
 
     store = _store(workspace)
@@ -51,7 +51,7 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
     table.add_column("used last", justify="right")
     table.add_column("longest unused", justify="right")
     now = time.time()
-    order = list(VERSIONS)
+    order = list(STAGES)
     for stage in sorted(found, key=lambda name: order.index(name) if name in order else 99):
         own = found[stage]
         if own:
@@ -82,10 +82,9 @@ def gc(
             upkeep.remove(store, path)
         for folder in left:
             folders.remove_abandoned(folder)
-    for stage in upkeep.LARGE:
+    for stage in dict.fromkeys(entry.stage for entry in going):
         own = [entry for entry in going if entry.stage == stage]
-        if own:
-            say(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
+        say(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
     if orphans:
         say(f"left by killed runs: {len(orphans)} unfinished artifacts and dead leases")
     if left:

@@ -144,7 +144,7 @@ def _run(
             if isinstance(event, CellFinished):
                 # Before the final values, which count as those of the last step.
                 run = coarse.open_coarse(cells[event.cell], data, workspace)
-                for step, losses in curves(run.ucis_model().info):
+                for step, losses in curves(run.artifact("ucis_model").info):
                     record.metrics(event.cell, step, losses)
             record(event)
 
@@ -180,13 +180,13 @@ def _finish(
     from coin_ray.data.write import write_label_map
 
     run, name = open_coarse(cell, data, workspace, device), cell.data.name
-    place = run.store.folder(run.keys.ucis_model())
+    place = run.store.folder(run.key("ucis_model"))
     losses = ", ".join(f"{k.removeprefix('ucis_')} {v:.4f}" for k, v in run.ucis_losses().items())
     say(f"{name}: {cell.config.ucis.model} in {place} ({losses})")
     if output is not None:
         file = write_model(run, output, name)
         for sample in data[name].samples:
-            mask = run.ucis(sample.image).astype("int32")
+            mask = run.array("ucis", sample.image).astype("int32")
             with output.file(f"{name}/{sample.name}.tif") as part:
                 write_label_map(part, mask)
         say(f"{file} and its card; masks for ucis.model: files in {output.folder / name}")
@@ -202,7 +202,7 @@ def write_model(run: CellRun, output: Output, name: str) -> Path:
     from coin_ray import __version__
     from coin_ray.cli.recording import command_line
 
-    ucis, artifact = run.config.ucis, run.ucis_model()
+    ucis, artifact = run.config.ucis, run.artifact("ucis_model")
     assert ucis.trained is not None
     settings = ucis.model_dump(mode="json", include={"model", "weights", "seed", ucis.model})
     card = {
@@ -211,7 +211,7 @@ def write_model(run: CellRun, output: Output, name: str) -> Path:
         "settings": {"ucis": settings},
         "losses": run.ucis_losses(),
         "images": {image.name: image.digest() for image in run.train},
-        "key": run.keys.ucis_model().digest,
+        "key": run.key("ucis_model").digest,
         "coin_ray": __version__,
         "command": command_line(),
     }

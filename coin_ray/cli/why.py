@@ -43,18 +43,18 @@ def why(
 
     A difference in an input is followed upstream to where it begins.
     """
-    from coin_ray.pipeline.chain import VERSIONS
+    from coin_ray.pipeline.stages import STAGES
     from coin_ray.pipeline.states import stages_by_cell
     from coin_ray.pipeline.store import Store
     from coin_ray.pipeline.why import Stored
     from coin_ray.study.datasets import resolve_data
 
     resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
-    cells = list(resolved.cells) if what in VERSIONS else _named(resolved, what)
+    cells = list(resolved.cells) if what in STAGES else _named(resolved, what)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     stages = stages_by_cell(cells, found, workspace)
     stored = Stored(Store(workspace / "store"))
-    if what in VERSIONS:
+    if what in STAGES:
         for text in _about_stage(what, stages, stored):
             say(text)
         return
@@ -68,10 +68,10 @@ def _named(study: ResolvedStudy, what: str) -> list[StudyCell]:
     cells = [cell for cell in study.cells if what in (cell.key_label, cell.level)]
     if cells:
         return cells
-    from coin_ray.pipeline.chain import VERSIONS
+    from coin_ray.pipeline.stages import STAGES
     from coin_ray.study.errors import suggestion
 
-    names = [*study.levels, *(cell.key_label for cell in study.cells), *VERSIONS]
+    names = [*study.levels, *(cell.key_label for cell in study.cells), *STAGES]
     raise UserError(
         f"{study.name} has no cell, level or stage {what!r}",
         do=suggestion(what, names, "one of"),

@@ -67,7 +67,7 @@ def train_models(
     """
     workspace, start = workspace.resolve(), time.perf_counter()
     specs = [_spec(cell, data, workspace) for cell in study.cells]
-    missing = [not spec.store.has(open_cell(spec).keys.ucis_model()) for spec in specs]
+    missing = [not spec.store.has(open_cell(spec).key("ucis_model")) for spec in specs]
     tally, left, interrupted = Tally(listen), sum(missing), True
     resources = Resources(workers=workers)
     cluster = Connection(

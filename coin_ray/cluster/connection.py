@@ -22,7 +22,6 @@ from coin_ray.cluster.trial import Errand
 from coin_ray.cluster.tuning import Failure, Rungs, tune_jobs
 from coin_ray.cluster.watchdog import PATIENCE, watchdog, who_waits
 from coin_ray.pipeline.nodes import (
-    STEP_STAGES,
     refuse_impossible,
     room,
     round_request,
@@ -30,6 +29,7 @@ from coin_ray.pipeline.nodes import (
     step_request,
 )
 from coin_ray.pipeline.settings import Sam
+from coin_ray.pipeline.steps import STEPS
 from coin_ray.pipeline.store import Store
 from coin_ray.study.resolved import ResolvedStudy
 
@@ -96,7 +96,7 @@ class Connection:
         self._elsewhere = max(1, int(sum(node.cpus for node in nodes)) // 2)
         self._hub = start_hub()
         self._drain = self._stack.enter_context(pumped(self._hub, self._tally, self._hand_over))
-        steps = dict.fromkeys(step_request(asked, step, device) for step in STEP_STAGES)
+        steps = dict.fromkeys(step_request(asked, step, device) for step in STEPS)
 
         def look() -> list[str]:
             groups = ray.util.placement_group_table().values()

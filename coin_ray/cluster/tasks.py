@@ -15,11 +15,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.events import StageFinished, StageReused
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.nodes import Request, segmenter_share, step_request
-from coin_ray.pipeline.runner import STEPS, Each
+from coin_ray.pipeline.runner import Each, step_at
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.store import Store
 from coin_ray.study.resolved import StudyCell
@@ -93,10 +93,8 @@ def open_cell(spec: CellSpec) -> CellRun:
     config = until(spec.config, spec.rounds)
     return CellRun(
         config,
-        spec.seed,
-        spec.train,
+        Chain(config, spec.seed, spec.train, spec.weights.__getitem__, coarse),
         spec.store,
-        CellKeys(config, spec.seed, spec.train, spec.weights.__getitem__, coarse),
         ActorSegmenter(spec.actors),
         spec.device,
         done,
@@ -106,7 +104,7 @@ def open_cell(spec: CellSpec) -> CellRun:
 
 def _step(spec: CellSpec, step: str, index: int, cpus: float, gpus: float) -> Any:
     limit(cpus, gpus)
-    return STEPS[step](open_cell(spec), spec.samples, index)
+    return step_at(open_cell(spec), spec.samples, step, index)
 
 
 @cache

@@ -18,6 +18,7 @@ from coin_ray.cluster.rounds import train_stage
 from coin_ray.cluster.searching import VALUE
 from coin_ray.cluster.tasks import CellSpec, distributed, open_cell
 from coin_ray.errors import UserError, of_system
+from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.events import CellFailed, CellFinished, CellScored, CellStarted
 from coin_ray.pipeline.runner import Each, Train, export, run_cell
@@ -104,7 +105,7 @@ def run_to_end(
         folder = spec.workspace / "runs" / study / spec.who["cell"]
         whose = {**spec.who, "content": spec.content}
         export(run, spec.samples, folder, rows, {**whose, **facts}, spec.config)
-    last = run.keys.final_step()
+    last = refs.final_step(run.chain)
     return {**facts, **mean_metrics([r for r in rows if r["step"] == last])}
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.ledger import ONE_SIZE, Ledger
-from coin_ray.pipeline.nodes import TRAINED, Node, Resources, share
+from coin_ray.pipeline.ledger import Ledger
+from coin_ray.pipeline.nodes import Node, Resources, share
 from coin_ray.pipeline.plan import Plan
-from coin_ray.pipeline.store import ON_DEVICE
+from coin_ray.pipeline.stages import STAGES
 
 
 @dataclass
@@ -87,8 +87,9 @@ def estimate(
             units = part * amount.left + further * amount.alone
             hours = units * rate.seconds / 3600
             rates += [(rate, hours)] if units else []
-            size = part * amount.count + further * amount.uses if stage in ONE_SIZE else units
-            gpu_hours = hours * gpus if stage in ON_DEVICE else 0.0
+            fixed = part * amount.count + further * amount.uses
+            size = units if STAGES[stage].grows else fixed
+            gpu_hours = hours * gpus if STAGES[stage].runs != "cpu" else 0.0
             cost = Cost(hours * cpus, gpu_hours, size * rate.bytes)
         _add(stages[stage], cost)
         _add(total, cost)
@@ -146,4 +147,5 @@ def _longest(plan: Plan, ledger: Ledger, device: str) -> float:
                 known[key.digest] += key.amount * rate.seconds / 3600
         return known[key.digest]
 
-    return max((hours(key) for key in plan.missing.values() if key.stage in TRAINED), default=0.0)
+    trained = (key for key in plan.missing.values() if STAGES[key.stage].trains)
+    return max(map(hours, trained), default=0.0)

@@ -44,8 +44,8 @@ def text_digest(text: str) -> str:
 class Key:
     """Identity of one artifact: ``stage``, a readable ``name``, the ``digest`` of ``fields``.
 
-    ``kind`` and ``amount`` say what work it is and how much of it (``ledger.work``); they follow
-    from the identity and are no part of it.
+    ``kind`` and ``amount`` say what work it is and how much of it, ``on_device`` where it runs;
+    they follow from the identity and are no part of it.
     """
 
     stage: str
@@ -57,6 +57,7 @@ class Key:
     """Digests of what the artifact is made from, by role."""
     kind: str = field(default="", compare=False)
     amount: float = field(default=1.0, compare=False)
+    on_device: bool = field(default=False, compare=False)
 
     @property
     def path(self) -> str:
@@ -76,11 +77,12 @@ def make_key(
     settings: dict[str, Any],
     inputs: Mapping[str, str | list[str]],
     work: tuple[str, float] = ("", 1.0),
+    on_device: bool = False,
 ) -> Key:
     """Key of ``stage`` with its identity ``settings`` and ``inputs`` (digests by role)."""
     head = f'{{"inputs":{canonical(inputs)},"key_version":{KEY_VERSION},"settings":'
     fields = f'{head}{_text(settings)},"stage":"{stage}","version":{version}}}'
-    return Key(stage, _safe(name), text_digest(fields), fields, inputs, *work)
+    return Key(stage, _safe(name), text_digest(fields), fields, inputs, *work, on_device)
 
 
 _texts: dict[bytes, str] = {}

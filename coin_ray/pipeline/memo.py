@@ -1,7 +1,7 @@
 """Results that the cells of a study share, without anybody declaring what they depend on.
 
-While a method of ``chain.CellKeys`` runs, it is noted which sections of the configuration it reads,
-and whether it reads the seed. Its result then serves every cell that agrees in these, so a plan of
+While a key of ``chain.Chain`` is made, it is noted which sections of the configuration are read,
+and whether the seed is. Its result then serves every cell that agrees in these, so a plan of
 a thousand cells makes each key once.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from coin_ray.pipeline.keys import Key, digest
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stage import Truth
 
-F = TypeVar("F", bound=Callable[..., Any])
 Numbers = tuple[int, ...]
 """A cell as numbers, its seed and its sections: equal sections have equal ones."""
 
@@ -38,6 +38,7 @@ class Memo:
         self.groups: dict[str, list[str]] = {}
         self.content: Callable[[Any], str] = functools.cache(lambda image: image.digest())
         self.area: Callable[[Any], int] = functools.cache(_area)
+        self._truths: dict[Any, Truth] = {}
         self._inputs: dict[str, list[Key]] = {}
         self._sections: dict[Any, tuple[int, Any]] = {}
         self._known: dict[tuple[Any, ...], dict[int, tuple[_Parts, dict[Any, Any]]]] = {}
@@ -56,6 +57,12 @@ class Memo:
     def note(self, part: str) -> None:
         """The method at work has read this part of its cell."""
         self._read |= BIT[part]
+
+    def truth(self, sample: Any) -> Truth:
+        """The ground truth of a labelled sample, its content digested once."""
+        if sample.image not in self._truths:
+            self._truths[sample.image] = Truth(sample.truth_digest(), sample)
+        return self._truths[sample.image]
 
     def group(self, digests: list[str]) -> str:
         """One digest for many."""
@@ -119,14 +126,3 @@ class View:
             raise AttributeError(f"a key may depend on a section of the cell, not on {name!r}")
         self._memo._read |= BIT[name]
         return self._sections[name]
-
-
-def remembered(method: F) -> F:
-    """Decorate a method of an object with ``memo`` and ``cell``; its arguments are hashable."""
-    name = method.__name__
-
-    @functools.wraps(method)
-    def cached(self: Any, *args: Any) -> Any:
-        return self.memo.get(self.cell, (name, *args), method.__get__(self))
-
-    return cast(F, cached)

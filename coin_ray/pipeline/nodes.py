@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray.errors import UserError
+from coin_ray.pipeline.stages import STAGES
+from coin_ray.pipeline.steps import STEPS
 
 Resources = Mapping[str, Mapping[str, float]]
 """What a study asks for: ``stage`` (any), the name of one, or ``round`` -> cpu, gpu, memory in GiB,
@@ -62,25 +64,16 @@ def find_device(asked: str, nodes: Sequence[Node], profile: str = "") -> str:
 
 SEGMENTER_GPU = 0.3
 """Share of the first GPU of a node that a segmenter holds for as long as a study runs."""
-STEP_STAGES = {
-    "centroids": ("ucis", "features", "centroids"),
-    "first_scores": ("ucis", "similarity", "transport", "refine", "instances", "score"),
-    "first_labels": ("select",),
-    "last_scores": ("predict", "redraw", "score"),
-    "evaluate": ("predict", "redraw", "instances", "evaluate"),
-}
-"""Step of a cell -> the stages that are computed on the way, in one process."""
-TRAINED = ("ucis_model", "round")
-"""Stages that several workers compute together; what ``round`` asks for counts for both."""
 
 
 def share(resources: Resources, stage: str, device: str) -> tuple[float, float]:
     """CPUs and GPUs that one run of a stage takes; of a training, one worker of it."""
-    if stage in TRAINED:
+    trains = STAGES[stage].trains
+    if trains:
         asked = resources.get("round", {})
     else:
         asked = {**resources.get("stage", {}), **resources.get(stage, {})}
-    default = 1 - segmenter_share(resources, device) if stage in TRAINED else 0.25
+    default = 1 - segmenter_share(resources, device) if trains else 0.25
     gpus = asked.get("gpu", default) if device.startswith("cuda") else 0.0
     return asked.get("cpu", 1.0), gpus
 
@@ -112,7 +105,7 @@ class Request:
 
 def step_request(resources: Resources, step: str, device: str) -> Request:
     """What the process of a step takes: of everything the most that one of its stages asks for."""
-    stages = STEP_STAGES[step]
+    stages = STEPS[step].computes
     taken = [share(resources, stage, device) for stage in stages]
     cpus, gpus = (max(values) for values in zip(*taken, strict=True))
     named = [stage for stage in stages if stage in resources] or ["stage"]
@@ -175,7 +168,7 @@ def refuse_impossible(
     round not on all of them together. ``models``: kinds of segmenters, each with its share of a
     GPU."""
     held = models * segmenter_share(resources, device)
-    requests = [step_request(resources, step, device) for step in STEP_STAGES]
+    requests = [step_request(resources, step, device) for step in STEPS]
     requests.append(round_request(resources, workers, device))
     problems = dict.fromkeys(check_request(request, nodes, held=held) for request in requests)
     if told := [problem for problem in problems if problem is not None]:

@@ -23,10 +23,12 @@ from coin_ray.pipeline.asked import (
     rounds_asked,
     trained,
 )
-from coin_ray.pipeline.chain import VERSIONS, CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.memo import BIT, Memo
 from coin_ray.pipeline.needs import needed_weights, uses_crf
+from coin_ray.pipeline.stage import Ref
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.store import Store
 
 
@@ -63,7 +65,7 @@ class Plan:
     @cached_property
     def stages(self) -> dict[str, StageCount]:
         """Counts by stage, in the chain's order."""
-        counts = {stage: [0, 0, 0, 0] for stage in VERSIONS}
+        counts = {stage: [0, 0, 0, 0] for stage in STAGES}
         for digest, key in self.keys.items():
             count, copies = counts[key.stage], self.copies.get(digest, 1)
             count[0] += self.uses[digest]
@@ -149,12 +151,12 @@ def open_chains(
     data: Mapping[str, Any],
     weights: Mapping[str, str],
     masks: Mapping[tuple[str, str], Mapping[str, str]],
-) -> list[tuple[CellKeys, Any]]:
+) -> list[tuple[Chain, Any]]:
     """The keys of each cell, sharing what they have in common, and its data."""
     memos = {name: Memo() for name in data}
     return [
         (
-            CellKeys(
+            Chain(
                 cell.config,
                 cell.seed,
                 data[cell.data.name].train,
@@ -170,27 +172,26 @@ def open_chains(
 
 ALIKE = ("seed", "uss", "ot", "select", "labels", "student")
 """Parts of a cell that decide what a round comes to, and not how many stages follow it; of what
-they cost, ``CellKeys.training`` is all."""
+they cost, ``Chain.training`` is all."""
 
 
-def _counted(
-    chains: Sequence[tuple[CellKeys, Any]], store: Store
-) -> Iterator[tuple[CellKeys, Any, int]]:
+def _counted(chains: Sequence[tuple[Chain, Any]], store: Store) -> Iterator[tuple[Chain, Any, int]]:
     """The cells, and how many times the rounds of each count: 0 where another stands for them.
 
     Cells that share a first round share stages after it, and none with other cells. Of such groups
     one stands for all that agree in everything but ``ALIKE``, unless the store has its round.
     """
     training = [pair for pair in chains if pair[0].config.rounds.count]
-    begun = store.stored(chain.round(1) for chain, _ in training)
-    fresh: dict[tuple[int, str], list[tuple[CellKeys, Any]]] = {}
+    begun = store.stored(chain.key(Ref("round", round=1)) for chain, _ in training)
+    fresh: dict[tuple[int, str], list[tuple[Chain, Any]]] = {}
     for chain, data in chains:
-        if not chain.config.rounds.count or chain.round(1).digest in begun:
+        if not chain.config.rounds.count or chain.key(Ref("round", round=1)).digest in begun:
             yield chain, data, 1
         else:
-            fresh.setdefault((id(data), chain.round(1).digest), []).append((chain, data))
+            first = chain.key(Ref("round", round=1)).digest
+            fresh.setdefault((id(data), first), []).append((chain, data))
     kept = [i for i, part in enumerate(BIT) if part not in ALIKE]
-    alike: dict[Any, list[list[tuple[CellKeys, Any]]]] = {}
+    alike: dict[Any, list[list[tuple[Chain, Any]]]] = {}
     for (where, _), group in fresh.items():
         shape = sorted((chain.training(), *(chain.cell[i] for i in kept)) for chain, _ in group)
         alike.setdefault((where, tuple(shape)), []).append(group)

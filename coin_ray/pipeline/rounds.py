@@ -8,20 +8,19 @@ Labels are made anew every ``rounds.refresh`` rounds; where they hardly change a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.needs import round_schedule
-from coin_ray.pipeline.stages import options
-from coin_ray.pipeline.store import Artifact
+from coin_ray.pipeline.stage import Ref
+from coin_ray.pipeline.stages import STAGES
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that share a round: this one's ``rank`` of ``size``, how they wait for each
+    """The processes that share a training: this one's ``rank`` of ``size``, how they wait for each
     other and how a network is made to train on all of them."""
 
     rank: int = 0
@@ -40,14 +39,15 @@ def run_rounds(run: CellRun, world: World, report: Report, progress: Any = None)
     ``progress(step, steps, loss)`` from the training loop of rank 0.
     """
     for round_ in range(1, run.config.rounds.count + 1):
-        key = run.keys.round(round_)
+        ref = Ref("round", round=round_)
+        key = run.chain.key(ref)
         missing = not run.store.has(key)
         # All ranks must have looked before rank 0 can write, or they would disagree.
         world.barrier()
         if missing:
-            if run.keys.refresh(round_) == round_:
+            if refs.refresh(run.chain, round_) == round_:
                 relabel(run, world, round_)
-            artifact = train(run, world, round_, progress)
+            artifact = STAGES["round"].compute(run.given(ref), world, progress, None)
             if world.rank == 0:
                 seconds = artifact.info["seconds"]
                 run.store.save(key, artifact, seconds)
@@ -59,7 +59,7 @@ def run_rounds(run: CellRun, world: World, report: Report, progress: Any = None)
 
 def round_facts(run: CellRun, round_: int) -> dict[str, float]:
     """What a finished round says about its labels and its training."""
-    log = run.store.info(run.keys.round(round_))
+    log = run.store.info(run.key("round", round_=round_))
     training = {"loss": log["loss"], "stopped": float(log["stopped"])}
     return {**run.round_summary(round_), **training}
 
@@ -67,52 +67,7 @@ def round_facts(run: CellRun, round_: int) -> dict[str, float]:
 def relabel(run: CellRun, world: World, round_: int) -> None:
     """Pseudo labels of ``round_`` for every training image, each made by one rank."""
     shard = list(run.train)[world.rank :: world.size]
-    for image in shard:
-        run.score(image, round_)
-    world.barrier()
-    for image in shard:
-        run.select(image, round_)
-    world.barrier()
-
-
-def train(run: CellRun, world: World, round_: int, progress: Any = None) -> Artifact:
-    """Student after ``round_`` as an artifact (EMA weights); equal on every rank.
-
-    Labels that changed by less than ``rounds.early_stop`` since the last refresh stop the training:
-    the artifact is then the last student, whose next labels are these again.
-    """
-    from coin_ray.distillation.targets import PseudoLabels
-    from coin_ray.distillation.training import train_round
-
-    if run.keys.previous_refresh(round_) is not None:
-        churn = run.round_summary(round_)["churn"]
-        if churn < run.config.rounds.early_stop:
-            last = run.student(round_ - 1)
-            nothing = {"iterations": 0, "stopped": True, "seconds": 0.0}
-            return Artifact(last.arrays, last.info | nothing)
-    student = run.config.student
-    schedule = round_schedule(run.config, round_, len(run.train))
-    selected = [run.select(image, round_).arrays for image in run.train]
-    start = time.perf_counter()
-    weights, log = train_round(
-        [image.load() for image in run.train],
-        [PseudoLabels(s["label_map"], s["ignore"]) for s in selected],
-        initial=None if round_ == 1 else run.student(round_ - 1).arrays,
-        **schedule,
-        seed=run.seed,
-        round_index=round_,
-        device=run.device,
-        wrap=world.wrap,
-        rank=world.rank,
-        world=world.size,
-        progress=progress if world.rank == 0 else None,
-        **options(student, "iterations", "epochs", "later_iterations", "lr", "later_lr"),
-    )
-    loss = log["loss"][-max(1, len(log["loss"]) // 10) :]
-    info = {
-        "loss": sum(loss) / len(loss),
-        "iterations": schedule["iterations"],
-        "stopped": False,
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    return Artifact(weights, info)
+    for stage in ("score", "select"):
+        for image in shard:
+            run.artifact(stage, image, round_)
+        world.barrier()

@@ -11,67 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.files import write_text
-from coin_ray.pipeline import lease
+from coin_ray.pipeline import lease, refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.chain import CellKeys
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.keys import Key, digest
 from coin_ray.pipeline.plan import mask_digest
 from coin_ray.pipeline.rounds import Report, World, round_facts
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.steps import STEPS
 from coin_ray.pipeline.store import CorruptArtifact, Done, Store
 from coin_ray.pipeline.training import train_stage
 
-Step = Callable[[CellRun, Sequence[Any], int], Any]
 Each = Callable[[str, int], list[Any]]
-"""``each(step, n)``: the results of ``STEPS[step]`` for 0 .. n - 1, in order."""
+"""``each(step, n)``: the results of ``STEPS[step]`` for its items 0 .. n - 1, in order."""
 Train = Callable[[str], None]
 """``train("ucis_model")`` trains the coarse model, ``train("round")`` the missing rounds."""
-
-
-def _centroids(run: CellRun, samples: Sequence[Any], index: int) -> None:
-    run.centroids(run.train[index])
-
-
-def _first_scores(run: CellRun, samples: Sequence[Any], index: int) -> None:
-    run.score(run.train[index], 1)
-
-
-def _first_labels(run: CellRun, samples: Sequence[Any], index: int) -> None:
-    run.select(run.train[index], 1)
-
-
-def _last_scores(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, float]:
-    """Agreement of the finished student with the segmenter, the objective that reads no label, and
-    the number of instances in its result. It is the student's own instances that are scored, also
-    where the segmenter redraws them: it would agree with its own masks whatever the student saw."""
-    image, last = run.train[index], run.config.rounds.count
-    info = run.score(image, last + 1).info
-    found = run.labels_at(image, run.keys.final_step()).max(initial=0)
-    return {
-        "scored": info["instances"],
-        "agreement_sum": info["agreement_sum"],
-        "instances": int(found),
-    }
-
-
-def _evaluate(run: CellRun, samples: Sequence[Any], index: int) -> dict[str, dict[str, float]]:
-    sample = samples[index]
-    for step in ("ucis", run.keys.final_step()):  # what ``export`` shows is made here, in parallel
-        if not run.store.has(run.keys.evaluated(sample.image, step)):
-            run.labels_at(sample.image, step)
-    if not sample.has_truth:
-        return {}
-    return {step: run.evaluate(sample, step) for step in run.keys.steps(sample.image)}
-
-
-STEPS: Mapping[str, Step] = {
-    "centroids": _centroids,
-    "first_scores": _first_scores,
-    "first_labels": _first_labels,
-    "last_scores": _last_scores,
-    "evaluate": _evaluate,
-}
 
 
 def open_local(
@@ -89,10 +44,8 @@ def open_local(
     store = Store(workspace / "store", device)
     return CellRun(
         config,
-        seed,
-        train,
+        Chain(config, seed, train, registry.identity, mask_digest),
         store,
-        CellKeys(config, seed, train, registry.identity, mask_digest),
         CachedSegmenter(config.sam.model, store, device=device, batch=config.sam.batch),
         device,
         done,
@@ -110,7 +63,13 @@ def run_local(
 
 def serial(run: CellRun, samples: Sequence[Any]) -> Each:
     """Run the steps one after another in this process."""
-    return lambda step, n: [STEPS[step](run, samples, i) for i in range(n)]
+    return lambda step, n: [step_at(run, samples, step, i) for i in range(n)]
+
+
+def step_at(run: CellRun, samples: Sequence[Any], step: str, index: int) -> Any:
+    """A step for the image, or the sample, at ``index``."""
+    items = samples if STEPS[step].samples else run.train
+    return STEPS[step].run(run, items[index])
 
 
 def run_cell(
@@ -136,11 +95,10 @@ def _run_once(
         train_once(run, train)
     n = len(run.train)
     last = run.config.rounds.count
-    rounds_of = [run.keys.round(r) for r in range(1, last + 1)]
-    labels_of = [run.keys.select(image, max(1, last)) for image in run.train]
-    first = [run.keys.score(image, 1) for image in run.train]
+    rounds_of = [run.key("round", round_=r) for r in range(1, last + 1)]
     # Without rounds the first labels are the last ones.
-    if not all(map(run.store.has, rounds_of or [*first, *labels_of])):
+    first = [run.key(stage, image, 1) for stage in ("score", "select") for image in run.train]
+    if not all(map(run.store.has, rounds_of or first)):
         if run.config.uss.family != "none":
             each("centroids", n)
         each("first_scores", n)
@@ -173,7 +131,7 @@ def _run_once(
 def train_once(run: CellRun, train: Train) -> None:
     """The coarse model of a cell: from the store, from another trial that is at it, or trained."""
     with ExitStack() as stack:
-        if reserve(run.store, run.keys.ucis_model(), stack):
+        if reserve(run.store, run.key("ucis_model"), stack):
             train("ucis_model")
 
 
@@ -210,8 +168,9 @@ def export(
     from coin_ray.data.write import write_label_map
     from coin_ray.pipeline.panels import write_panels
 
-    last = run.keys.final_step()
-    made_of = digest([run.keys.evaluated(s.image, last).digest for s in samples])
+    last = refs.final_step(run.chain)
+    results = (run.chain.key(refs.behind(run.chain, s.image, last)) for s in samples)
+    made_of = digest([key.digest for key in results])
     whole = (config or run.config).model_dump(mode="json", by_alias=True)
     settings = yaml.safe_dump(whole, sort_keys=False)
     facts = {"cell": dict(cell), "rounds": _round_facts(run), "made_of": made_of}
@@ -230,11 +189,11 @@ def export(
         write_label_map(folder / "predictions" / f"{image.name}.tif", final)
         accepted = None
         if image in run.train:
-            accepted = run.select(image, max(1, run.config.rounds.count)).arrays["label_map"]
+            accepted = run.labels(image, max(1, run.config.rounds.count)).arrays["label_map"]
         write_panels(
             folder / "overlays" / f"{image.name}.png",
             image.load(),
-            coarse=run.instances(image, coarse=True),
+            coarse=run.labels_at(image, "ucis"),
             accepted=accepted,
             final=final,
             truth=sample.load_label_map() if sample.has_truth else None,
@@ -246,5 +205,6 @@ def export(
 
 def _round_facts(run: CellRun) -> list[dict[str, float]]:
     """What the rounds that were trained said about their labels, and their loss."""
-    trained = (r for r in range(1, run.config.rounds.count + 1) if run.store.has(run.keys.round(r)))
+    rounds = range(1, run.config.rounds.count + 1)
+    trained = (r for r in rounds if run.store.has(run.key("round", round_=r)))
     return [{"round": r, **round_facts(run, r)} for r in trained]

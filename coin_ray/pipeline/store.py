@@ -134,7 +134,7 @@ class Store:
             "seconds": round(seconds, 6),
             "kind": key.kind,
             "amount": key.amount,
-            "device": device_of(key.stage, self.device),
+            "device": device_of(self.device, key.on_device),
             "code": code_identity(),
         }
         scratch = self.root / SCRATCH / uuid.uuid4().hex
@@ -295,13 +295,11 @@ class Store:
 
 
 Done = Callable[[Key, float], None]
-ON_DEVICE = ("ucis_model", "ucis", "features", "embed", "masks", "round", "predict")
-"""Stages that run on the device; the others stay on the CPU."""
 
 
-def device_of(stage: str, device: str) -> str:
+def device_of(device: str, on_device: bool) -> str:
     """``cpu`` or ``cuda``: what a stage runs on when ``device`` is asked for."""
-    return device.partition(":")[0] if stage in ON_DEVICE else "cpu"
+    return device.partition(":")[0] if on_device else "cpu"
 
 
 class _Elsewhere(threading.local):

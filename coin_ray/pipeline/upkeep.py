@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline.chain import VERSIONS
 from coin_ray.pipeline.keys import SHORT, text_digest
 from coin_ray.pipeline.manifest import DATA, CorruptArtifact, read_manifest
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.states import leases
 from coin_ray.pipeline.store import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
 
-LARGE = ("features", "embed")
-"""Stages whose artifacts are large, are made from an image alone and serve many cells: those that
-a quota is for."""
 ORPHANED = 3600.0
 """Seconds after which nobody is still writing an unfinished artifact."""
 
@@ -50,8 +47,9 @@ def entries(store: Store, stage: str) -> list[Entry]:
 
 def collectable(store: Store, quota: float) -> list[Entry]:
     """The features and embeddings beyond ``quota`` bytes, least recently used first."""
+    stages = [name for name, stage in STAGES.items() if stage.large]
     large = sorted(
-        (entry for stage in LARGE for entry in entries(store, stage)), key=lambda entry: entry.used
+        (entry for stage in stages for entry in entries(store, stage)), key=lambda entry: entry.used
     )
     excess = sum(entry.bytes for entry in large) - quota
     out = []
@@ -103,7 +101,7 @@ def check(store: Store) -> Iterator[Checked]:
     """Every artifact, and what lies where one belongs. Reads all data."""
     for name in store.folders(""):
         stage = store.root / name
-        if name in VERSIONS and not stage.is_dir():
+        if name in STAGES and not stage.is_dir():
             yield Checked(stage, "it is no folder", 0)
     for name in store.stages():
         for folder in store.folders(name):

@@ -13,9 +13,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field
 
-from coin_ray.pipeline.chain import VERSIONS
-from coin_ray.pipeline.nodes import TRAINED
 from coin_ray.pipeline.section import LARGEST_SEED, Positive
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.study.errors import Problems, suggestion
 from coin_ray.study.grammar import Node, label
 from coin_ray.study.metrics import METRICS
@@ -56,7 +55,8 @@ class SeedRange:
 
 
 RESOURCES: Mapping[str, type] = {
-    **{step: StageResources for step in ("stage", *VERSIONS) if step not in TRAINED},
+    "stage": StageResources,
+    **{name: StageResources for name, stage in STAGES.items() if not stage.trains},
     "round": RoundResources,
 }
 """``stage`` is for every stage that is not named itself."""

@@ -27,8 +27,8 @@ from coin_ray.distillation.inference import predict_probability
 from coin_ray.distillation.network import student_from_weights
 from coin_ray.distillation.targets import edge_target
 from coin_ray.imaging.instances import distance_map, find_markers
+from coin_ray.imaging.stain import nuclear_evidence
 from coin_ray.labels import InstanceMasks, centroids
-from coin_ray.pipeline import stages
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.panels import COLOURS
 from coin_ray.pipeline.runner import open_local, run_local
@@ -67,25 +67,34 @@ def steps(run: CellRun, sample: Any, view: slice) -> dict[str, list[tuple[str, D
     """Picture -> (title, what draws it) of its panels."""
     config, image = run.config, sample.image
     pixels, truth = image.load(), sample.load_label_map()
-    tile = on(view, pixels)
-    coarse, similarity = run.ucis(image), run.similarity(image)
+    tile, ucis = on(view, pixels), config.ucis
+    evidence = nuclear_evidence(
+        pixels, sigma=ucis.sigma, contrast_sigma=ucis.contrast_sigma, scale=1
+    )
+    coarse, similarity = run.array("ucis", image), run.array("similarity", image)
     alone = config.model_copy(update={"ot": config.ot.model_copy(update={"prior": 0.0})})
-    plan, bare = run.transport(image), stages.transport(alone, similarity, coarse)
-    mask, labels, last = run.refine(image), run.instances(image), config.rounds.count
+    other = open_local(alone, 0, run.train, run.store.root.parent)
+    plan, bare = run.array("transport", image), other.array("transport", image)
+    mask, labels, last = (
+        run.array("refine", image),
+        run.array("instances", image),
+        config.rounds.count,
+    )
     depth = distance_map(mask, sigma=config.instances.sigma)
     peaks = centroids(
         find_markers(depth, mask, footprint=config.instances.footprint, keep_border=True)
     )
-    masks, selected = run.masks(image, 1), run.select(image, 1)
+    masks, selected = run.masks(image, 1), run.labels(image, 1)
     drawn, pseudo = redrawn(masks, labels), selected.arrays
+    scores = run.artifact("score", image, 1).arrays["scores"]
     seg, edge = probabilities(run, pixels)
-    found, result = run.predict(image, last), run.result(image, last)
-    first = run.instances(image, coarse=True)
+    found, result = run.array("predict", image, last), run.labels_at(image, f"round_{last}")
+    first = run.labels_at(image, "ucis")
     aji = {step: run.evaluate(sample, step)["aji"] for step in ("ucis", f"round_{last}")}
     return {
         "1_coarse": [
             ("generated tile", tile),
-            ("nuclear evidence of the stain", heat(view, stages.stain_evidence(config, pixels, 1))),
+            ("nuclear evidence of the stain", heat(view, evidence)),
             ("coarse mask M0", on(view, pixels, (coarse, COARSE))),
         ],
         "2_similarity": [
@@ -109,9 +118,9 @@ def steps(run: CellRun, sample: Any, view: slice) -> dict[str, list[tuple[str, D
         "5_scores": [
             ("instance, segmenter's mask (blue)",
              on(view, pixels, (labels, COARSE), (drawn, LABEL))),
-            ("score of each instance", scored(view, labels, run.score(image, 1).arrays["scores"])),
+            ("score of each instance", scored(view, labels, scores)),
             ("scores and threshold",
-             ranked(run.score(image, 1).arrays["scores"], selected.info["threshold"])),
+             ranked(scores, selected.info["threshold"])),
         ],
         "6_labels": [
             ("accepted: the segmenter's masks", flat(view, coloured(pseudo["label_map"]))),

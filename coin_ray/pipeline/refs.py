@@ -1,0 +1,93 @@
+"""Which stage of a cell stands behind a name that the steps use: the mask that Step 1 ends with,
+the label map that a round scores, a row of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from coin_ray.pipeline.stage import Ref, Scope
+
+
+def refined(chain: Scope, image: Any) -> Ref:
+    """The propagated mask; the coarse mask itself when nothing is propagated."""
+    return Ref("ucis" if chain.config.uss.family == "none" else "refine", image)
+
+
+def step1(image: Any) -> Ref:
+    """Instances of Step 1."""
+    return Ref("instances", image)
+
+
+def coarse(image: Any) -> Ref:
+    """Instances of the coarse mask."""
+    return Ref("instances", image, step="ucis")
+
+
+def current(chain: Scope, image: Any, round_: int) -> Ref:
+    """The label map that ``round_`` scores: Step 1 for round 1, then the last prediction."""
+    return step1(image) if round_ == 1 else Ref("predict", image, round_ - 1)
+
+
+def result(chain: Scope, image: Any, round_: int) -> Ref:
+    """What the student of ``round_`` is measured by: its prediction, redrawn if asked for.
+
+    The next round scores the prediction itself: a mask of the segmenter would agree with the
+    segmenter whatever the student saw.
+    """
+    return Ref("redraw" if chain.config.infer.redraw else "predict", image, round_)
+
+
+def refresh(chain: Scope, round_: int) -> int:
+    """The round in which the labels that ``round_`` trains on were made."""
+    return round_ - (round_ - 1) % chain.config.rounds.refresh
+
+
+def previous_refresh(chain: Scope, round_: int) -> int | None:
+    """The round whose labels were replaced by those of ``round_``."""
+    previous = refresh(chain, round_) - chain.config.rounds.refresh
+    return previous if previous > 0 else None
+
+
+def labels(chain: Scope, image: Any, round_: int) -> Ref:
+    """The pseudo labels that ``round_`` trains on."""
+    return Ref("select", image, refresh(chain, round_))
+
+
+def behind(chain: Scope, image: Any, step: str) -> Ref:
+    """The label map behind a row of the table; ``step`` is one of ``steps()``."""
+    if step == "ucis":
+        return coarse(image)
+    if step == "step1":
+        return step1(image)
+    if step == "pseudo_labels":
+        return labels(chain, image, 1)
+    return result(chain, image, int(step.removeprefix("round_")))
+
+
+def steps(chain: Scope, image: Any) -> tuple[str, ...]:
+    """``ucis``, ``step1``, ``pseudo_labels``, ``round_1`` .. ``round_R``.
+
+    Only an image that is trained on has pseudo labels.
+    """
+    made = ("pseudo_labels",) if image in chain.train else ()
+    rounds = (f"round_{r + 1}" for r in range(chain.config.rounds.count))
+    return ("ucis", "step1", *made, *rounds)
+
+
+def final_step(chain: Scope) -> str:
+    """The step whose label maps are the cell's result."""
+    rounds = chain.config.rounds.count
+    return f"round_{rounds}" if rounds else "step1"
+
+
+def all_centroids(chain: Scope, round_: int) -> Sequence[Ref]:
+    """The class sums of all training images, of each zoom."""
+    zooms = chain.config.uss.zoom
+    return [Ref("centroids", image, zoom=zoom) for image in chain.train for zoom in zooms]
+
+
+def all_scores(chain: Scope, round_: int) -> Sequence[Ref]:
+    """The scores of all training images in a round."""
+    return [Ref("score", image, round_) for image in chain.train]

@@ -1,0 +1,297 @@
+"""What a stage is. It is declared once, and its key, its cost, its place and what its computation
+may see follow from the declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from coin_ray.pipeline.section import Section
+from coin_ray.pipeline.settings import Cell, identity, is_runtime
+
+if TYPE_CHECKING:
+    from coin_ray.pipeline.store import Artifact
+
+
+class ImageLike(Protocol):
+    """What a key needs of an image. It has no ground truth."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def mpp(self) -> float | None: ...
+    def digest(self) -> str: ...
+    def shape(self) -> tuple[int, int]: ...
+
+
+class Scope(Protocol):
+    """A cell as the declarations see it: its settings, what it trains on, and inputs that are no
+    artifacts."""
+
+    @property
+    def config(self) -> Cell: ...
+    @property
+    def train(self) -> Sequence[Any]: ...
+    @property
+    def seed(self) -> int: ...
+    def pixels(self, image: Any) -> Content:
+        """The image, (H, W, 3) uint8."""
+
+    def scale(self, image: Any) -> Content:
+        """Its resolution, 0.25 / mpp."""
+
+    def weights(self, name: str) -> Content:
+        """A registered model file: its name in the registry."""
+
+    def mask_file(self, folder: str, image: Any) -> Content:
+        """A coarse mask made elsewhere: its path."""
+
+
+class Ref(NamedTuple):
+    """A stage within a cell: of which image, round, zoom, row of the table, ground truth."""
+
+    stage: str
+    image: Any = None
+    round: int = 0
+    zoom: float = 0.0
+    step: str = ""
+    truth: Truth | None = None
+
+
+class Truth:
+    """A labelled sample as an input: it is what its content is, whatever it is called."""
+
+    def __init__(self, digest: str, sample: Any = None) -> None:
+        self.digest, self.sample = digest, sample
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Truth) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class Content(NamedTuple):
+    """An input that is no artifact: what stands for it in the key, and how it is read."""
+
+    digest: str
+    read: Callable[[], Any]
+
+
+class Together(NamedTuple):
+    """An artifact of every training image as one input; ``refs(chain, round)`` lists them."""
+
+    refs: Callable[[Scope, int], Sequence[Ref]]
+    round: int = 0
+
+
+Source = Ref | Content | Together | Sequence[Ref] | Sequence[Content]
+
+
+def always(*_: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Read:
+    """Settings of one section that a stage reads: ``fields`` or, if none is named, all but ``but``.
+
+    They stand in the key under ``under``, or beside the others. ``when`` says for which cells.
+    ``old`` holds, of settings that are younger than the stage, the value that means what the stage
+    did before: at that value they add nothing to a key, so that older artifacts are served.
+    """
+
+    section: str
+    fields: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
+    under: str = ""
+    when: Callable[[Any], bool] = always
+    old: Mapping[str, Any] = field(default_factory=dict)
+
+    def values(self, config: Any) -> dict[str, Any]:
+        """What the stage is handed, under the names of the study."""
+        section = config
+        for name in self.section.split("."):
+            section = getattr(section, name)
+        found = identity(section, self.fields or None)
+        return {name: value for name, value in found.items() if name not in self.but}
+
+
+@dataclass(frozen=True)
+class Take:
+    """An input of a stage by its ``role``; ``stages``: where it may come from, if from a stage."""
+
+    role: str
+    find: Callable[[Scope, Ref], Source]
+    stages: tuple[str, ...] = ()
+    when: Callable[[Scope, Ref], bool] = always
+
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the pipeline.
+
+    ``version`` is raised when its result changes for the same inputs. ``adds`` gives what belongs
+    to its identity and is no setting (a zoom of several, the random seed). It ``runs`` on the CPU,
+    on the device, or on the segmenter's; where it ``trains``, ``compute`` takes the processes that
+    share the work and who hears of its progress. ``large`` artifacts are made from an image alone
+    and are collected first. ``work`` is the kind and amount of what it costs, for one pixel of its
+    image; of an artifact that does not grow (``grows``) the size is the same for any amount.
+    """
+
+    name: str
+    compute: Callable[..., Artifact]
+    reads: tuple[Read, ...] = ()
+    takes: tuple[Take, ...] = ()
+    adds: Callable[[Scope, Ref], Values] = lambda chain, ref: {}
+    version: int = 1
+    runs: Literal["cpu", "device", "segmenter"] = "cpu"
+    trains: bool = False
+    large: bool = False
+    grows: bool = True
+    work: Callable[[Any, Values], tuple[str, float]] = lambda config, values: ("", 1.0)
+    label: Callable[[Scope, Ref], str] = lambda chain, ref: ref.image.name
+
+    def values(self, chain: Scope, ref: Ref) -> Values:
+        """Everything but its inputs that the stage is handed."""
+        return self._values(chain, ref, lambda read, values: values)
+
+    def identity(self, chain: Scope, ref: Ref) -> Values:
+        """That of it which stands in the key."""
+        return self._values(chain, ref, _without_old)
+
+    def _values(self, chain: Scope, ref: Ref, part: Callable[[Read, Values], Values]) -> Values:
+        found: Values = {}
+        for read in self.reads:
+            if read.when(chain.config):
+                values = part(read, read.values(chain.config))
+                if read.under:
+                    values = {read.under: found.get(read.under, {}) | values}
+                found |= values
+        return found | self.adds(chain, ref)
+
+    def inputs(self, chain: Scope, ref: Ref) -> dict[str, Source]:
+        """Where its inputs come from, by role."""
+        return {take.role: take.find(chain, ref) for take in self.takes if take.when(chain, ref)}
+
+
+def _without_old(read: Read, values: Values) -> Values:
+    return {k: v for k, v in values.items() if k not in read.old or v != read.old[k]}
+
+
+class Undeclared(LookupError):
+    """A stage asked for something that its key does not hold."""
+
+
+class Keyed:
+    """The settings of a stage, as attributes or items; what its key does not hold it has not."""
+
+    def __init__(self, stage: str, values: Mapping[str, Any], where: str = "") -> None:
+        self._stage, self._values, self._where = stage, values, where
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise Undeclared(f"{self._stage} reads {self._where}{name}, and its key has it not")
+        value = self._values[name]
+        if isinstance(value, Mapping):
+            return Keyed(self._stage, value, f"{self._where}{name}.")
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def options(self, section: type[Section], *but: str) -> dict[str, Any]:
+        """All of a section that identifies a result, as keyword arguments of the function that does
+        its work; each of them has to be there."""
+        return {
+            name: self[found.alias or name]
+            for name, found in section.model_fields.items()
+            if name not in but and not is_runtime(found)
+        }
+
+
+class Given:
+    """What a computation is handed: its settings, its inputs by role, and nothing else.
+
+    ``runtime`` are the settings that change its speed alone; ``device`` is where it runs.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        values: Values,
+        sources: Mapping[str, Source],
+        fetch: Callable[[Ref | Content], Any],
+        *,
+        config: Cell,
+        device: str = "cpu",
+        prompt: Callable[[Any, Any], Any] | None = None,
+        upstream: Callable[[Ref], Keyed] | None = None,
+    ) -> None:
+        self.settings = Keyed(stage.name, values)
+        self.runtime = Keyed(stage.name, _runtime(config), "runtime.")
+        self.device = device
+        self._stage, self._sources, self._fetch = stage, sources, fetch
+        self._prompt, self._upstream = prompt, upstream
+
+    def __contains__(self, role: str) -> bool:
+        return role in self._sources
+
+    def source(self, role: str) -> Source:
+        """Where an input comes from."""
+        if role not in self._sources:
+            raise Undeclared(f"{self._stage.name} takes {role!r}, and its key has it not")
+        return self._sources[role]
+
+    def __getitem__(self, role: str) -> Any:
+        """An input: an artifact, or what else it is."""
+        source = self.source(role)
+        assert isinstance(source, Ref | Content)
+        return self._fetch(source)
+
+    def made_with(self, role: str) -> Keyed:
+        """The settings of an artifact that is an input: its digest stands in the key for them."""
+        source = self.source(role)
+        assert isinstance(source, Ref) and self._upstream is not None
+        return self._upstream(source)
+
+    def array(self, role: str) -> Any:
+        """The only array of an input."""
+        return self[role].arrays["array"]
+
+    def all(self, role: str) -> list[Any]:
+        """Where the parts of an input come from."""
+        source = self.source(role)
+        assert not isinstance(source, Ref | Content | Together)
+        return list(source)
+
+    def each(self, role: str) -> Iterator[Any]:
+        """An input of several parts, one at a time."""
+        return map(self._fetch, self.all(role))
+
+    def prompted(self, role: str, points: Any) -> Any:
+        """The segmenter's masks of points (N, 2) yx, by the embedding that is input ``role``."""
+        source = self.source(role)
+        assert self._prompt is not None
+        return self._prompt(source, points)
+
+
+def _runtime(config: Cell) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            key: getattr(section, key)
+            for key, found in type(section).model_fields.items()
+            if is_runtime(found)
+        }
+        for name, section in config
+    }

@@ -1,0 +1,29 @@
+"""The stages, in the chain's order: one declaration each, and what it computes.
+
+Here the method rooms meet, through plain arrays. None of the computations sees a key, a store or a
+cluster, and only ``evaluate`` takes a ground truth.
+"""
+
+from __future__ import annotations
+
+from coin_ray.pipeline.stage import Stage
+from coin_ray.pipeline.stages.coarse import UCIS, UCIS_MODEL
+from coin_ray.pipeline.stages.confidence import EMBED, MASKS, SCORE, SELECT
+from coin_ray.pipeline.stages.distillation import PREDICT, REDRAW, ROUND
+from coin_ray.pipeline.stages.measure import EVALUATE
+from coin_ray.pipeline.stages.propagation import (
+    CENTROIDS,
+    FEATURES,
+    INSTANCES,
+    REFINE,
+    SIMILARITY,
+    TRANSPORT,
+)
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        *(UCIS_MODEL, UCIS, FEATURES, CENTROIDS, SIMILARITY, TRANSPORT, REFINE, INSTANCES),
+        *(EMBED, MASKS, SCORE, SELECT, ROUND, PREDICT, REDRAW, EVALUATE),
+    )
+}

@@ -1,0 +1,172 @@
+"""The coarse mask, and the network that draws it where one is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.labels import BoolArray
+from coin_ray.pipeline.coarse_settings import Psm, Ssa, Ucis
+from coin_ray.pipeline.needs import coarse_weights
+from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Values
+from coin_ray.pipeline.store import Artifact
+
+EVIDENCE = ("sigma", "contrast_sigma")
+"""Settings of the section ucis that the signed stain evidence is made with."""
+STAIN_MASK = (*EVIDENCE, "opening", "max_hole", "min_area", "min_contrast", "min_share")
+"""And those of a coarse mask from the stain."""
+SAVE = 60.0
+"""Seconds between two checkpoints."""
+PARTS = 100
+"""Values kept of a loss; each is the mean over as many steps."""
+
+
+def _is(model: str) -> Any:
+    return lambda config: config.ucis.model == model
+
+
+def _train(given: Given, world: Any, progress: Any, checkpoint: Any) -> Artifact:
+    """Train the network; every process of ``world`` gets the same weights. ``checkpoint`` is the
+    file that an interrupted training goes on from. The artifact's ``log`` has each loss by its
+    name, over the ``steps`` that it was computed in."""
+    from coin_ray.ucis.psm import train_psm
+    from coin_ray.ucis.ssa import train_ssa
+
+    settings = given.settings
+    ssa = settings.model == "ssa"
+    train: Any = train_ssa if ssa else train_psm
+    if "encoder" in given:
+        assert given["encoder"] == f"{settings.encoder}_imagenet"
+    weights, log = train(
+        list(given.each("images")),
+        scales=list(given.each("scales")),
+        weights=settings.weights,
+        seed=settings.seed,
+        device=given.device,
+        wrap=world.wrap,
+        rank=world.rank,
+        world=world.size,
+        progress=progress if world.rank == 0 else None,
+        checkpoint=checkpoint,
+        every=SAVE,
+        **settings.options(Ssa if ssa else Psm),
+    )
+    info = {
+        "log": {term: _means(values) for term, values in log.items()},
+        "steps": {term: len(values) for term, values in log.items()},
+    }
+    return Artifact(weights, info)
+
+
+def _means(values: list[float]) -> list[float]:
+    parts = np.array_split(np.array(values), min(PARTS, len(values)))
+    return [float(part.mean()) for part in parts]
+
+
+def _training(ucis: Ucis, values: Values) -> tuple[str, float]:
+    if ucis.model == "psm":
+        psm = ucis.psm
+        crops = psm.activation_iterations * psm.activation_batch
+        crops += (psm.point_iterations + psm.final_iterations) * psm.batch
+        kind = f"psm {psm.activation_encoder} {psm.activation_width} {psm.encoder} {psm.width}"
+        return kind, float(crops * psm.crop**2)
+    ssa = ucis.ssa
+    kind = f"ssa {ssa.width} {ssa.encoder} {ssa.encoder_width}"
+    return kind, float(ssa.batch * ssa.crop**2) * values["iterations"]
+
+
+UCIS_MODEL = Stage(
+    "ucis_model",
+    _train,
+    reads=(
+        Read("ucis", ("model", "weights", "seed")),
+        Read("ucis.ssa", when=_is("ssa")),
+        Read("ucis.psm", when=_is("psm")),
+    ),
+    takes=(
+        Take("images", lambda chain, ref: [chain.pixels(image) for image in chain.train]),
+        Take("scales", lambda chain, ref: [chain.scale(image) for image in chain.train]),
+        Take(
+            "encoder",
+            lambda chain, ref: chain.weights(*coarse_weights(chain.config.ucis)),
+            when=lambda chain, ref: bool(coarse_weights(chain.config.ucis)),
+        ),
+    ),
+    runs="device",
+    trains=True,
+    grows=False,
+    work=lambda config, values: _training(config.ucis, values),
+    label=lambda chain, ref: chain.config.ucis.model,
+)
+"""One network for all random seeds."""
+
+
+def _mask(given: Given) -> Artifact:
+    """Coarse mask M0 (H, W) bool."""
+    settings, image, scale = given.settings, given["image"], given["scale"]
+    if settings.model == "files":
+        from coin_ray.data.label_files import read_foreground
+
+        return _one(read_foreground(given["mask"], image.shape[:2]))
+    if settings.model != "stain":
+        return _one(_drawn(given, image, scale))
+    from coin_ray.ucis.stain import stain_mask
+
+    assert settings.path is None
+    return _one(stain_mask(image, scale=scale, **{name: settings[name] for name in STAIN_MASK}))
+
+
+def _drawn(given: Given, image: NDArray[np.uint8], scale: float) -> BoolArray:
+    from coin_ray.ucis.psm import psm_mask
+    from coin_ray.ucis.ssa_prediction import ssa_mask
+
+    weights, built = given["network"].arrays, given.made_with("network")
+    if given.settings.model == "ssa":
+        return ssa_mask(
+            weights,
+            image,
+            width=built.width,
+            scale_equivariance=built.scale_equivariance,
+            scale=scale,
+            device=given.device,
+        )
+    return psm_mask(
+        weights, image, width=built.width, encoder=built.encoder, scale=scale, device=given.device
+    )
+
+
+def _one(array: NDArray[Any]) -> Artifact:
+    return Artifact({"array": array})
+
+
+def _drawing(ucis: Ucis) -> tuple[str, float]:
+    return ucis.model + (f" {ucis.trained.width}" if ucis.trained else ""), 1.0
+
+
+UCIS = Stage(
+    "ucis",
+    _mask,
+    reads=(
+        Read("ucis", ("model",)),
+        Read("ucis", ("path", *STAIN_MASK), when=_is("stain")),
+    ),
+    takes=(
+        Take("image", lambda chain, ref: chain.pixels(ref.image)),
+        Take("scale", lambda chain, ref: chain.scale(ref.image)),
+        Take(
+            "mask",
+            lambda chain, ref: chain.mask_file(chain.config.ucis.folder or "", ref.image),
+            when=lambda chain, ref: chain.config.ucis.folder is not None,
+        ),
+        Take(
+            "network",
+            lambda chain, ref: Ref("ucis_model"),
+            stages=("ucis_model",),
+            when=lambda chain, ref: chain.config.ucis.trained is not None,
+        ),
+    ),
+    runs="device",
+    work=lambda config, values: _drawing(config.ucis),
+)

@@ -1,0 +1,259 @@
+"""Step 2: the segmenter's embedding and masks, scores of instances, pseudo labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
+from coin_ray.pipeline import refs
+from coin_ray.pipeline.settings import Instances
+from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
+from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
+from coin_ray.pipeline.store import Artifact
+
+
+def _embed(given: Given) -> Artifact:
+    """What the segmenter needs of an image. Segmenters make it where they hold the model
+    (``pipeline.segmenter``); this is the same in whatever process asks for it."""
+    from coin_ray.confidence.segmenter import load_segmenter
+
+    s = given.settings
+    assert given["weights"] == f"sam_{s.model}"
+    model = load_segmenter(s.model, device=given.device, batch=given.runtime.sam.batch)
+    return Artifact(model.encode(given["image"]))
+
+
+EMBED = Stage(
+    "embed",
+    _embed,
+    reads=(Read("sam", ("model",)),),
+    takes=(
+        Take("image", lambda chain, ref: chain.pixels(ref.image)),
+        Take("weights", lambda chain, ref: chain.weights(f"sam_{chain.config.sam.model}")),
+    ),
+    runs="segmenter",
+    large=True,
+    work=lambda config, values: (config.sam.model, 1.0),
+)
+
+
+def _masks(given: Given) -> Artifact:
+    """The segmenter's masks of the instances that a round scores."""
+    from coin_ray.confidence.prompts import prompt_points
+
+    points = prompt_points(given.array("instances"), given.settings.prompt)
+    return Artifact(given.prompted("embed", points).to_arrays())
+
+
+_scored = Take(
+    "instances",
+    lambda chain, ref: refs.current(chain, ref.image, ref.round),
+    stages=("instances", "predict"),
+)
+_drawn = Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round), stages=("masks",))
+
+MASKS = Stage(
+    "masks",
+    _masks,
+    reads=(Read("sam", ("prompt",)),),
+    takes=(_scored, Take("embed", lambda chain, ref: Ref("embed", ref.image), stages=("embed",))),
+    runs="segmenter",
+    work=lambda config, values: (config.sam.model, 1.0),
+)
+
+
+def _shows_evidence(config: Any) -> bool:
+    return bool({"regrowth", "ring_contrast"} & set(config.score.terms))
+
+
+def _jitters(config: Any) -> bool:
+    return "stain_jitter" in config.score.terms
+
+
+def _looks(chain: Any, ref: Ref) -> bool:
+    return _shows_evidence(chain.config) or _jitters(chain.config)
+
+
+def _score(given: Given) -> Artifact:
+    """Facts (N,) of the instances of a round: ``agreement`` with the segmenter (Eq. 6), ``scores``
+    that selection ranks by, and what its sanity checks look at."""
+    from coin_ray.confidence import consistency, scoring
+    from coin_ray.confidence.prompts import prompt_points
+    from coin_ray.imaging.instances import split_instances
+    from coin_ray.imaging.stain import nuclear_evidence
+    from coin_ray.ucis.stain import stain_mask
+
+    s, label_map = given.settings, given.array("instances")
+    masks = InstanceMasks.from_arrays(given["masks"].arrays)
+
+    @cache
+    def evidence() -> NDArray[np.float32]:
+        return nuclear_evidence(
+            given["image"],
+            sigma=s.evidence.sigma,
+            contrast_sigma=s.evidence.contrast_sigma,
+            scale=given["scale"],
+        )
+
+    def coarse_instances(stained: NDArray[np.uint8]) -> LabelMap:
+        scale, coarse = given["scale"], {name: s.coarse[name] for name in STAIN_MASK}
+        mask = stain_mask(stained, scale=scale, **coarse)
+        return split_instances(mask, scale=scale, **s.split.options(Instances))
+
+    agreement = scoring.agreement(label_map, masks)
+    compute: dict[str, Callable[[], NDArray[np.float32]]] = {
+        "segmenter": lambda: agreement,
+        "predicted_iou": lambda: masks.predicted_iou,
+        "stain_jitter": lambda: consistency.stain_jitter_agreement(
+            given["image"], label_map, coarse_instances
+        ),
+        "regrowth": lambda: consistency.regrowth_agreement(evidence(), label_map),
+        "ring_contrast": lambda: consistency.ring_contrast(evidence(), label_map),
+        "ellipse": lambda: consistency.ellipse_fit(label_map),
+    }
+    terms = [compute[term]() for term in s.terms]
+    points = prompt_points(label_map, given.made_with("masks").prompt)
+    found = {
+        "agreement": agreement,
+        "scores": terms[0] if len(terms) == 1 else consistency.mean_rank(terms),
+        "area_ratio": scoring.area_ratios(label_map, masks),
+        "holds_point": scoring.holds_points(masks, points),
+    }
+    info = {"instances": len(agreement), "agreement_sum": float(agreement.sum(dtype=float))}
+    return Artifact(found, info)
+
+
+SCORE = Stage(
+    "score",
+    _score,
+    version=2,
+    reads=(
+        Read("score", ("terms",)),
+        Read("ucis", EVIDENCE, under="evidence", when=_shows_evidence),
+        Read("ucis", STAIN_MASK, under="coarse", when=_jitters),
+        Read("instances", under="split", when=_jitters),
+    ),
+    takes=(
+        _scored,
+        _drawn,
+        Take("image", lambda chain, ref: chain.pixels(ref.image), when=_looks),
+        Take("scale", lambda chain, ref: chain.scale(ref.image), when=_looks),
+    ),
+    work=lambda config, values: ("+".join(config.score.terms), 1.0),
+)
+
+
+def _select(given: Given) -> Artifact:
+    """``label_map`` and ``ignore`` (H, W) of the pseudo labels (Eqs. 7 to 10), and how many
+    instances were accepted. With ``labels.memory`` also the painted masks and their ``scores``,
+    for the next refresh."""
+    from coin_ray.distillation import targets
+
+    s = given.settings.labels
+    masks = InstanceMasks.from_arrays(given["masks"].arrays)
+    scores = given["score"].arrays["scores"]
+    accepted, threshold = _accepted(given, masks)
+    scored = given.source("score")
+    assert isinstance(scored, Ref)
+    first = scored.round == 1
+    earlier = None if first else given["before"].arrays
+    memory = None
+    if s.memory:
+        memory = targets.Memory() if earlier is None else targets.Memory.from_arrays(earlier)
+    labels = targets.pseudo_labels(
+        given.array("instances"),
+        masks,
+        scores,
+        accepted,
+        source=s.source,
+        missed_foreground=given.array("step1") if s.missed == "ignore" else None,
+        memory=memory,
+    )
+    kept = labels.memory.to_arrays() if labels.memory is not None else {}
+    info = {
+        "instances": len(accepted),
+        "accepted": int(accepted.sum()),
+        "labelled": int(labels.label_map.max(initial=0)),
+        "threshold": float(threshold),
+        "score_mean": float(scores.mean()) if len(accepted) else 0.0,
+        "score_std": float(scores.std()) if len(accepted) else 0.0,
+        **_change(labels.label_map, None if earlier is None else earlier["label_map"]),
+    }
+    return Artifact({"label_map": labels.label_map, "ignore": labels.ignore, **kept}, info)
+
+
+def _accepted(given: Given, masks: InstanceMasks) -> tuple[BoolArray, float]:
+    """Accepted (N,) of the image and the threshold, which all training images may share; the guard
+    of ``accept`` then acts on all of them together."""
+    from coin_ray.confidence import selection
+
+    s, own = given.settings.select, given["score"].arrays
+    group, position = [own], 0
+    if s.scope == "dataset":
+        position = given.all("all_scores").index(given.source("score"))
+        group = [score.arrays for score in given.each("all_scores")]
+    rule: dict[str, Any] = {"rule": s.rule, "value": s.value, "cap": s.cap}
+    scores = np.concatenate([one["scores"] for one in group])
+    sound = selection.sound(
+        np.concatenate([one["area_ratio"] for one in group]),
+        np.concatenate([one["holds_point"] for one in group]),
+        area_ratio=s.area_ratio,
+        contains_point=s.contains_point,
+    )
+    start = sum(len(one["scores"]) for one in group[:position])
+    accepted = selection.accept(scores, sound, **rule)[start : start + len(masks)]
+    accepted = selection.without_overlaps(accepted, own["scores"], masks, s.max_overlap)
+    return accepted, selection.threshold(scores, **rule)
+
+
+def _change(now: LabelMap, before: LabelMap | None) -> dict[str, int]:
+    """Pixels of the label foreground that two refreshes share, and that either has; their churn is
+    1 - shared / either. Before the first refresh there are no labels."""
+    old = np.zeros(now.shape, dtype=bool) if before is None else before > 0
+    return {
+        "label_shared": int(np.count_nonzero((now > 0) & old)),
+        "label_either": int(np.count_nonzero((now > 0) | old)),
+    }
+
+
+def _before(chain: Any, ref: Ref) -> Ref:
+    previous = refs.previous_refresh(chain, ref.round)
+    assert previous is not None
+    return refs.labels(chain, ref.image, previous)
+
+
+SELECT = Stage(
+    "select",
+    _select,
+    version=2,
+    reads=(Read("select", under="select"), Read("labels", under="labels")),
+    takes=(
+        Take("score", lambda chain, ref: Ref("score", ref.image, ref.round), stages=("score",)),
+        _scored,
+        _drawn,
+        Take(
+            "before",
+            _before,
+            stages=("select",),
+            when=lambda chain, ref: refs.previous_refresh(chain, ref.round) is not None,
+        ),
+        Take(
+            "all_scores",
+            lambda chain, ref: Together(refs.all_scores, ref.round),
+            stages=("score",),
+            when=lambda chain, ref: chain.config.select.scope == "dataset",
+        ),
+        Take(
+            "step1",
+            lambda chain, ref: refs.refined(chain, ref.image),
+            stages=("ucis", "refine"),
+            when=lambda chain, ref: chain.config.labels.missed == "ignore",
+        ),
+    ),
+)
+"""Of a round that makes labels anew (``refs.labels``)."""

@@ -1,0 +1,246 @@
+"""Step 3: a round's student, what it predicts, and that redrawn by the segmenter."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.labels import InstanceMasks, relabel
+from coin_ray.pipeline import refs
+from coin_ray.pipeline.needs import round_schedule, student_has_encoder
+from coin_ray.pipeline.settings import Crf, Instances, Student
+from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Values
+from coin_ray.pipeline.stages.coarse import EVIDENCE
+from coin_ray.pipeline.store import Artifact
+
+SCHEDULED = ("epochs", "later_iterations", "later_lr")
+"""Settings of the student that say how long a round is and how fast it learns; the key of a round
+holds what they come to."""
+REDRAW_SETTINGS = ("redraw", "redraw_min_iou", "redraw_grow")
+"""Settings of the section infer that act after the prediction."""
+
+
+def _train(given: Given, world: Any, progress: Any, checkpoint: Any) -> Artifact:
+    """Student of a round (EMA weights); equal on every process of ``world``.
+
+    Labels that changed by less than ``rounds.early_stop`` since the last refresh stop the training:
+    the artifact is then the last student, whose next labels are these again.
+    """
+    from coin_ray.distillation.targets import PseudoLabels
+    from coin_ray.distillation.training import train_round
+
+    s, runtime = given.settings, given.runtime.student
+    labels = list(given.each("labels"))
+    previous = given["previous"] if s.round > 1 else None
+    renewed = given.all("labels")[0].round > 1  # the first labels replace none
+    if renewed and churn([one.info for one in labels]) < s.early_stop:
+        assert previous is not None
+        nothing = {"iterations": 0, "stopped": True, "seconds": 0.0}
+        return Artifact(previous.arrays, previous.info | nothing)
+    if "encoder" in given:
+        assert given["encoder"] == f"{s.encoder}_imagenet"
+    start = time.perf_counter()
+    weights, log = train_round(
+        list(given.each("images")),
+        [PseudoLabels(one.arrays["label_map"], one.arrays["ignore"]) for one in labels],
+        initial=None if previous is None else previous.arrays,
+        seed=s.seed,
+        round_index=s.round,
+        device=given.device,
+        wrap=world.wrap,
+        rank=world.rank,
+        world=world.size,
+        progress=progress if world.rank == 0 else None,
+        channels_last=runtime.channels_last,
+        compile=runtime.compile,
+        **s.options(Student, *SCHEDULED),
+    )
+    loss = log["loss"][-max(1, len(log["loss"]) // 10) :]
+    info = {
+        "loss": sum(loss) / len(loss),
+        "iterations": s.iterations,
+        "stopped": False,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    return Artifact(weights, info)
+
+
+def churn(facts: list[dict[str, Any]]) -> float:
+    """1 - IoU of the label foreground with that of the refresh before, over all images."""
+    shared, either = (sum(fact[f"label_{k}"] for fact in facts) for k in ("shared", "either"))
+    return 1 - shared / either if either else 0.0
+
+
+def _round_values(chain: Any, ref: Ref) -> Values:
+    found = round_schedule(chain.config, ref.round, len(chain.train))
+    if refs.previous_refresh(chain, ref.round) is not None:
+        found["early_stop"] = chain.config.rounds.early_stop
+    return found | {"seed": chain.seed, "round": ref.round}
+
+
+def _student(config: Any) -> str:
+    student = config.student
+    return f"{student.arch} {student.width if student.arch == 'unet' else student.encoder}"
+
+
+ROUND = Stage(
+    "round",
+    _train,
+    reads=(Read("student", but=SCHEDULED),),
+    takes=(
+        Take("images", lambda chain, ref: [chain.pixels(image) for image in chain.train]),
+        Take(
+            "labels",
+            lambda chain, ref: [refs.labels(chain, image, ref.round) for image in chain.train],
+            stages=("select",),
+        ),
+        Take(
+            "encoder",
+            lambda chain, ref: chain.weights(f"{chain.config.student.encoder}_imagenet"),
+            when=lambda chain, ref: (
+                chain.config.student.encoder_weights == "imagenet"
+                and student_has_encoder(chain.config)
+            ),
+        ),
+        Take(
+            "previous",
+            lambda chain, ref: Ref("round", round=ref.round - 1),
+            stages=("round",),
+            when=lambda chain, ref: ref.round > 1,
+        ),
+    ),
+    adds=_round_values,
+    runs="device",
+    trains=True,
+    grows=False,
+    work=lambda config, values: (
+        _student(config),
+        float(config.student.batch * config.student.crop**2) * values["iterations"],
+    ),
+    label=lambda chain, ref: f"round{ref.round}-seed{chain.seed}",
+)
+
+
+def _evidence(settings: Keyed, image: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
+    from coin_ray.imaging.stain import nuclear_evidence
+
+    return nuclear_evidence(
+        image, sigma=settings.sigma, contrast_sigma=settings.contrast_sigma, scale=scale
+    )
+
+
+def _predict(given: Given) -> Artifact:
+    """Label map (H, W) of the student. ``infer.edge_markers`` acts where it has an edge head."""
+    from coin_ray.distillation.inference import instances_from_probability, predict_probability
+    from coin_ray.distillation.network import student_from_weights
+
+    s, infer = given.settings, given.settings.infer
+    image, scale = given["image"], given["scale"]
+    built = given.made_with("round")
+    model = student_from_weights(
+        given["round"].arrays,
+        arch=built.arch,
+        width=built.width,
+        encoder=built.encoder,
+        edge=built.edge,
+        device=given.device,
+    )
+    segmentation, edge = predict_probability(
+        model,
+        image,
+        scales=infer.scales,
+        hflip=infer.hflip,
+        tile=infer.tile,
+        device=given.device,
+    )
+
+    def refine(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Posterior (H, W) of the foreground after the dense CRF on [1 - p, p]."""
+        from coin_ray.propagation.crf import dense_crf
+
+        maps = np.stack([1 - probability, probability])
+        return dense_crf(image, maps, **s.crf.options(Crf, "enabled"))[1]
+
+    found = instances_from_probability(
+        segmentation,
+        edge,
+        evidence=_evidence(s.evidence, image, scale) if infer.stain_weight else None,
+        minmax=infer.minmax,
+        refine=refine if infer.crf else None,
+        stain_weight=infer.stain_weight,
+        edge_markers=infer.edge_markers and edge is not None,
+        fill_holes=infer.fill_holes,
+        opening=infer.opening,
+        scale=scale,
+        **{k: v for k, v in s.instances.options(Instances).items() if k != "opening"},
+    )
+    return Artifact({"array": found})
+
+
+def _predicting(config: Any) -> tuple[str, float]:
+    infer = config.infer
+    views = sum(scale**2 for scale in infer.scales) * (1 + infer.hflip)
+    return _student(config) + (" crf" if infer.crf else ""), views
+
+
+PREDICT = Stage(
+    "predict",
+    _predict,
+    reads=(
+        Read("infer", but=REDRAW_SETTINGS, under="infer"),
+        Read("instances", under="instances"),
+        Read("ucis", EVIDENCE, under="evidence", when=lambda c: bool(c.infer.stain_weight)),
+        Read("crf", but=("enabled",), under="crf", when=lambda c: c.infer.crf),
+    ),
+    takes=(
+        Take("image", lambda chain, ref: chain.pixels(ref.image)),
+        Take("scale", lambda chain, ref: chain.scale(ref.image)),
+        Take("round", lambda chain, ref: Ref("round", round=ref.round), stages=("round",)),
+    ),
+    runs="device",
+    work=lambda config, values: _predicting(config),
+)
+
+
+def _redraw(given: Given) -> Artifact:
+    """The segmenter's masks of the predicted instances in their place, (H, W).
+
+    Painted in ascending predicted IoU, the segmenter's own estimate, so that the surest is on top,
+    and grown by a few pixels where the student saw foreground that no mask holds: the small
+    segmenter draws tight. What is left of a mask below ``instances.min_area`` is dropped.
+    """
+    from skimage.segmentation import expand_labels
+
+    s, scale = given.settings, given["scale"]
+    assert s.redraw
+    masks = InstanceMasks.from_arrays(given["masks"].arrays)
+    sure = masks.take(np.flatnonzero(masks.predicted_iou >= s.redraw_min_iou))
+    drawn = given.source("masks")
+    assert isinstance(drawn, Ref)
+    painted = sure.paint(drawn.image.shape(), sure.predicted_iou)
+    if s.redraw_grow:
+        predicted = given.array("predict")
+        grown = expand_labels(painted, s.redraw_grow * scale)
+        painted = np.where((painted > 0) | (predicted > 0), grown, 0)
+    keep = np.bincount(painted.ravel()) >= s.min_area * scale**2
+    return Artifact({"array": relabel(np.where(keep[painted], painted, 0))})
+
+
+REDRAW = Stage(
+    "redraw",
+    _redraw,
+    reads=(Read("instances", ("min_area",)), Read("infer", REDRAW_SETTINGS)),
+    takes=(
+        Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round + 1), stages=("masks",)),
+        Take("scale", lambda chain, ref: chain.scale(ref.image)),
+        Take(
+            "predict",
+            lambda chain, ref: Ref("predict", ref.image, ref.round),
+            stages=("predict",),
+            when=lambda chain, ref: bool(chain.config.infer.redraw_grow),
+        ),
+    ),
+)

@@ -1,0 +1,44 @@
+"""The end: metrics of a label map. The only stage that takes a ground truth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coin_ray.pipeline import refs
+from coin_ray.pipeline.settings import Evaluate
+from coin_ray.pipeline.stage import Content, Given, Read, Ref, Stage, Take
+from coin_ray.pipeline.store import Artifact
+
+
+def _evaluate(given: Given) -> Artifact:
+    """All metrics of one image; NaN: nothing to compare, skipped."""
+    from coin_ray.metrics.evaluate import evaluate
+
+    arrays = given["labels"].arrays
+    found = arrays["label_map"] if "label_map" in arrays else arrays["array"]
+    metrics = evaluate(given["truth"], found, **given.settings.options(Evaluate))
+    values = np.array(list(metrics.values()), dtype=np.float64)
+    return Artifact({"values": values}, {"names": list(metrics)})
+
+
+def _truth(ref: Ref) -> Content:
+    truth = ref.truth
+    assert truth is not None
+    return Content(truth.digest, lambda: truth.sample.load_label_map())
+
+
+EVALUATE = Stage(
+    "evaluate",
+    _evaluate,
+    reads=(Read("evaluate"),),
+    takes=(
+        Take(
+            "labels",
+            lambda chain, ref: refs.behind(chain, ref.image, ref.step),
+            stages=("instances", "select", "predict", "redraw"),
+        ),
+        Take("truth", lambda chain, ref: _truth(ref)),
+    ),
+    grows=False,
+    label=lambda chain, ref: f"{ref.image.name}-{ref.step}",
+)

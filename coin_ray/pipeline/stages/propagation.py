@@ -1,0 +1,254 @@
+"""Step 1: features, class sums, similarity, transport, the propagated mask and its instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.pipeline import refs
+from coin_ray.pipeline.needs import needs_coarse
+from coin_ray.pipeline.settings import Crf, Instances
+from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
+from coin_ray.pipeline.store import Artifact
+from coin_ray.weights.registry import backbone_name
+
+
+def _features(given: Given) -> Artifact:
+    """Window features at one zoom on their token grids (fp16)."""
+    from coin_ray.propagation.backbones import load_backbone
+    from coin_ray.propagation.features import extract_features
+
+    s = given.settings
+    assert given["weights"] == backbone_name(s.family, s.size, s.weights)
+    backbone = load_backbone(
+        s.family, s.size, weights=s.weights, layer=s.layer, device=given.device
+    )
+    found = extract_features(
+        given["image"],
+        backbone,
+        zoom=s.zoom,
+        window=s.window,
+        stride=s.stride,
+        hflip=s.hflip,
+        batch=given.runtime.uss.batch,
+    )
+    return Artifact(found.to_arrays())
+
+
+FEATURES = Stage(
+    "features",
+    _features,
+    reads=(Read("uss", ("family", "size", "weights", "layer", "window", "stride", "hflip")),),
+    takes=(
+        Take("image", lambda chain, ref: chain.pixels(ref.image)),
+        Take(
+            "weights",
+            lambda chain, ref: chain.weights(
+                backbone_name(
+                    chain.config.uss.family, chain.config.uss.size, chain.config.uss.weights
+                )
+            ),
+        ),
+    ),
+    # Of one zoom, so that lists of zooms share what they have in common.
+    adds=lambda chain, ref: {"zoom": ref.zoom},
+    runs="device",
+    large=True,
+    work=lambda config, values: (
+        f"{config.uss.family} {config.uss.size}",
+        (1 + config.uss.hflip) / config.uss.stride**2 * values["zoom"] ** 2,
+    ),
+)
+
+
+def _centroids(given: Given) -> Artifact:
+    """Sums (2, D) and pixel counts (2,) of the unit features in background and foreground."""
+    from coin_ray.propagation.centroids import class_sums
+
+    features = _normalised(given["features"], given.settings.normalise)
+    sums = class_sums(features, given.array("ucis"))
+    return Artifact({"sums": sums.sums, "counts": sums.counts})
+
+
+def _normalised(features: Artifact, how: str) -> Any:
+    from coin_ray.propagation.features import WindowFeatures, normalise_features
+
+    return normalise_features(WindowFeatures.from_arrays(features.arrays), how)
+
+
+CENTROIDS = Stage(
+    "centroids",
+    _centroids,
+    reads=(Read("uss", ("normalise",)),),
+    takes=(
+        Take(
+            "features",
+            lambda chain, ref: Ref("features", ref.image, zoom=ref.zoom),
+            stages=("features",),
+        ),
+        Take("ucis", lambda chain, ref: Ref("ucis", ref.image), stages=("ucis",)),
+    ),
+    grows=False,
+)
+
+
+def _transports(config: Any) -> bool:
+    return bool(config.ot.enabled)
+
+
+def _of_each_zoom(stage: str) -> Callable[..., list[Ref]]:
+    return lambda chain, ref: [Ref(stage, ref.image, zoom=zoom) for zoom in chain.config.uss.zoom]
+
+
+def _similarity(given: Given) -> Artifact:
+    """(2, H, W) cosine to the background and foreground centroid (Eq. 3), the zooms' mean. Without
+    transport these are raw: the paper's ablation thresholds cosines."""
+    from coin_ray.propagation.centroids import ClassSums, centroids, merge
+    from coin_ray.propagation.similarity import similarity_map
+
+    s = given.settings
+    own = [ClassSums(**sums.arrays) for sums in given.each("centroids")]
+    everyone: list[Any] = []
+    if s.centroid_scope == "dataset":
+        everyone = [ClassSums(**sums.arrays) for sums in given.each("all_centroids")]
+
+    def pairs() -> Iterator[tuple[Any, NDArray[np.float64]]]:
+        for zoom, features in enumerate(given.each("features")):
+            of_all = None
+            if everyone:
+                of_all = merge(everyone[zoom :: len(own)], s.centroid_weight)
+            vectors = centroids(own[zoom], of_all, scope=s.centroid_scope)
+            yield _normalised(features, s.normalise), vectors
+
+    stretched: dict[str, Any] = {"minmax": False, "percentile": 0.0, "complement": False}
+    if any(name in s for name in stretched):
+        stretched = {name: s[name] for name in stretched}
+    return Artifact({"array": similarity_map(pairs(), relu=s.relu, **stretched)})
+
+
+SIMILARITY = Stage(
+    "similarity",
+    _similarity,
+    reads=(
+        Read("uss", ("normalise", "centroid_scope", "relu")),
+        Read("uss", ("minmax", "percentile", "complement"), when=_transports),
+        Read("uss", ("centroid_weight",), when=lambda c: c.uss.centroid_scope == "dataset"),
+    ),
+    takes=(
+        Take("features", _of_each_zoom("features"), stages=("features",)),
+        Take("centroids", _of_each_zoom("centroids"), stages=("centroids",)),
+        Take(
+            "all_centroids",
+            lambda chain, ref: Together(refs.all_centroids),
+            stages=("centroids",),
+            when=lambda chain, ref: chain.config.uss.centroid_scope == "dataset",
+        ),
+    ),
+)
+
+
+def _transport(given: Given) -> Artifact:
+    """S^OT (2, H, W) (Eq. 4), or the paper's thresholded map when transport is off."""
+    from coin_ray.propagation.transport import transport, without_transport
+
+    s, similarity = given.settings, given.array("similarity")
+    if not s.enabled:
+        return Artifact({"array": without_transport(similarity, s.threshold)})
+    coarse = given.array("ucis") if "ucis" in given else None
+    mass = s.foreground_mass
+    if mass == "coarse":
+        coarse = given.array("ucis")
+        # A transport needs some mass on either side, also for an image without a cell.
+        mass = float(np.clip(coarse.mean(), 1e-3, 1 - 1e-3))
+    found = transport(
+        similarity,
+        lambda_=s["lambda"],
+        mode=s.mode,
+        solver=s.solver,
+        foreground_mass=mass,
+        prior=s.prior,
+        output=s.output,
+        coarse=coarse,
+        complement=s.complement,
+    )
+    return Artifact({"array": found})
+
+
+TRANSPORT = Stage(
+    "transport",
+    _transport,
+    reads=(
+        Read("ot", ("enabled",)),
+        Read("ot", but=("enabled", "threshold"), when=_transports),
+        Read("uss", ("complement",), when=_transports),
+        Read("ot", ("threshold",), when=lambda config: not config.ot.enabled),
+    ),
+    takes=(
+        Take("similarity", lambda chain, ref: Ref("similarity", ref.image), stages=("similarity",)),
+        Take(
+            "ucis",
+            lambda chain, ref: Ref("ucis", ref.image),
+            stages=("ucis",),
+            when=lambda chain, ref: needs_coarse(chain.config),
+        ),
+    ),
+)
+
+
+def _refine(given: Given) -> Artifact:
+    """Propagated mask (H, W): arg-max of S^OT, after the dense CRF if that is on."""
+    s, transported = given.settings, given.array("transport")
+    if s.enabled:
+        from coin_ray.propagation.crf import dense_crf
+
+        transported = dense_crf(given["image"], transported, **s.options(Crf, "enabled"))
+    return Artifact({"array": transported[1] > transported[0]})
+
+
+REFINE = Stage(
+    "refine",
+    _refine,
+    reads=(
+        Read("crf", ("enabled",)),
+        Read("crf", but=("enabled",), when=lambda config: config.crf.enabled),
+    ),
+    takes=(
+        Take("transport", lambda chain, ref: Ref("transport", ref.image), stages=("transport",)),
+        Take(
+            "image",
+            lambda chain, ref: chain.pixels(ref.image),
+            when=lambda chain, ref: chain.config.crf.enabled,
+        ),
+    ),
+    work=lambda config, values: ("crf" if config.crf.enabled else "", 1.0),
+)
+
+
+def _instances(given: Given) -> Artifact:
+    """Label map (H, W) of a mask (Eq. 5)."""
+    from coin_ray.imaging.instances import split_instances
+
+    options = given.settings.options(Instances)
+    found = split_instances(given.array("mask"), scale=given["scale"], **options)
+    return Artifact({"array": found})
+
+
+INSTANCES = Stage(
+    "instances",
+    _instances,
+    reads=(Read("instances"),),
+    takes=(
+        Take(
+            "mask",
+            lambda chain, ref: (
+                Ref("ucis", ref.image) if ref.step == "ucis" else refs.refined(chain, ref.image)
+            ),
+            stages=("ucis", "refine"),
+        ),
+        Take("scale", lambda chain, ref: chain.scale(ref.image)),
+    ),
+)
+"""Of Step 1, or (``step`` "ucis") of the coarse mask."""

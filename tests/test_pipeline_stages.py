@@ -1,0 +1,189 @@
+"""What a stage declares is what it can see: taken away one at a time, each setting and each input
+is missed by the computation itself, and a setting changes the keys of the stages that read it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from coin_ray.data.sample import Sample
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.rounds import World
+from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stage import Given, Keyed, Ref, Undeclared
+from coin_ray.pipeline.stages import STAGES
+
+SMALL: dict[str, Any] = {
+    "uss": {
+        "family": "mae", "size": "mini", "zoom": 1.0, "window": 64, "hflip": False,
+        "normalise": "standardise",
+    },
+    "sam": {"model": "mini"},
+    "instances": {"footprint": 9},
+    "student": {
+        "arch": "unet", "width": 4, "iterations": 1, "batch": 1, "crop": 32, "optimiser": "adamw",
+    },
+    "rounds": {"count": 0},
+    "infer": {"scales": [1.0]},
+}  # fmt: skip
+FULL: dict[str, Any] = {
+    "crf": {"enabled": True, "iterations": 1},
+    "score": {"terms": ["segmenter", "stain_jitter", "regrowth"]},
+    "select": {"scope": "dataset"},
+    "labels": {"missed": "ignore", "memory": True},
+    "rounds": {"count": 2, "early_stop": 0.01},
+    "infer": {"stain_weight": 1.0, "crf": True, "redraw": True, "redraw_grow": 1.0},
+}
+SSA = {
+    "width": 4, "encoder": "resnet18", "encoder_width": 8, "start": "stain", "sparsity": 0.2,
+    "iterations": 1, "batch": 3, "crop": 32,
+}  # fmt: skip
+PSM = {
+    "activation_encoder": "res2net50_26w_4s", "activation_width": 8, "activation_iterations": 1,
+    "attempts": 1, "encoder": "resnet18", "width": 8, "point_iterations": 1, "final_iterations": 1,
+    "batch": 1, "activation_batch": 1, "crop": 64, "region": 64,
+}  # fmt: skip
+CELLS: dict[str, dict[str, Any]] = {
+    "full": FULL,
+    "no transport": {"ot": {"enabled": False}},
+    "image scope": {"uss": {"centroid_scope": "image"}},
+    "files": {"ucis": {"model": "files", "path": "masks"}, "uss": {"family": "none"}},
+    "ssa": {"ucis": {"model": "ssa", "weights": "none", "ssa": SSA}, "uss": {"family": "none"}},
+    "psm": {"ucis": {"model": "psm", "weights": "none", "psm": PSM}, "uss": {"family": "none"}},
+}
+FROM_A_FILE = {("ucis_model", "encoder"), ("round", "encoder")}
+"""Inputs that only a pretrained encoder has: no file of one is here."""
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return list(generated_samples(tmp_path_factory.mktemp("tiles"), 2, size=64, seed=5))
+
+
+@pytest.fixture(scope="module")
+def runs(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellRun]:
+    """A finished cell of each kind, in one store."""
+    pytest.importorskip("pydensecrf.densecrf", reason="the extra `crf` is not installed")
+    workspace, found = tmp_path_factory.mktemp("workspace"), {}
+    masks = tmp_path_factory.mktemp("masks")
+    for sample in samples:
+        inside = (sample.load_label_map() > 0).astype(np.uint8) * 255
+        Pillow.fromarray(inside).save(masks / f"{sample.name}.png")
+    for name, patches in CELLS.items():
+        values = copy.deepcopy(SMALL)
+        for section, patch in patches.items():
+            values[section] = values.get(section, {}) | patch
+        if name == "files":
+            values["ucis"]["path"] = str(masks)
+        run = open_local(Cell.model_validate(values), 0, [s.image for s in samples], workspace)
+        run_local(run, samples)
+        found[name] = run
+    return found
+
+
+def places(run: CellRun, sample: Sample) -> Iterator[Ref]:
+    """A stage of each kind that the cell has gone through."""
+    image, last = sample.image, run.config.rounds.count
+    if run.config.ucis.trained is not None:
+        yield Ref("ucis_model")
+    yield Ref("ucis", image)
+    if run.config.uss.family != "none":
+        zoom = run.config.uss.zoom[0]
+        yield Ref("features", image, zoom=zoom)
+        yield Ref("centroids", image, zoom=zoom)
+        yield from (Ref(stage, image) for stage in ("similarity", "transport", "refine"))
+    yield from (Ref("instances", image), Ref("embed", image))
+    yield from (Ref(stage, image, 1) for stage in ("masks", "score", "select"))
+    for round_ in range(1, last + 1):
+        yield Ref("select", image, round_)
+        yield Ref("round", round=round_)
+        yield Ref("predict", image, round_)
+        yield Ref("redraw", image, round_)
+    yield Ref("evaluate", image, step="step1", truth=run.chain.memo.truth(sample))
+
+
+def compute(given: Given, ref: Ref, folder: Path) -> Any:
+    if STAGES[ref.stage].trains:
+        return STAGES[ref.stage].compute(given, World(), None, folder / "checkpoint")
+    return STAGES[ref.stage].compute(given)
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    first, _, rest = name.partition(".")
+    if rest:
+        return {**values, first: without(values[first], rest)}
+    return {key: value for key, value in values.items() if key != first}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_stage_misses_every_setting_and_every_input_that_is_taken_away(
+    runs: dict[str, CellRun], samples: list[Sample], name: str, tmp_path: Path
+) -> None:
+    run, unseen = runs[name], set[tuple[str, str]]()
+    for ref in places(run, samples[0]):
+        stage, values = STAGES[ref.stage], STAGES[ref.stage].values(run.chain, ref)
+        assert compute(run.given(ref), ref, tmp_path / "whole").arrays
+        for setting in dotted(values):
+            given = run.given(ref)
+            given.settings = Keyed(stage.name, without(values, setting))
+            try:
+                compute(given, ref, tmp_path / setting)
+            except Undeclared as error:
+                assert setting.rpartition(".")[2] in str(error)
+            else:
+                unseen.add((stage.name, setting))
+        for role in run.chain.sources(ref):
+            given = run.given(ref)
+            given._sources = without(given._sources, role)
+            # An optional input that is not there is an option that is off: the result differs then.
+            try:
+                found = compute(given, ref, tmp_path / role)
+            except (Undeclared, AssertionError):
+                continue
+            whole = compute(run.given(ref), ref, tmp_path / f"{role} whole")
+            if _same(found.arrays, whole.arrays):
+                unseen.add((stage.name, role))
+    assert not unseen
+
+
+def _same(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_the_cells_above_have_every_stage_with_every_input(
+    runs: dict[str, CellRun], samples: list[Sample]
+) -> None:
+    seen = {
+        (ref.stage, role)
+        for run in runs.values()
+        for ref in places(run, samples[0])
+        for role in run.chain.sources(ref)
+    }
+    declared = {(stage.name, take.role) for stage in STAGES.values() for take in stage.takes}
+    assert seen == declared - FROM_A_FILE
+
+
+def test_a_computation_sees_nothing_but_what_is_declared(
+    runs: dict[str, CellRun], samples: list[Sample]
+) -> None:
+    given = runs["full"].given(Ref("transport", samples[0].image))
+    with pytest.raises(Undeclared, match="transport reads footprint"):
+        _ = given.settings.footprint
+    with pytest.raises(Undeclared, match="transport takes 'image'"):
+        given["image"]
