@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Given, Keyed, Ref, Undeclared
+from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Undeclared
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.pipeline.store import Artifact
 
 SMALL: dict[str, Any] = {
     "uss": {
@@ -187,3 +189,37 @@ def test_a_computation_sees_nothing_but_what_is_declared(
         _ = given.settings.footprint
     with pytest.raises(Undeclared, match="transport takes 'image'"):
         given["image"]
+
+
+def test_a_younger_setting_adds_nothing_to_a_key_at_the_value_that_it_had_before(
+    runs: dict[str, CellRun], samples: list[Sample]
+) -> None:
+    chain, ref = runs["full"].chain, Ref("refine", samples[0].image)
+    stage = STAGES["refine"]
+    younger = Read("instances", ("opening",), old={"opening": 0})
+    grown = replace(stage, reads=(*stage.reads, younger))
+    assert grown.identity(chain, ref) == stage.identity(chain, ref)
+    assert grown.values(chain, ref) == stage.values(chain, ref) | {"opening": 0}
+    other = replace(stage, reads=(*stage.reads, replace(younger, old={"opening": 2})))
+    assert other.identity(chain, ref) == stage.identity(chain, ref) | {"opening": 0}
+
+
+def test_a_stage_is_one_declaration(
+    runs: dict[str, CellRun], samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in docs/development.md: declared, it has a key, is stored and is computed once."""
+
+    def shift(given: Given) -> Artifact:
+        return Artifact({"array": given.array("refine") ^ (given.settings.footprint > 5)})
+
+    made = Stage(
+        "toy",
+        shift,
+        reads=(Read("instances", ("footprint",)),),
+        takes=(Take("refine", lambda chain, ref: Ref("refine", ref.image), stages=("refine",)),),
+    )
+    monkeypatch.setitem(STAGES, "toy", made)
+    run, image = runs["full"], samples[0].image
+    np.testing.assert_array_equal(run.array("toy", image), ~run.array("refine", image))
+    assert run.store.has(run.key("toy", image))
+    assert run.chain.memo.inputs(run.key("toy", image)) == [run.key("refine", image)]

@@ -211,7 +211,7 @@ def test_the_manifest_says_what_the_artifact_is(tmp_path: Path):
 def test_only_a_stage_of_the_device_is_timed_for_it(tmp_path: Path):
     store = Store(tmp_path, "cuda:1")
     for stage, device in (("features", "cuda"), ("transport", "cpu")):
-        made = make_key(stage, 1, "tile", {}, {}, ("mae base", 12.0))
+        made = make_key(stage, 1, "tile", {}, {}, ("mae base", 12.0), device == "cuda")
         store.save(made, Artifact(), 1.0)
         manifest = store.manifest(stage, made.folder)
         assert manifest["device"] == device

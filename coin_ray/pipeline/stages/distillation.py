@@ -205,7 +205,7 @@ PREDICT = Stage(
 )
 
 
-def _redraw(given: Given) -> Artifact:
+def redraw(given: Given) -> Artifact:
     """The segmenter's masks of the predicted instances in their place, (H, W).
 
     Painted in ascending predicted IoU, the segmenter's own estimate, so that the surest is on top,
@@ -231,7 +231,7 @@ def _redraw(given: Given) -> Artifact:
 
 REDRAW = Stage(
     "redraw",
-    _redraw,
+    redraw,
     reads=(Read("instances", ("min_area",)), Read("infer", REDRAW_SETTINGS)),
     takes=(
         Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round + 1), stages=("masks",)),
