@@ -21,9 +21,9 @@ from coin_ray.cluster.connection import Connection
 from coin_ray.cluster.tasks import CellSpec, open_cell
 from coin_ray.data.label_files import read_foreground
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline import training
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, train_once
+from coin_ray.pipeline.stages import coarse
 from coin_ray.pipeline.training import train_stage
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
@@ -63,7 +63,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     torch.set_num_threads(1)
     monkeypatch.setattr(Connection, "open", lambda connection: None)
     monkeypatch.setattr(Connection, "train", lambda connection, spec: here.train(connection, spec))
-    monkeypatch.setattr(training, "SAVE", 0.0)
+    monkeypatch.setattr(coarse, "SAVE", 0.0)
     yield here
     torch.set_num_threads(before)
 
