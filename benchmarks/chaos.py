@@ -1,0 +1,312 @@
+"""Random faults over a tiny study: whatever happens, the same command comes to the same tables.
+
+    python -m benchmarks.chaos --schedules 30                # the table of docs/results/chaos.md
+    python -m benchmarks.chaos --seed 7 --schedule 12 --keep /tmp/chaos    # one again, to look at
+
+A schedule (``chaos_schedules``) attacks the first run or two of `coin-ray sweep`; then the command
+is run until it ends with 0 by itself. The tables, label maps and pictures must then have the bytes
+of an undisturbed run, the tracker one run a cell with its values, the store nothing broken or half
+written, and no process may be left. Leases are short, so that a pause of seconds outlasts one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.chaos_damage import damage, keep
+from benchmarks.chaos_runs import Attack, Run, Target, artifacts, attack, attacked, filled, limited
+from benchmarks.chaos_schedules import LEASE, TRACKER, Fault, Schedule, schedule
+from benchmarks.chaos_tracker import Front, ill, served
+from benchmarks.chaos_verdict import Picture, differences, half_written, picture
+from coin_ray.pipeline import lease
+
+STUDY = """\
+study: chaos
+extends: mini
+data: {generated: {train: 2, test: 2, size: 64}}
+baseline:
+  student: {width: 4, iterations: 6, later_iterations: 4, batch: 2, crop: 64}
+design: one_at_a_time
+factors:
+  kept:
+    baseline: most
+    levels:
+      most: {select.value: 0.9}
+      all: {select.rule: fixed, select.value: 0.0}
+"""
+AGAIN = 4
+"""Most runs of the command after the attacked ones."""
+Strike = Callable[[Target], Attack]
+LARGE = "256m"
+"""A disk that is not full."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """``runs`` of the command, ``codes`` of each, ``faults``: what is not as it must be."""
+
+    schedule: Schedule
+    codes: tuple[int | None, ...]
+    seconds: float
+    faults: tuple[str, ...]
+
+
+class Chaos:
+    """Schedules in ``scratch``, against an undisturbed run that is made first. ``seeds`` of the
+    study; ``patience``: seconds after which a run counts as one that does not end."""
+
+    def __init__(self, scratch: Path, seeds: int, patience: float) -> None:
+        self.scratch, self.patience = scratch, patience
+        self.study = scratch / "chaos.yaml"
+        self.study.write_text(f"{STUDY}seeds: {seeds}\n")
+        # Every Python process of a run takes the short leases: its driver and all that Ray starts.
+        self._site = scratch / "site"
+        self._site.mkdir()
+        lines = [f"lease.{name} = {value}\n" for name, value in LEASE.items()]
+        source = f"from {lease.__package__} import lease\n\n{''.join(lines)}"
+        (self._site / "sitecustomize.py").write_text(source)
+        self._front: Front | None = None
+        self._stack = contextlib.ExitStack()
+        self.calm = scratch / "undisturbed"
+        self.total = 0
+        self.undisturbed = self._undisturbed()
+
+    def _undisturbed(self) -> Picture:
+        self.calm.mkdir()
+        done = self._run(self.calm / "workspace", self._environment("calm", None))
+        if done.code != 0 or done.left:
+            raise SystemExit(f"the undisturbed run came to {done.code}, {done.left}:\n{done.said}")
+        self.total = artifacts(self.calm / "workspace" / "store")
+        return self._picture(self.calm / "workspace", "calm", None)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def run(self, plan: Schedule) -> Result:
+        start = time.monotonic()
+        folder = self.scratch / f"{plan.seed}-{plan.number}"
+        folder.mkdir()
+        with _disk(folder, plan, self._room(plan)) as (workspace, enlarge):
+            codes, faults = self._attacked(plan, workspace, enlarge)
+            if enlarge is not None:  # what was on it, to look at
+                shutil.copytree(workspace, folder / "workspace")
+        return Result(plan, tuple(codes), time.monotonic() - start, tuple(faults))
+
+    def _attacked(
+        self, plan: Schedule, workspace: Path, enlarge: list[str] | None
+    ) -> tuple[list[int | None], list[str]]:
+        calm = self.calm / "workspace"
+        shutil.copytree(calm / "data", workspace / "data", dirs_exist_ok=True)
+        keep(calm / "store", workspace / "store", plan.kept)
+        front = self._tracker() if plan.tracked else None
+        name = f"chaos-{plan.seed}-{plan.number}"
+        environment = self._environment(name, front)
+        codes: list[int | None] = []
+        faults: list[str] = []
+        damaged = False
+        for fault in plan.faults:
+            strike = None
+            if fault.kind == "damage":
+                done = damage(fault, workspace / "store")
+                damaged = True
+                with (workspace.parent / "damage.txt").open("a") as file:
+                    file.writelines(f"{line}\n" for line in done)
+            else:
+                strike = partial(self._strike, fault, workspace, enlarge is not None, front)
+            ended = self._run(workspace, environment, strike)
+            codes.append(ended.code)
+            faults += _of_a_run(ended, str(fault))
+            if ended.code is None:
+                break
+        if front is not None:
+            front.turn("up")
+        if enlarge is not None:
+            subprocess.run(enlarge, check=True)
+        for _ in range(AGAIN):
+            if codes[-1] in (0, None):
+                break
+            ended = self._run(workspace, environment)
+            codes.append(ended.code)
+            faults += _of_a_run(ended, "rerun")
+        if codes[-1] != 0:
+            faults.append(f"the command ended with {codes[-1]} after {len(codes)} runs")
+        if front is not None:
+            self._call(workspace, environment, "track", "sync")
+        # Damage that nobody has read yet is for this verb; what was read must be mended by then.
+        if damaged:
+            self._call(workspace, environment, "store", "verify", "--fix")
+        verified = self._call(workspace, environment, "store", "verify")
+        if verified.returncode:
+            faults.append(f"store verify: {verified.stdout.strip()[-300:]}")
+        collect = partial(self._call, workspace, environment, "store", "gc")
+        faults += half_written(workspace, collect)
+        return codes, faults + differences(self.undisturbed, self._picture(workspace, name, front))
+
+    def _strike(
+        self, fault: Fault, workspace: Path, mounted: bool, front: Front | None, target: Target
+    ) -> Attack:
+        if fault.kind == "disk":
+            return filled(workspace) if mounted else limited(fault, target)
+        if fault.kind in TRACKER:
+            assert front is not None
+            return ill(fault, target, front)
+        return attack(fault, target)
+
+    def _run(
+        self, workspace: Path, environment: dict[str, str], strike: Strike | None = None
+    ) -> Run:
+        command = (
+            *_CLI,
+            "sweep",
+            str(self.study),
+            "--workspace",
+            str(workspace),
+            "--device",
+            "cpu",
+        )
+        target = partial(Target, store=workspace / "store", total=max(1, self.total))
+        log = self.scratch / f"{environment['MLFLOW_EXPERIMENT_NAME']}.log"
+        return attacked(
+            command, environment, log, patience=self.patience, target=target, attacks=strike
+        )
+
+    def _call(
+        self, workspace: Path, environment: dict[str, str], *verb: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = (*_CLI, *verb, "--workspace", str(workspace))
+        return subprocess.run(
+            command,
+            env=environment,
+            cwd=self.scratch,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=self.patience,
+        )
+
+    def _environment(self, name: str, front: Front | None) -> dict[str, str]:
+        own = {
+            "PYTHONPATH": str(self._site),
+            "MLFLOW_EXPERIMENT_NAME": name,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            **({} if front is None else {"MLFLOW_TRACKING_URI": front.address}),
+        }
+        taken = ("MLFLOW_", "COIN_RAY_", "RAY_", "PYTHONPATH")
+        return {k: v for k, v in os.environ.items() if not k.startswith(taken)} | own
+
+    def _tracker(self) -> Front:
+        if self._front is None:
+            folder = self.scratch / "tracker"
+            folder.mkdir()
+            self._front = self._stack.enter_context(served(folder))
+        return self._front
+
+    def _picture(self, workspace: Path, name: str, front: Front | None) -> Picture:
+        place = workspace if front is None else self.scratch / "tracker"
+        return picture(workspace, place / "mlflow.db", name)
+
+    def _room(self, plan: Schedule) -> int:
+        """Bytes of the disk that a schedule fills: what is on it as its run starts, and a share of
+        what the undisturbed run wrote beyond that."""
+        calm = self.calm / "workspace"
+        sizes = {path: path.stat().st_blocks * 512 for path in calm.rglob("*") if path.is_file()}
+        stored = sum(size for path, size in sizes.items() if "store" in path.parts)
+        there = plan.kept * stored + sum(s for p, s in sizes.items() if "data" in p.parts[:-1])
+        return int(there + plan.faults[0].when * (sum(sizes.values()) - there)) + 64 * 1024
+
+
+_CLI = (sys.executable, "-m", "coin_ray.cli")
+
+
+@contextlib.contextmanager
+def _disk(folder: Path, plan: Schedule, size: int) -> Iterator[tuple[Path, list[str] | None]]:
+    """Where a schedule works, and the command that makes it larger: a small disk in memory for one
+    that fills it, where the machine lets us mount one; else a folder."""
+    if all(fault.kind != "disk" for fault in plan.faults):
+        yield folder / "workspace", None
+        return
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size // 1024}k", "chaos", str(disk)]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        yield folder / "workspace", None
+        return
+    try:
+        yield disk, ["mount", "-o", f"remount,size={LARGE}", str(disk)]
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def _of_a_run(ended: Run, name: str) -> list[str]:
+    out = [] if ended.struck else [f"{name} never struck"]
+    if ended.code is None:
+        out.append(f"the run under {name} did not end in {ended.seconds:.0f} s")
+    return out + [f"{title} outlived its run under {name}" for title in ended.left]
+
+
+def row(result: Result) -> str:
+    """A line of the table."""
+    plan = result.schedule
+    cells = (
+        plan.number,
+        plan.seed,
+        "; ".join(map(str, plan.faults)),
+        "; ".join(f"{fault.when:.0%}" for fault in plan.faults),
+        f"{plan.kept:.0%}",
+        " ".join("–" if code is None else str(code) for code in result.codes),
+        f"{result.seconds:.0f}",
+        f"**{len(result.faults)} faults**" if result.faults else "as undisturbed",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+HEAD = """\
+| schedule | seed | faults | when | stored before | exit codes | s | verdict |
+|---:|---:|---|---:|---:|---|---:|---|"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--schedules", type=int, default=30, help="how many")
+    which.add_argument("--schedule", type=int, action="append", help="these alone, again")
+    parser.add_argument("--seeds", type=int, default=1, help="random seeds of the study")
+    parser.add_argument("--patience", type=float, default=180, help="s that a run may take")
+    parser.add_argument("--keep", type=Path, help="an empty folder for workspaces and logs")
+    given = parser.parse_args()
+    numbers = given.schedule or range(given.schedules)
+    with contextlib.ExitStack() as stack:
+        if given.keep is None:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        else:
+            scratch = given.keep.resolve()
+            scratch.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        chaos = Chaos(scratch, given.seeds, given.patience)
+        stack.callback(chaos.close)
+        print(f"undisturbed: {time.monotonic() - start:.0f} s\n\n{HEAD}", flush=True)
+        bad = []
+        for number in numbers:
+            result = chaos.run(schedule(given.seed, number))
+            print(row(result), flush=True)
+            bad += [f"- {number}: {fault}" for fault in result.faults]
+        total = time.monotonic() - start
+        print(f"\n{len(numbers)} schedules in {total / 60:.0f} min", *bad, sep="\n")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
