@@ -156,23 +156,25 @@ def attacked(
         )
         mine = target(process.pid)
         going = attacks(mine) if attacks else wait(0)
-        struck = attacks is None
-        while process.poll() is None and time.monotonic() - start < patience:
-            if not struck:
-                try:
-                    next(going)
-                except StopIteration:
-                    struck = True
-            time.sleep(POLL)
-        going.close()
-        code = process.poll()
-    left = () if code is None else _leave(mine)
-    for pid in mine.processes():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+        struck, code, left = attacks is None, None, tuple[str, ...]()
+        try:
+            while (code := process.poll()) is None and time.monotonic() - start < patience:
+                if not struck:
+                    try:
+                        next(going)
+                    except StopIteration:
+                        struck = True
+                time.sleep(POLL)
+            seconds = time.monotonic() - start
+            going.close()
+            left = () if code is None else _leave(mine)
+        finally:
+            for pid in mine.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
     said = log.read_text(errors="replace")
-    return Run(code, time.monotonic() - start, struck, left, said)
+    return Run(code, seconds, struck, left, said)
 
 
 def _leave(target: Target) -> tuple[str, ...]:

@@ -85,11 +85,12 @@ def _fault(kind: str, kept: float, draw: random.Random) -> Fault:
         when = draw.choice((0.0, draw.uniform(0.05, 0.9)))
     elif kind in ("tracker slow", "tracker restart"):
         seconds = draw.uniform(10, 25)
-    # What lives for a part of a run has to be met in it: trainings begin at about half.
+    # What lives for a part of a run has to be met in it: most stages come after the trainings,
+    # within a second, and few before.
     whom = what[0] if kind == "pause" else kind
     if whom in ("worker", "segmenter"):
-        when = draw.uniform(kept, 0.8)
+        when = draw.uniform(kept, 0.6)
     elif whom == "training":
-        when = draw.uniform(kept, 0.45)
+        when = kept
         seconds = seconds or draw.uniform(0, 3)
     return Fault(kind, round(when, 3), round(seconds, 1), what, draw.randrange(2**31))
