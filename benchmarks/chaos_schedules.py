@@ -14,6 +14,11 @@ DAMAGE = (
 )
 LEASE = {"HEARTBEAT": 0.3, "STALE": 2.0}
 """Seconds that the leases of the attacked runs have instead of their own."""
+KEPT = {"damage": (0.3, 0.6, 1.0, 1.0), "training": (0.0, 0.4), "pause": (0.0, 0.4)}
+"""Shares of the undisturbed run's artifacts that a schedule begins with, where it matters which. The
+first round comes at 0.3, the last before 0.6; to train is most of what a run costs, and to be killed
+while one waits for it little of an attack. Damage is found by whoever reads it: in a full store at
+its end."""
 SLOW = 5.0
 """Seconds that a slow tracker takes for a request."""
 
@@ -64,8 +69,7 @@ def schedule(seed: int, number: int) -> Schedule:
     random.Random(f"chaos {seed}").shuffle(order)
     draw = random.Random(f"chaos {seed} {number}")
     kind = order[number % len(order)]
-    # Damage is found by whoever reads it: a full store is read at its end, half of one in between.
-    kept = draw.choice((0.3, 0.6, 1.0) if kind == "damage" else (0.0, 0.0, 0.3))
+    kept = draw.choice(KEPT.get(kind, (0.0, 0.3, 0.6, 0.6)))
     faults = [_fault(kind, kept, draw)]
     if kind in ("driver", "group") and draw.random() < 0.6:
         faults.append(_fault(draw.choice(("damage", "driver", "group")), faults[0].when, draw))
@@ -85,11 +89,10 @@ def _fault(kind: str, kept: float, draw: random.Random) -> Fault:
         when = draw.choice((0.0, draw.uniform(0.05, 0.9)))
     elif kind in ("tracker slow", "tracker restart"):
         seconds = draw.uniform(10, 25)
-    # What lives for a part of a run has to be met in it: most stages come after the trainings,
-    # within a second, and few before.
+    # What lives for a part of a run has to be met in it.
     whom = what[0] if kind == "pause" else kind
     if whom in ("worker", "segmenter"):
-        when = draw.uniform(kept, 0.6)
+        when = draw.uniform(kept, kept + 0.2)
     elif whom == "training":
         when = kept
         seconds = seconds or draw.uniform(0, 3)
