@@ -15,10 +15,10 @@ DAMAGE = (
 LEASE = {"HEARTBEAT": 0.3, "STALE": 2.0}
 """Seconds that the leases of the attacked runs have instead of their own."""
 KEPT = {"damage": (0.3, 0.6, 1.0, 1.0), "training": (0.0, 0.4), "pause": (0.0, 0.4)}
-"""Shares of the undisturbed run's artifacts that a schedule begins with, where it matters which. The
-first round comes at 0.3, the last before 0.6; to train is most of what a run costs, and to be killed
-while one waits for it little of an attack. Damage is found by whoever reads it: in a full store at
-its end."""
+"""Shares of the undisturbed run's artifacts that a schedule begins with, where it matters which:
+damage is found by whoever reads it, in a full store at the end. The first round comes at 0.3, the
+last before 0.6: to train is most of what a run costs, and being killed while one waits for it is
+little of an attack."""
 SLOW = 5.0
 """Seconds that a slow tracker takes for a request."""
 
