@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chaos_damage import damage, keep
 from benchmarks.chaos_runs import Attack, Run, Target, artifacts, attack, attacked, filled, limited
@@ -48,8 +49,9 @@ factors:
 AGAIN = 4
 """Most runs of the command after the attacked ones."""
 Strike = Callable[[Target], Attack]
-LARGE = "256m"
-"""A disk that is not full."""
+Resize = Callable[[int], None]
+LARGE = 2**28
+"""Bytes of a disk that is not full."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,14 @@ class Chaos:
         start = time.monotonic()
         folder = self.scratch / f"{plan.seed}-{plan.number}"
         folder.mkdir()
-        with _disk(folder, plan, self._room(plan)) as (workspace, enlarge):
-            codes, faults = self._attacked(plan, workspace, enlarge)
-            if enlarge is not None:  # what was on it, to look at
+        with _disk(folder, plan) as (workspace, resize):
+            codes, faults = self._attacked(plan, workspace, resize)
+            if resize is not None:  # what was on it, to look at
                 shutil.copytree(workspace, folder / "workspace")
         return Result(plan, tuple(codes), time.monotonic() - start, tuple(faults))
 
     def _attacked(
-        self, plan: Schedule, workspace: Path, enlarge: list[str] | None
+        self, plan: Schedule, workspace: Path, resize: Resize | None
     ) -> tuple[list[int | None], list[str]]:
         calm = self.calm / "workspace"
         shutil.copytree(calm / "data", workspace / "data", dirs_exist_ok=True)
@@ -121,12 +123,16 @@ class Chaos:
         for fault in plan.faults:
             strike = None
             if fault.kind == "damage":
-                done = damage(fault, workspace / "store")
+                hurt = damage(fault, workspace / "store")
                 damaged = True
+                if not hurt:
+                    faults.append(f"{fault} found nothing")
                 with (workspace.parent / "damage.txt").open("a") as file:
-                    file.writelines(f"{line}\n" for line in done)
+                    file.writelines(f"{line}\n" for line in hurt)
             else:
-                strike = partial(self._strike, fault, workspace, enlarge is not None, front)
+                strike = partial(self._strike, fault, workspace, resize is not None, front)
+                if fault.kind == "disk" and resize is not None:
+                    resize(self._room(fault, workspace))
             ended = self._run(workspace, environment, strike)
             codes.append(ended.code)
             faults += _of_a_run(ended, str(fault))
@@ -134,8 +140,8 @@ class Chaos:
                 break
         if front is not None:
             front.turn("up")
-        if enlarge is not None:
-            subprocess.run(enlarge, check=True)
+        if resize is not None:
+            resize(LARGE)
         for _ in range(AGAIN):
             if codes[-1] in (0, None):
                 break
@@ -144,16 +150,18 @@ class Chaos:
             faults += _of_a_run(ended, "rerun")
         if codes[-1] != 0:
             faults.append(f"the command ended with {codes[-1]} after {len(codes)} runs")
+        called = partial(self._call, workspace, environment)
+        verbs = [("store", "verify")]
         if front is not None:
-            self._call(workspace, environment, "track", "sync")
-        # Damage that nobody has read yet is for this verb; what was read must be mended by then.
-        if damaged:
-            self._call(workspace, environment, "store", "verify", "--fix")
-        verified = self._call(workspace, environment, "store", "verify")
-        if verified.returncode:
-            faults.append(f"store verify: {verified.stdout.strip()[-300:]}")
-        collect = partial(self._call, workspace, environment, "store", "gc")
-        faults += half_written(workspace, collect)
+            verbs.insert(0, ("track", "sync"))
+        if (
+            damaged
+        ):  # what nobody has read yet is for this verb; what was read must be mended by now
+            called("store", "verify", "--fix")
+        for verb in verbs:
+            if (done := called(*verb)).returncode:
+                faults.append(f"{' '.join(verb)}: {done.stdout.strip()[-300:]}")
+        faults += half_written(workspace, partial(called, "store", "gc"))
         return codes, faults + differences(self.undisturbed, self._picture(workspace, name, front))
 
     def _strike(
@@ -169,15 +177,7 @@ class Chaos:
     def _run(
         self, workspace: Path, environment: dict[str, str], strike: Strike | None = None
     ) -> Run:
-        command = (
-            *_CLI,
-            "sweep",
-            str(self.study),
-            "--workspace",
-            str(workspace),
-            "--device",
-            "cpu",
-        )
+        command = (*_CLI, "sweep", str(self.study), *_ON_CPU, "--workspace", str(workspace))
         target = partial(Target, store=workspace / "store", total=max(1, self.total))
         log = self.scratch / f"{environment['MLFLOW_EXPERIMENT_NAME']}.log"
         return attacked(
@@ -188,15 +188,17 @@ class Chaos:
         self, workspace: Path, environment: dict[str, str], *verb: str
     ) -> subprocess.CompletedProcess[str]:
         command = (*_CLI, *verb, "--workspace", str(workspace))
-        return subprocess.run(
-            command,
-            env=environment,
-            cwd=self.scratch,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=self.patience,
-        )
+        kept: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
+        try:
+            return subprocess.run(
+                command, env=environment, cwd=self.scratch, timeout=self.patience, **kept
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, f"did not end in {self.patience} s")
 
     def _environment(self, name: str, front: Front | None) -> dict[str, str]:
         own = {
@@ -220,36 +222,37 @@ class Chaos:
         place = workspace if front is None else self.scratch / "tracker"
         return picture(workspace, place / "mlflow.db", name)
 
-    def _room(self, plan: Schedule) -> int:
-        """Bytes of the disk that a schedule fills: what is on it as its run starts, and a share of
-        what the undisturbed run wrote beyond that."""
-        calm = self.calm / "workspace"
-        sizes = {path: path.stat().st_blocks * 512 for path in calm.rglob("*") if path.is_file()}
-        stored = sum(size for path, size in sizes.items() if "store" in path.parts)
-        there = plan.kept * stored + sum(s for p, s in sizes.items() if "data" in p.parts[:-1])
-        return int(there + plan.faults[0].when * (sum(sizes.values()) - there)) + 64 * 1024
+    def _room(self, fault: Fault, workspace: Path) -> int:
+        """Bytes of a disk with room for what is on it and a share of what the undisturbed run wrote
+        beyond that."""
+        calm = (self.calm / "workspace").rglob("*")
+        disk, most = os.statvfs(workspace), sum(path.stat().st_blocks * 512 for path in calm)
+        there = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        return there + int(fault.when * max(0, most - there))
 
 
-_CLI = (sys.executable, "-m", "coin_ray.cli")
+_CLI, _ON_CPU = (sys.executable, "-m", "coin_ray.cli"), ("--device", "cpu")
 
 
 @contextlib.contextmanager
-def _disk(folder: Path, plan: Schedule, size: int) -> Iterator[tuple[Path, list[str] | None]]:
-    """Where a schedule works, and the command that makes it larger: a small disk in memory for one
-    that fills it, where the machine lets us mount one; else a folder."""
-    if all(fault.kind != "disk" for fault in plan.faults):
-        yield folder / "workspace", None
-        return
+def _disk(folder: Path, plan: Schedule) -> Iterator[tuple[Path, Resize | None]]:
+    """Where a schedule works, and what makes it smaller or larger: a disk in memory for one that
+    fills it, where the machine lets us mount one; else a folder."""
     disk = folder / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size // 1024}k", "chaos", str(disk)]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={LARGE}", "chaos", str(disk))
+    fills = any(fault.kind == "disk" for fault in plan.faults)
+    if not fills or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
         yield folder / "workspace", None
         return
+
+    def resize(size: int) -> None:
+        subprocess.run(("mount", "-o", f"remount,size={size}", str(disk)), check=True)
+
     try:
-        yield disk, ["mount", "-o", f"remount,size={LARGE}", str(disk)]
+        yield disk, resize
     finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        subprocess.run(("umount", "--lazy", str(disk)), check=True)
 
 
 def _of_a_run(ended: Run, name: str) -> list[str]:

@@ -23,7 +23,7 @@ TIMES = ("seconds", "stages_computed", "stages_reused", "study_computed", "study
 @dataclass(frozen=True)
 class Picture:
     """``files``: of the study's folders, path -> digest. ``runs``: of the tracker, each as cell,
-    status and values, with how often it is there."""
+    status and values, with how often it is there; one that cannot be read is a run of its own."""
 
     files: dict[str, str]
     runs: Counter[tuple[str, str, tuple[tuple[str, float], ...]]]
@@ -31,14 +31,12 @@ class Picture:
 
 def picture(workspace: Path, database: Path, experiment: str) -> Picture:
     folder = workspace / "runs"
-    return Picture(
-        {
-            str(path.relative_to(folder)): _content(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-        Counter(tracked(database, experiment)),
-    )
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    try:
+        runs = Counter(tracked(database, experiment))
+    except sqlite3.DatabaseError as error:
+        runs = Counter({("database", str(error), ()): 1})
+    return Picture({str(path.relative_to(folder)): _content(path) for path in found}, runs)
 
 
 def _content(path: Path) -> str:
