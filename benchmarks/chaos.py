@@ -44,7 +44,7 @@ factors:
     baseline: most
     levels:
       most: {select.value: 0.9}
-      all: {select.rule: fixed, select.value: 0.0}
+      few: {select.value: 0.3, infer.stain_weight: 4.0}
 """
 AGAIN = 4
 """Most runs of the command after the attacked ones."""
@@ -310,7 +310,9 @@ def main() -> None:
         for number in numbers:
             result = chaos.run(schedule(given.seed, number))
             print(row(result), flush=True)
-            bad += [f"- {number}: {fault}" for fault in result.faults]
+            for fault in result.faults:  # the table is what goes on
+                print(f"{number}: {fault}", file=sys.stderr, flush=True)
+                bad.append(f"- {number}: {fault}")
         total = time.monotonic() - start
         print(f"\n{len(numbers)} schedules in {total / 60:.0f} min", *bad, sep="\n")
     sys.exit(bool(bad))
