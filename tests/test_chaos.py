@@ -103,6 +103,11 @@ def test_the_verdict_tells_the_same_from_different() -> None:
             calm.files, runs + Counter({("other", "FINISHED", ()): 1})
         ),
     }
+    told = Counter(
+        {("study", "FINISHED", ()): 1, ("cell", "FINISHED", (("aji", 0.5), ("loss", 1.0))): 1}
+    )
+    assert differences(Picture(calm.files, told), calm) == []  # a curve may be lacking
+    assert differences(calm, Picture(calm.files, told)) == ["in the tracker loss of cell differ"]
     for line, found in others.items():
         assert line in differences(calm, found)
 
