@@ -73,8 +73,9 @@ class Target:
         return artifacts(self.store) / self.total
 
 
-Attack = Generator[None, None, None]
-"""Asked for its next step every ``POLL`` seconds; at its end the fault has struck."""
+Attack = Generator[bool, None, None]
+"""Asked for its next step every ``POLL`` seconds, and says whether the fault has struck; one that
+is over has."""
 
 
 def artifacts(store: Path) -> int:
@@ -86,11 +87,11 @@ def attack(fault: Fault, target: Target) -> Attack:
     """A fault among a run's processes: kills and pauses."""
     draw, whom = Random(fault.draw), fault.what[0] if fault.kind == "pause" else fault.kind
     while target.stored() < fault.when or not (found := target.whom(whom)):
-        yield
+        yield False
     if fault.kind in KILLS and fault.seconds:
-        yield from wait(fault.seconds)
+        yield from wait(fault.seconds, struck=False)
         while not (found := target.whom(whom)):
-            yield
+            yield False
     victim = draw.choice(found)
     if fault.kind in KILLS:
         (os.killpg if whom == "group" else os.kill)(victim, signal.SIGKILL)
@@ -103,10 +104,10 @@ def attack(fault: Fault, target: Target) -> Attack:
             os.kill(victim, signal.SIGCONT)
 
 
-def wait(seconds: float) -> Attack:
+def wait(seconds: float, *, struck: bool = True) -> Attack:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        yield
+        yield struck
 
 
 def filled(folder: Path) -> Attack:
@@ -115,21 +116,21 @@ def filled(folder: Path) -> Attack:
         disk = os.statvfs(folder)
         if disk.f_bavail * disk.f_frsize < TINY:
             return
-        yield
+        yield False
 
 
 def limited(fault: Fault, target: Target) -> Attack:
     """Instead of a full disk, where none can be mounted: no process writes a file beyond a few
     KiB any more, as if there were no room for it."""
     while target.stored() < fault.when:
-        yield
-    for _ in range(200):
+        yield False
+    while True:
         for pid, title in target.processes().items():
             if pid == target.driver or title.startswith("ray::"):
                 with contextlib.suppress(ProcessLookupError):
                     hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
                     resource.prlimit(pid, resource.RLIMIT_FSIZE, (TINY // 4, hard))
-        yield
+        yield True
 
 
 def attacked(
@@ -156,14 +157,10 @@ def attacked(
         )
         mine = target(process.pid)
         going = attacks(mine) if attacks else wait(0)
-        struck, code, left = attacks is None, None, tuple[str, ...]()
+        struck, code, left = False, None, tuple[str, ...]()
         try:
             while (code := process.poll()) is None and time.monotonic() - start < patience:
-                if not struck:
-                    try:
-                        next(going)
-                    except StopIteration:
-                        struck = True
+                struck = next(going, True)
                 time.sleep(POLL)
             seconds = time.monotonic() - start
             going.close()

@@ -103,7 +103,7 @@ def served(folder: Path) -> Iterator[Front]:
 def ill(fault: Fault, target: Target, front: Front) -> Attack:
     """A tracker that is ill from a moment on: to the end of the run, or for ``seconds``."""
     while target.stored() < fault.when:
-        yield
+        yield False
     modes = {"tracker 500": "500", "tracker slow": "slow"}
     front.turn(modes.get(fault.kind, "dead"))
     if fault.seconds:

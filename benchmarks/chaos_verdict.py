@@ -20,8 +20,8 @@ TIMES = ("seconds", "stages_computed", "stages_reused", "study_computed", "study
 """Ends of names of values in the tracker that say what a run cost."""
 
 CURVE = {"instances", "accepted", "labelled", "churn", "threshold", "loss", "stopped"}
-"""Values that a run of the tracker may lack, not have wrong: they are told once, by the training of
-a round, and a driver that is killed just then, or finds the round in its store, never hears them."""
+"""Values that a run of the tracker may lack, not have wrong: they are told once, by the training
+of a round, and a driver that is killed just then, or finds the round stored, never hears them."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks.chaos_damage import by_age, damage, keep
-from benchmarks.chaos_runs import Target, attack, attacked
+from benchmarks.chaos_runs import Attack, Run, Target, attack, attacked, limited
 from benchmarks.chaos_schedules import DAMAGE, KINDS, Fault, schedule
 from benchmarks.chaos_tracker import Front, ill
 from benchmarks.chaos_verdict import Picture, differences, half_written, picture
@@ -136,22 +137,33 @@ def test_what_is_half_written_is_found(store: Store) -> None:
     assert called == [1]
 
 
-def test_a_kill_strikes_and_one_that_finds_nobody_says_so(tmp_path: Path) -> None:
-    def under(kind: str, seconds: float):
-        return attacked(
-            [sys.executable, "-c", f"import time; time.sleep({seconds})"],
-            {},
-            tmp_path / "log",
-            patience=20,
-            target=partial(Target, store=tmp_path, total=1),
-            attacks=lambda target: attack(Fault(kind, 0.0), target),
-        )
+def under(folder: Path, code: str, attacks: Callable[[Target], Attack]) -> Run:
+    """A run of a line of Python under an attack."""
+    target = partial(Target, store=folder, total=1)
+    command = [sys.executable, "-c", f"import time; {code}"]
+    return attacked(command, {}, folder / "log", patience=20, target=target, attacks=attacks)
 
+
+def test_a_kill_strikes_and_one_that_finds_nobody_says_so(tmp_path: Path) -> None:
     for kind in ("driver", "group"):
-        done = under(kind, 30)
+        done = under(tmp_path, "time.sleep(30)", partial(attack, Fault(kind, 0.0)))
         assert (done.code, done.struck, done.left) == (-signal.SIGKILL, True, ())
-    done = under("hub", 0.2)
+    done = under(tmp_path, "time.sleep(0.2)", partial(attack, Fault("hub", 0.0)))
     assert (done.code, done.struck) == (0, False)
+
+
+def test_a_pause_holds_a_process_up_and_lets_it_go(tmp_path: Path) -> None:
+    pause = Fault("pause", 0.0, 0.4, ("driver",))
+    done = under(tmp_path, "time.sleep(0.1)", partial(attack, pause))
+    assert (done.code, done.struck) == (0, True)
+    assert done.seconds > 0.4
+
+
+def test_without_a_disk_of_its_own_a_file_finds_no_room(tmp_path: Path) -> None:
+    code = "time.sleep(0.3); open('log.txt', 'wb').write(bytes(10**6))"
+    done = under(tmp_path, code, partial(limited, Fault("disk", 0.0)))
+    assert (done.code, done.struck) == (1, True)
+    assert "File too large" in done.said
 
 
 def test_a_run_that_does_not_end_is_ended_and_said(tmp_path: Path) -> None:
