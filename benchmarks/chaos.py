@@ -154,9 +154,7 @@ class Chaos:
         verbs = [("store", "verify")]
         if front is not None:
             verbs.insert(0, ("track", "sync"))
-        if (
-            damaged
-        ):  # what nobody has read yet is for this verb; what was read must be mended by now
+        if damaged:  # what nobody has read; what was read is mended by now
             called("store", "verify", "--fix")
         for verb in verbs:
             if (done := called(*verb)).returncode:

@@ -86,17 +86,22 @@ def artifacts(store: Path) -> int:
 def attack(fault: Fault, target: Target) -> Attack:
     """A fault among a run's processes: kills and pauses."""
     draw, whom = Random(fault.draw), fault.what[0] if fault.kind == "pause" else fault.kind
-    while target.stored() < fault.when or not (found := target.whom(whom)):
-        yield False
-    if fault.kind in KILLS and fault.seconds:
-        yield from wait(fault.seconds, struck=False)
-        while not (found := target.whom(whom)):
-            yield False
-    victim = draw.choice(found)
+    send = os.killpg if whom == "group" else os.kill
+    sign, delay = signal.SIGSTOP, 0.0
     if fault.kind in KILLS:
-        (os.killpg if whom == "group" else os.kill)(victim, signal.SIGKILL)
+        sign, delay = signal.SIGKILL, fault.seconds
+    while not (target.stored() >= fault.when and target.whom(whom)):
+        yield False
+    yield from wait(delay, struck=False)
+    while True:
+        with contextlib.suppress(ProcessLookupError):  # gone since it was looked for: the next one
+            if found := target.whom(whom):
+                victim = draw.choice(found)
+                send(victim, sign)
+                break
+        yield False
+    if sign == signal.SIGKILL:
         return
-    os.kill(victim, signal.SIGSTOP)
     try:
         yield from wait(fault.seconds)
     finally:
