@@ -26,7 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos_damage import damage, keep
-from benchmarks.chaos_runs import Attack, Run, Target, artifacts, attack, attacked, filled, limited
+from benchmarks.chaos_runs import (
+    Attack,
+    Run,
+    Target,
+    artifacts,
+    attack,
+    attacked,
+    filled,
+    limited,
+    outlived,
+)
 from benchmarks.chaos_schedules import LEASE, TRACKER, Fault, Schedule, schedule
 from benchmarks.chaos_tracker import Front, ill, served
 from benchmarks.chaos_verdict import Picture, differences, half_written, picture
@@ -90,8 +100,9 @@ class Chaos:
     def _undisturbed(self) -> Picture:
         self.calm.mkdir()
         done = self._run(self.calm / "workspace", self._environment("calm", None))
-        if done.code != 0 or done.left:
-            raise SystemExit(f"the undisturbed run came to {done.code}, {done.left}:\n{done.said}")
+        left = outlived(done)
+        if done.code != 0 or left:
+            raise SystemExit(f"the undisturbed run came to {done.code}, {left}:\n{done.said}")
         self.total = artifacts(self.calm / "workspace" / "store")
         return self._picture(self.calm / "workspace", "calm", None)
 
@@ -117,7 +128,7 @@ class Chaos:
         front = self._tracker() if plan.tracked else None
         name = f"chaos-{plan.seed}-{plan.number}"
         environment = self._environment(name, front)
-        codes: list[int | None] = []
+        runs: list[Run] = []
         faults: list[str] = []
         damaged = False
         for fault in plan.faults:
@@ -133,22 +144,22 @@ class Chaos:
                 strike = partial(self._strike, fault, workspace, resize is not None, front)
                 if fault.kind == "disk" and resize is not None:
                     resize(self._room(fault, workspace))
-            ended = self._run(workspace, environment, strike)
-            codes.append(ended.code)
-            faults += _of_a_run(ended, str(fault))
-            if ended.code is None:
+            runs.append(self._run(workspace, environment, strike))
+            if not runs[-1].struck:
+                faults.append(f"{fault} never struck")
+            if runs[-1].code is None:
                 break
         if front is not None:
             front.turn("up")
         if resize is not None:
             resize(LARGE)
         for _ in range(AGAIN):
-            if codes[-1] in (0, None):
-                break
-            ended = self._run(workspace, environment)
-            codes.append(ended.code)
-            faults += _of_a_run(ended, "rerun")
-        if codes[-1] != 0:
+            if runs[-1].code not in (0, None):
+                runs.append(self._run(workspace, environment))
+        codes = [done.code for done in runs]
+        if codes[-1] is None:
+            faults.append(f"run {len(codes)} did not end in {self.patience:.0f} s")
+        elif codes[-1]:
             faults.append(f"the command ended with {codes[-1]} after {len(codes)} runs")
         called = partial(self._call, workspace, environment)
         verbs = [("store", "verify")]
@@ -157,9 +168,12 @@ class Chaos:
         if damaged:  # what nobody has read; what was read is mended by now
             called("store", "verify", "--fix")
         for verb in verbs:
-            if (done := called(*verb)).returncode:
-                faults.append(f"{' '.join(verb)}: {done.stdout.strip()[-300:]}")
+            answer = called(*verb)
+            if answer.returncode:
+                faults.append(f"{' '.join(verb)}: {answer.stdout.strip()[-300:]}")
         faults += half_written(workspace, partial(called, "store", "gc"))
+        for number, done in enumerate(runs, 1):
+            faults += [f"{title} outlived run {number}" for title in outlived(done)]
         return codes, faults + differences(self.undisturbed, self._picture(workspace, name, front))
 
     def _strike(
@@ -251,13 +265,6 @@ def _disk(folder: Path, plan: Schedule) -> Iterator[tuple[Path, Resize | None]]:
         yield disk, resize
     finally:
         subprocess.run(("umount", "--lazy", str(disk)), check=True)
-
-
-def _of_a_run(ended: Run, name: str) -> list[str]:
-    out = [] if ended.struck else [f"{name} never struck"]
-    if ended.code is None:
-        out.append(f"the run under {name} did not end in {ended.seconds:.0f} s")
-    return out + [f"{title} outlived its run under {name}" for title in ended.left]
 
 
 def row(result: Result) -> str:

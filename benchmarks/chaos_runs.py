@@ -26,22 +26,11 @@ TITLES = {
 }
 """How the processes of Ray that a fault may want are called."""
 POLL = 0.03
-LEAVING = 30.0
-"""Seconds that the processes of a run have to go once its driver has gone."""
+LEAVING = 90.0
+"""Seconds that the processes of a run have to go once its driver has gone: of one that was killed,
+Ray's agents look for their head for a minute."""
 TINY = 16 * 1024
 """Bytes that are no room for an artifact."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """``code`` None: it did not end in time. ``struck``: whether the fault met it. ``left``: its
-    processes that outlived it."""
-
-    code: int | None
-    seconds: float
-    struck: bool
-    left: tuple[str, ...]
-    said: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +60,19 @@ class Target:
     def stored(self) -> float:
         """Share of the study's artifacts that are there."""
         return artifacts(self.store) / self.total
+
+
+@dataclass(frozen=True)
+class Run:
+    """``code`` None: it did not end in time. ``struck``: whether the fault met it. ``ended``: when
+    (monotonic)."""
+
+    code: int | None
+    seconds: float
+    struck: bool
+    said: str
+    target: Target
+    ended: float
 
 
 Attack = Generator[bool, None, None]
@@ -147,8 +149,8 @@ def attacked(
     target: Callable[[int], Target],
     attacks: Callable[[Target], Attack] | None = None,
 ) -> Run:
-    """Run a command in a session of its own under an attack, and wait until all of it has gone.
-    What has not within ``LEAVING`` seconds is killed."""
+    """Run a command in a session of its own under an attack. What it leaves behind goes on; of one
+    that does not end in time, all is killed."""
     start = time.monotonic()
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -162,25 +164,34 @@ def attacked(
         )
         mine = target(process.pid)
         going = attacks(mine) if attacks else wait(0)
-        struck, code, left = False, None, tuple[str, ...]()
+        struck, code = False, None
         try:
             while (code := process.poll()) is None and time.monotonic() - start < patience:
                 struck = next(going, True)
                 time.sleep(POLL)
-            seconds = time.monotonic() - start
             going.close()
-            left = () if code is None else _leave(mine)
         finally:
-            for pid in mine.processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
-    said = log.read_text(errors="replace")
-    return Run(code, seconds, struck, left, said)
+            if process.poll() is None:
+                kill(mine)
+                process.wait()
+    end, said = time.monotonic(), log.read_text(encoding="utf-8", errors="replace")
+    return Run(code, end - start, struck, said, mine, end)
 
 
-def _leave(target: Target) -> tuple[str, ...]:
-    end = time.monotonic() + LEAVING
-    while (left := target.processes()) and time.monotonic() < end:
+def outlived(done: Run) -> list[str]:
+    """Titles of a run's processes that have not gone by ``LEAVING`` seconds after its end; they are
+    killed."""
+    while (left := done.target.processes()) and time.monotonic() < done.ended + LEAVING:
         time.sleep(0.2)
-    return tuple(sorted({title.split(" ")[0].rpartition("/")[2] for title in left.values()}))
+    kill(done.target)
+    return sorted({title.split(" ")[0].rpartition("/")[2] for title in left.values()})
+
+
+def kill(target: Target) -> None:
+    """All processes of a run."""
+    end = time.monotonic() + 5
+    while (left := target.processes()) and time.monotonic() < end:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL)

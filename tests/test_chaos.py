@@ -18,8 +18,9 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from benchmarks import chaos_runs
 from benchmarks.chaos_damage import by_age, damage, keep
-from benchmarks.chaos_runs import Attack, Run, Target, attack, attacked, limited
+from benchmarks.chaos_runs import Attack, Run, Target, attack, attacked, limited, outlived, wait
 from benchmarks.chaos_schedules import DAMAGE, KINDS, Fault, schedule
 from benchmarks.chaos_tracker import Front, ill
 from benchmarks.chaos_verdict import Picture, differences, half_written, picture
@@ -147,9 +148,20 @@ def under(folder: Path, code: str, attacks: Callable[[Target], Attack]) -> Run:
 def test_a_kill_strikes_and_one_that_finds_nobody_says_so(tmp_path: Path) -> None:
     for kind in ("driver", "group"):
         done = under(tmp_path, "time.sleep(30)", partial(attack, Fault(kind, 0.0)))
-        assert (done.code, done.struck, done.left) == (-signal.SIGKILL, True, ())
+        assert (done.code, done.struck) == (-signal.SIGKILL, True)
+        assert outlived(done) == []
     done = under(tmp_path, "time.sleep(0.2)", partial(attack, Fault("hub", 0.0)))
     assert (done.code, done.struck) == (0, False)
+
+
+def test_who_outlives_a_run_is_named_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chaos_runs, "LEAVING", 0.2)
+    code = "import subprocess; subprocess.Popen(['/usr/bin/env', 'sleep', '30'])"
+    done = under(tmp_path, code, lambda target: wait(0))
+    assert outlived(done) == ["sleep"]
+    assert outlived(done) == []
 
 
 def test_a_pause_holds_a_process_up_and_lets_it_go(tmp_path: Path) -> None:
@@ -176,6 +188,7 @@ def test_a_run_that_does_not_end_is_ended_and_said(tmp_path: Path) -> None:
     )
     assert done.code is None
     assert done.seconds < 5
+    assert done.target.processes() == {}
 
 
 def test_a_tracker_in_all_its_states(tmp_path: Path) -> None:
