@@ -550,3 +550,24 @@ def held(tmp_path: Path) -> Iterator[Path]:
 def test_the_lock_is_the_workspaces(held: Path) -> None:
     with (held / "mlflow.lock").open("w") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_database_that_could_not_be_made_whole_is_made_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill or a full disk in the middle of MLflow's tables leaves no database at all."""
+    import mlflow
+
+    real, workspace = mlflow.MlflowClient, tmp_path / "w"
+
+    def half(tracking_uri: str) -> None:
+        Path(tracking_uri.removeprefix("sqlite:///")).write_bytes(b"half of its tables")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", half)
+    with pytest.raises(OSError, match="No space"):
+        connect(workspace, tracking_uri(workspace))
+    assert not list(workspace.glob("*.db")) and not list(workspace.glob(".coin-ray-*"))
+    monkeypatch.setattr(mlflow, "MlflowClient", real)
+    assert connect(workspace, tracking_uri(workspace)).search_experiments()
+    assert [path.name for path in workspace.glob("*.db")] == ["mlflow.db"]

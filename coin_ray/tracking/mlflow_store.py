@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
+from coin_ray.files import whole
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "coin-ray"
+DATABASE = "mlflow.db"
+"""File of the tracker in a workspace that has no server."""
 STUDY_TAG = "coin_ray.study"
 """Tag of every run: the identity of its study."""
 VIEW = "coin-ray"
@@ -43,9 +46,9 @@ def tracking_uri(workspace: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(workspace)
 
 
-def database_uri(workspace: Path) -> str:
+def database_uri(workspace: Path, name: str = DATABASE) -> str:
     """Address of the database file in the workspace."""
-    path = str(workspace.resolve() / "mlflow.db")
+    path = str(workspace.resolve() / name)
     if not set("%?") & set(path):
         return f"sqlite:///{path}"
     from sqlalchemy import URL  # knows what its own parser takes for something else
@@ -86,6 +89,10 @@ def connect(workspace: Path, uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
     workspace.mkdir(parents=True, exist_ok=True)
     with locked(workspace):
+        if uri == database_uri(workspace) and not (workspace / DATABASE).exists():
+            # Half of its tables, after a kill or on a full disk, could never be opened again.
+            with whole(workspace / DATABASE) as part:
+                MlflowClient(tracking_uri=database_uri(workspace, part.name))
         return MlflowClient(tracking_uri=uri)
 
 
