@@ -57,9 +57,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# One thread a worker: two workers with two threads each are slower than either. The tests that need
-# a Ray cluster are in one file, which one worker takes as a whole: --dist loadgroup splits it with
-# the pinned pytest and pytest-xdist.
+# One thread a worker: two workers with two threads each are slower than either. A file of tests
+# that share a Ray cluster is one worker's as a whole: --dist loadgroup splits it with the pinned
+# pytest and pytest-xdist.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test: lint

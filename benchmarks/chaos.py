@@ -1,7 +1,7 @@
 """Random faults over a tiny study: whatever happens, the same command comes to the same tables.
 
     python -m benchmarks.chaos --schedules 30                # the table of docs/results/chaos.md
-    python -m benchmarks.chaos --seed 7 --schedule 12 --keep /tmp/chaos    # one again, to look at
+    python -m benchmarks.chaos --seed 7 --schedule 12 --keep kept    # one again, to look at
 
 A schedule (``chaos_schedules``) attacks the first run or two of `coin-ray sweep`; then the command
 is run until it ends with 0 by itself. The tables, label maps and pictures must then have the bytes

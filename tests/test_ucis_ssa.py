@@ -253,12 +253,12 @@ def trained() -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
 @pytest.mark.trained
 def test_short_run_lowers_the_loss_and_keeps_the_nuclei(trained: Any) -> None:
     weights, log = trained
-    # It falls to .20 to .35 of what it was, whatever the seed and the instruction set.
+    # It falls to about a fifth of what it was; untrained it stays.
     assert np.mean(log["loss"][-8:]) < 0.6 * np.mean(log["loss"][:8])
     image, truth = field(7)
     mask = ssa_prediction.ssa_mask(weights, image, width=4)
     assert mask.dtype == bool and mask.shape == truth.shape
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.7  # .85 to .96
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.7
 
 
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
