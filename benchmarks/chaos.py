@@ -40,7 +40,7 @@ from benchmarks.chaos_runs import (
 from benchmarks.chaos_schedules import LEASE, TRACKER, Fault, Schedule, schedule
 from benchmarks.chaos_tracker import Front, ill, served
 from benchmarks.chaos_verdict import Picture, differences, half_written, picture
-from coin_ray.pipeline import lease
+from coin_ray.store import lease
 
 STUDY = """\
 study: chaos

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coin_ray.pipeline.store import LEASES, SCRATCH
+from coin_ray.store.artifacts import LEASES, SCRATCH
 
 VARYING = (".html", ".md", ".tex", ".svg", ".pdf", ".jsonl", "sweep.json")
 """Ends of names of files that tell the time, the command or the machine: only their being there

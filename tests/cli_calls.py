@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
-from coin_ray.pipeline.states import CellStages, stages_by_cell
-from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.planning.states import CellStages, stages_by_cell
+from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import read_data
 from coin_ray.study.resolved import ResolvedStudy, StudyCell

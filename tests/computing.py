@@ -13,7 +13,7 @@ from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Keyed, Ref, Source, Truth
 from coin_ray.pipeline.stages import STAGES
-from coin_ray.pipeline.store import Artifact
+from coin_ray.store.artifacts import Artifact
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from coin_ray.pipeline.panels import write_panels
+from coin_ray.report.panels import write_panels
 from coin_ray.report.results import Results, read_results
 from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import ResolvedStudy, StudyCell

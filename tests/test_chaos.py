@@ -24,8 +24,8 @@ from benchmarks.chaos_runs import Attack, Run, Target, attack, attacked, limited
 from benchmarks.chaos_schedules import DAMAGE, KINDS, Fault, schedule
 from benchmarks.chaos_tracker import Front, ill
 from benchmarks.chaos_verdict import Picture, differences, half_written, picture
-from coin_ray.pipeline.keys import make_key
-from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.store.artifacts import Artifact, Store
+from coin_ray.store.keys import make_key
 from tests.conftest import ROOT
 
 

@@ -9,8 +9,8 @@ import pytest
 from coin_ray.cli import costs
 from coin_ray.cluster import nodes as cluster_nodes
 from coin_ray.errors import UserError
-from coin_ray.pipeline import nodes
-from coin_ray.pipeline.nodes import Node, find_device
+from coin_ray.planning import machines as nodes
+from coin_ray.planning.machines import Node, find_device
 from coin_ray.study.command_line import Request
 from coin_ray.study.study import resolve
 from tests.cli_calls import call, enter

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from coin_ray.cli.live import headline, line, table, watch
 from coin_ray.cli.progress import Progress, clock
-from coin_ray.pipeline import events
+from coin_ray.events import events
 
 
 def cell(level: str, seed: int = 0) -> dict[str, object]:

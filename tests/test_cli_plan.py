@@ -15,8 +15,8 @@ from typer.testing import Result
 from coin_ray.cli import costs, preamble
 from coin_ray.cluster.trials import TrialBook
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline.nodes import Node
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.planning.machines import Node
 from coin_ray.study.command_line import Request
 from coin_ray.study.study import resolve
 from tests.cli_calls import call, enter, fill, stages_of, study_of
@@ -195,7 +195,7 @@ def test_durations_and_sizes_read_well() -> None:
 
 
 def test_a_gpu_is_counted_where_it_works(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coin_ray.pipeline.nodes.this_machine", lambda: Node(8, 2, 2**36))
+    monkeypatch.setattr("coin_ray.planning.machines.this_machine", lambda: Node(8, 2, 2**36))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     done = call("plan", "s.yaml")
     assert "nothing of it was timed on cuda here" in done.output

@@ -52,7 +52,7 @@ def test_resolving_a_study_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "from coin_ray.study.study import resolve\n"
         "from coin_ray.cli import preamble\n"
-        "import coin_ray.pipeline.plan, coin_ray.pipeline.events, coin_ray.cli.live\n"
+        "import coin_ray.planning.plan, coin_ray.events.events, coin_ray.cli.live\n"
         "study = resolve('uss_backbones')\n"
         "preamble.opening(study), preamble.levels(study)"
     )

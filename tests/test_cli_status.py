@@ -11,8 +11,8 @@ import pytest
 from typer.testing import Result
 
 from coin_ray.cli.history import history
-from coin_ray.pipeline import lease
-from coin_ray.pipeline.store import Store
+from coin_ray.store import lease
+from coin_ray.store.artifacts import Store
 from coin_ray.tracking.journal import Journal
 from tests.cli_calls import call, cell_of, enter, fill, stages_of, study_of
 

@@ -16,7 +16,7 @@ import yaml
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
-from coin_ray.pipeline import events
+from coin_ray.events import events
 from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.study import resolve

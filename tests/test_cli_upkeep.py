@@ -13,8 +13,8 @@ from typer.testing import Result
 from coin_ray.cluster.nodes import Probed
 from coin_ray.cluster.own import did_not_start
 from coin_ray.errors import UserError
-from coin_ray.pipeline.keys import make_key
-from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.store.artifacts import Artifact, Store
+from coin_ray.store.keys import make_key
 from coin_ray.weights import registry
 from tests.cli_calls import call, enter
 

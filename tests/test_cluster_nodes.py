@@ -15,7 +15,7 @@ import torch
 
 from coin_ray.cluster.sweep import Outcome, run_study
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline import events
+from coin_ray.events import events
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.datasets import Resolved

@@ -15,9 +15,9 @@ from coin_ray.cluster.tasks import RayTaskError, patient
 from coin_ray.cluster.trial import cause, trace
 from coin_ray.cluster.watchdog import Pulse, watchdog, who_waits
 from coin_ray.errors import UserError
-from coin_ray.pipeline import events
-from coin_ray.pipeline.keys import make_key
-from coin_ray.pipeline.nodes import (
+from coin_ray.events import events
+from coin_ray.pipeline.steps import STEPS
+from coin_ray.planning.machines import (
     Node,
     Request,
     check_request,
@@ -26,8 +26,8 @@ from coin_ray.pipeline.nodes import (
     round_request,
     step_request,
 )
-from coin_ray.pipeline.steps import STEPS
-from coin_ray.pipeline.store import Store
+from coin_ray.store.artifacts import Store
+from coin_ray.store.keys import make_key
 
 GIB = 2**30
 SMALL, BIG = Node(4, 0, 8 * GIB), Node(16, 2, 64 * GIB)

@@ -13,7 +13,7 @@ import pytest
 from coin_ray.cli.recording import Recorder
 from coin_ray.cluster.searching import Proposals, Searcher
 from coin_ray.cluster.trials import FILE, TrialBook, with_proposals
-from coin_ray.pipeline import events
+from coin_ray.events import events
 from coin_ray.study.resolved import Dimension, Objective, ResolvedStudy, Search, Stopping
 from coin_ray.study.search import proposal
 from tests.test_cluster_order import study

@@ -22,11 +22,12 @@ from coin_ray.cluster.sweep import Outcome, run_study
 from coin_ray.cluster.tasks import until
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.pipeline import events
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.runner import export, open_local, run_local
+from coin_ray.events import events
+from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.report.export import export
 from coin_ray.report.results import read_results
+from coin_ray.store.keys import Key
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.datasets import Resolved, with_data
 from coin_ray.study.resolved import (

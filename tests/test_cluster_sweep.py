@@ -22,7 +22,7 @@ from coin_ray.cluster.trials import with_proposals
 from coin_ray.data.folder import find_samples
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.pipeline import events
+from coin_ray.events import events
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.datasets import Resolved, with_data

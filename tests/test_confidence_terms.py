@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from coin_ray.confidence import consistency
+from coin_ray.confidence.settings import Term
 from coin_ray.imaging.stain import nuclear_evidence
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.settings import Cell, Term
+from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref
 from tests.computing import FakeImage, compute
 from tests.test_imaging_stain import field

@@ -13,8 +13,8 @@ import torch
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.files import SCRATCH
-from coin_ray.pipeline.panels import write_panels
 from coin_ray.pretraining.loop import save_weights
+from coin_ray.report.panels import write_panels
 from coin_ray.report.provenance import keep_sweep
 
 MAP = np.eye(32, dtype=np.int32)

@@ -18,8 +18,8 @@ from coin_ray import identity
 from coin_ray.cluster.same_code import CODE, check_worker, module_path
 from coin_ray.errors import UserError
 from coin_ray.identity import code_identity
-from coin_ray.pipeline.keys import make_key
-from coin_ray.pipeline.store import Artifact, Store
+from coin_ray.store.artifacts import Artifact, Store
+from coin_ray.store.keys import make_key
 
 PACKAGE = Path(coin_ray.__file__).parent
 LIBRARY = sysconfig.get_path("stdlib")

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline.plan import plan_cells
 from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.planning.plan import plan_cells
 from coin_ray.study.command_line import Request
 from coin_ray.study.study import resolve
 

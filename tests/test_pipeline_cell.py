@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.store.keys import Key
 from tests.conftest import TINY
 
 
@@ -69,7 +69,7 @@ def test_no_stage_is_computed_twice_and_a_second_run_computes_none(tiles, finish
 def test_the_plan_predicts_the_computed_stages(tiles, finished):
     from types import SimpleNamespace
 
-    from coin_ray.pipeline.plan import plan_cells
+    from coin_ray.planning.plan import plan_cells
 
     workspace, _, _, computed = finished
     data = SimpleNamespace(train=[s.image for s in tiles], samples=tiles)

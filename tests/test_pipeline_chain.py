@@ -7,18 +7,13 @@ from typing import Any, get_args
 
 import pytest
 
-from coin_ray.pipeline.asked import cell_stages
+from coin_ray.confidence.settings import Term
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights, round_schedule
-from coin_ray.pipeline.settings import (
-    Cell,
-    Term,
-    dotted_fields,
-    flatten,
-    is_runtime,
-    nest,
-)
+from coin_ray.pipeline.settings import Cell, dotted_fields, flatten, nest
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.planning.asked import cell_stages
+from coin_ray.section import is_runtime
 from tests.computing import FakeImage
 
 IMAGES = (FakeImage("a"), FakeImage("b"))

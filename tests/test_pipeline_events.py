@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from coin_ray.pipeline import events
+from coin_ray.events import events
 
 CELL = {"cell": "mae--tiles--s0", "level": "mae", "data": "tiles", "seed": 0}
 EVENTS = [

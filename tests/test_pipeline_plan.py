@@ -16,17 +16,19 @@ import pytest
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.pipeline.asked import cell_stages
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.estimate import estimate
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.ledger import read_ledger
-from coin_ray.pipeline.nodes import Node, refuse_impossible
-from coin_ray.pipeline.plan import identities, plan_cells
-from coin_ray.pipeline.runner import export, open_local, run_local
-from coin_ray.pipeline.states import leases, stages_by_cell
-from coin_ray.pipeline.store import Artifact, Store
-from coin_ray.pipeline.upkeep import check, collectable, orphans, remove
+from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.pipeline.stages import LARGE, STAGES
+from coin_ray.planning.asked import cell_stages
+from coin_ray.planning.estimate import estimate
+from coin_ray.planning.ledger import read_ledger
+from coin_ray.planning.machines import Node, refuse_impossible
+from coin_ray.planning.plan import identities, plan_cells
+from coin_ray.planning.states import stages_by_cell
+from coin_ray.report.export import export
+from coin_ray.store.artifacts import Artifact, Store
+from coin_ray.store.keys import Key
+from coin_ray.store.upkeep import check, collectable, leases, orphans, remove
 from tests.test_pipeline_cell import config
 
 FAST = {"iterations": 2, "width": 4, "batch": 1, "crop": 32}
@@ -73,7 +75,7 @@ def test_the_plan_predicts_what_runs_however_much_is_stored(
 
     # A second round continues what is there; features and embeddings are not needed any more.
     store = Store(tmp_path / "store")
-    for entry in collectable(store, 0):
+    for entry in collectable(store, 0, LARGE):
         remove(store, entry.folder)
     assert store.folders("features") == [] and store.folders("embed") == []
     assert plan_cells(cells, {"d": data}, tmp_path).to_compute == {}
@@ -300,10 +302,10 @@ def test_collecting_takes_the_least_recently_used_first(tmp_path: Path) -> None:
     for stage in ("features", "embed"):
         for folder in store.folders(stage):
             os.utime(tmp_path / stage / folder / "manifest.json", (0, used[folder[:2]]))
-    sizes = {entry.folder.name[:2]: entry.bytes for entry in collectable(store, 0)}
+    sizes = {entry.folder.name[:2]: entry.bytes for entry in collectable(store, 0, LARGE)}
     assert list(sizes) == ["t2", "t3", "t1"]  # and no round
-    assert collectable(store, sum(sizes.values())) == []
-    going = collectable(store, sizes["t1"] + sizes["t3"])
+    assert collectable(store, sum(sizes.values()), LARGE) == []
+    going = collectable(store, sizes["t1"] + sizes["t3"], LARGE)
     assert [entry.folder.name[:2] for entry in going] == ["t2"]
     for entry in going:
         remove(store, entry.folder)
@@ -335,7 +337,7 @@ def test_orphans_are_old_scratch_and_the_leases_of_the_dead(tmp_path: Path) -> N
 @pytest.mark.parametrize("how", ["data", "short", "manifest", "fields", "gone", "moved"])
 def test_every_kind_of_damage_is_found(tmp_path: Path, how: str) -> None:
     store = Store(tmp_path)
-    from coin_ray.pipeline.keys import SHORT, make_key
+    from coin_ray.store.keys import SHORT, make_key
 
     for i in range(3):
         store.save(make_key("ucis", 1, f"t{i}", {"i": i}, {}), Artifact({"a": np.arange(9)}), 1.0)
@@ -354,7 +356,7 @@ def test_every_kind_of_damage_is_found(tmp_path: Path, how: str) -> None:
         data.unlink()
     if how == "moved":
         bad = bad.rename(bad.with_name(f"t9-{'0' * SHORT}"))
-    assert [found.path for found in check(store) if found.fault] == [bad]
+    assert [found.path for found in check(store, STAGES) if found.fault] == [bad]
 
 
 def test_a_key_depends_on_sections_and_nothing_else_of_a_cell(data: Any) -> None:

@@ -14,12 +14,12 @@ from coin_ray.data.synthetic import generated_samples
 from coin_ray.labels import areas
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.plan import plan_cells
 from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref, Truth
+from coin_ray.planning.plan import plan_cells
+from coin_ray.store.keys import Key
 from tests.conftest import SEED, TINY
 
 

@@ -21,7 +21,7 @@ from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Undeclared
 from coin_ray.pipeline.stages import STAGES
-from coin_ray.pipeline.store import Artifact
+from coin_ray.store.artifacts import Artifact
 
 SMALL: dict[str, Any] = {
     "uss": {

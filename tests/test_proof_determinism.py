@@ -22,7 +22,7 @@ from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stages import STAGES
-from coin_ray.pipeline.store import Store
+from coin_ray.store.artifacts import Store
 from tests.conftest import ROOT
 
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline.plan import plan_cells
 from coin_ray.pipeline.settings import Cell
+from coin_ray.planning.plan import plan_cells
 from coin_ray.propagation.crf import dense_crf
 
 

@@ -17,9 +17,9 @@ from coin_ray.report.effects import EFFECTS_SCHEMA, factor_effects
 from coin_ray.report.objective import CORRELATION_SCHEMA, rank_correlation
 from coin_ray.report.profiles import performance_profile
 from coin_ray.report.tables import mode, tidy
+from coin_ray.statistics.paired import compare, holm, sign_flip
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import Analysis, DataSpec, ResolvedStudy, StudyCell
-from coin_ray.study.statistics.paired import compare, holm, sign_flip
 
 NAN = float("nan")
 ONE_ROUND = Cell.model_validate({"rounds": {"count": 1}})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coin_ray.study.statistics.datasets import improvement, interquartile_mean, ranks, stratified
-from coin_ray.study.statistics.intervals import weighted_mean
+from coin_ray.statistics.datasets import improvement, interquartile_mean, ranks, stratified
+from coin_ray.statistics.intervals import weighted_mean
 
 NAN = float("nan")
 

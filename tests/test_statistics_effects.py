@@ -8,8 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from coin_ray.study.designs import Factor, expand
-from coin_ray.study.statistics.effects import (
+from coin_ray.statistics.effects import (
     Effect,
     aliases,
     contrasts,
@@ -18,6 +17,7 @@ from coin_ray.study.statistics.effects import (
     matched,
     shapley,
 )
+from coin_ray.study.designs import Factor, expand
 
 
 def full(k: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coin_ray.study.statistics.intervals import FEW_IMAGES, estimate
+from coin_ray.statistics.intervals import FEW_IMAGES, estimate
 
 NAN = float("nan")
 

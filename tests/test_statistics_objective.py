@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from coin_ray.study.statistics.objective import expected_best, spearman
+from coin_ray.statistics.objective import expected_best, spearman
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from coin_ray.study.resolved import Analysis
-from coin_ray.study.statistics.intervals import estimate
-from coin_ray.study.statistics.paired import (
+from coin_ray.statistics.intervals import estimate
+from coin_ray.statistics.paired import (
     Comparison,
     aligned,
     compare,
@@ -21,7 +20,8 @@ from coin_ray.study.statistics.paired import (
     sign_flip,
     verdict,
 )
-from coin_ray.study.statistics.power import FLIPS
+from coin_ray.statistics.power import FLIPS
+from coin_ray.study.resolved import Analysis
 
 NAN = float("nan")
 numbers = st.floats(-1, 1).map(lambda x: round(x, 3))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coin_ray.study.statistics.paired import sign_flip
-from coin_ray.study.statistics.power import detectable_effect, smallest_p
+from coin_ray.statistics.paired import sign_flip
+from coin_ray.statistics.power import detectable_effect, smallest_p
 
 
 @pytest.mark.parametrize("units", [2, 3, 6, 14, 16, 17, 100])

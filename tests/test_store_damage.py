@@ -17,12 +17,12 @@ import pytest
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.pipeline import store as rooms
-from coin_ray.pipeline.keys import Key, make_key
-from coin_ray.pipeline.ledger import read_ledger
 from coin_ray.pipeline.runner import open_local, run_local
-from coin_ray.pipeline.store import Artifact, CorruptArtifact, Store
-from coin_ray.pipeline.why import Stored, causes
+from coin_ray.planning.ledger import read_ledger
+from coin_ray.store import artifacts as rooms
+from coin_ray.store.artifacts import Artifact, CorruptArtifact, Store
+from coin_ray.store.keys import Key, make_key
+from coin_ray.store.why import Stored, causes
 from tests.cli_calls import call
 from tests.test_pipeline_cell import config
 
@@ -216,7 +216,7 @@ def test_verify_counts_what_is_of_version_1(tmp_path: Path) -> None:
 
 def test_a_later_version_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
-    monkeypatch.setattr("coin_ray.pipeline.manifest.VERSION", 3)
+    monkeypatch.setattr("coin_ray.store.manifest.VERSION", 3)
     store.save(KEY, MADE, 1.0)
     monkeypatch.undo()
     with pytest.raises(UserError, match="version 3"):
@@ -246,9 +246,9 @@ def test_a_full_disk_leaves_nothing_half_written(
 READ_ONLY = """
 import sys, pathlib
 from coin_ray.errors import UserError
-from coin_ray.pipeline.store import Store
+from coin_ray.store.artifacts import Store
 from tests.test_store_damage import KEY, MADE
-from coin_ray.pipeline.keys import make_key
+from coin_ray.store.keys import make_key
 store = Store(pathlib.Path(sys.argv[1]))
 assert store.get(KEY, lambda: 1 / 0).info == MADE.info
 for other in (make_key("score", 2, "missing", {}, {}), make_key("score", 2, "bad", {}, {})):

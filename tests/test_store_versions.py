@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from coin_ray.pipeline.plan import plan_cells
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.store import Store
+from coin_ray.planning.plan import plan_cells
+from coin_ray.store.artifacts import Store
 from tests.fixtures.make_store import CELLS, run_cell, samples
 
 FIXTURE = Path(__file__).parent / "fixtures" / "store_0_1"

@@ -22,7 +22,7 @@ import yaml
 from coin_ray import safe
 from coin_ray.cli.recording import Recorder
 from coin_ray.errors import UserError
-from coin_ray.pipeline import events
+from coin_ray.events import events
 from coin_ray.pipeline.settings import Cell, dotted_fields
 from coin_ray.tracking.describe import cell_digest, describe_cells, describe_study, study_event
 from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri

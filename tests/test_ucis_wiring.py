@@ -17,25 +17,26 @@ from PIL import Image
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.pipeline.asked import cell_stages
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.coarse_settings import Psm, Ssa, Ucis
-from coin_ray.pipeline.keys import Key, make_key
 from coin_ray.pipeline.needs import needed_weights
-from coin_ray.pipeline.plan import plan_cells
 from coin_ray.pipeline.rounds import World
-from coin_ray.pipeline.runner import export, open_local, run_local
-from coin_ray.pipeline.section import Section
-from coin_ray.pipeline.settings import Cell, identity
+from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import coarse
 from coin_ray.pipeline.training import train_coarse
+from coin_ray.planning.asked import cell_stages
+from coin_ray.planning.plan import plan_cells
+from coin_ray.report.export import export
 from coin_ray.report.results import read_results
+from coin_ray.section import Section, identity
+from coin_ray.store.keys import Key, make_key
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
 from coin_ray.ucis.psm import train_psm
+from coin_ray.ucis.settings import Psm, Ssa, Ucis
 from coin_ray.ucis.ssa import train_ssa
 from tests.conftest import TINY
 

@@ -16,9 +16,9 @@ from coin_ray.study.resolved import Budget, ResolvedStudy
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from coin_ray.pipeline.estimate import Cost, Estimate
-    from coin_ray.pipeline.nodes import Node
-    from coin_ray.pipeline.plan import Plan
+    from coin_ray.planning.estimate import Cost, Estimate
+    from coin_ray.planning.machines import Node
+    from coin_ray.planning.plan import Plan
     from coin_ray.study.datasets import Resolved
 
 TRAINED = ("round", "predict", "redraw")
@@ -36,7 +36,7 @@ class Target:
 
 def target(study: ResolvedStudy, address: str | None, device: str, workers: int | None) -> Target:
     """The cluster at ``address``, or this machine. UserError if the study asks for more."""
-    from coin_ray.pipeline.nodes import find_device, refuse_impossible
+    from coin_ray.planning.machines import find_device, refuse_impossible
 
     if address is None:
         nodes = [here()]
@@ -53,7 +53,7 @@ def target(study: ResolvedStudy, address: str | None, device: str, workers: int 
 
 def here() -> Node:
     """This machine; GPUs that torch cannot use do not count."""
-    from coin_ray.pipeline.nodes import this_machine
+    from coin_ray.planning.machines import this_machine
 
     node = this_machine()
     if node.gpus:
@@ -70,9 +70,9 @@ def round_workers(study: ResolvedStudy, asked: int | None) -> int:
 
 def estimated(study: ResolvedStudy, plan: Plan, workspace: Path, where: Target) -> Estimate:
     """The cost of a plan, from the timings in the workspace's store."""
-    from coin_ray.pipeline.estimate import estimate
-    from coin_ray.pipeline.ledger import read_ledger
-    from coin_ray.pipeline.store import Store
+    from coin_ray.planning.estimate import estimate
+    from coin_ray.planning.ledger import read_ledger
+    from coin_ray.store.artifacts import Store
 
     done: dict[str, float] = {}
     if study.screen is not None:
@@ -142,7 +142,7 @@ def table(plan: Plan, cost: Estimate) -> Table:
 
 def sentences(study: ResolvedStudy, plan: Plan, cost: Estimate, where: Target) -> Iterator[str]:
     """What the table comes to."""
-    from coin_ray.pipeline.nodes import shapes
+    from coin_ray.planning.machines import shapes
 
     naive = sum(count.naive for count in plan.stages.values())
     if coming := to_come(study):
@@ -180,7 +180,7 @@ def admit(
     """Before anything starts: code 1 if the study has a budget and what it lacks is estimated to
     exceed it."""
     from coin_ray.cli.results import as_known
-    from coin_ray.pipeline.plan import plan_cells
+    from coin_ray.planning.plan import plan_cells
 
     if study.budget == Budget():
         return

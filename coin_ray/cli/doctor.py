@@ -79,7 +79,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    from coin_ray.pipeline.nodes import this_machine
+    from coin_ray.planning.machines import this_machine
 
     here = this_machine()
     import torch

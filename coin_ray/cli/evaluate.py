@@ -118,7 +118,7 @@ def _table(values: Mapping[str, Mapping[str, float]]) -> object:
     from rich.table import Table
 
     from coin_ray.report.tables import TITLES
-    from coin_ray.study.statistics.intervals import estimate
+    from coin_ray.statistics.intervals import estimate
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("image", overflow="fold")  # names of tiles differ at their ends

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from coin_ray import safe
 from coin_ray.cli.progress import Progress, clock
-from coin_ray.pipeline import events
-from coin_ray.pipeline.events import CellEvent, Event
+from coin_ray.events import events
+from coin_ray.events.events import CellEvent, Event
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -29,7 +29,7 @@ def plan(
     from coin_ray.cli import costs, preamble
     from coin_ray.cli.output import console
     from coin_ray.cli.results import as_known, runs_folder
-    from coin_ray.pipeline.plan import plan_cells
+    from coin_ray.planning.plan import plan_cells
     from coin_ray.study.datasets import read_data
 
     asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)

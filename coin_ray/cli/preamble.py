@@ -97,7 +97,7 @@ def _value(value: Any) -> str:
 def power(study: ResolvedStudy, data: Mapping[str, Resolved], runs: Path) -> Iterator[str]:
     """What the design can show: the smallest p, and the smallest effect as far as cells that have
     finished before tell the spread."""
-    from coin_ray.study.statistics.power import detectable_effect, smallest_p
+    from coin_ray.statistics.power import detectable_effect, smallest_p
 
     images = {name: _labelled(found) for name, found in data.items()}
     if len(study.levels) < 2 and study.search is None:

@@ -57,8 +57,8 @@ def predict(
     from coin_ray.data.sample import Sample, read_files
     from coin_ray.data.write import write_label_map
     from coin_ray.outputs import claim
-    from coin_ray.pipeline.nodes import find_device
     from coin_ray.pipeline.runner import open_local
+    from coin_ray.planning.machines import find_device
     from coin_ray.study.datasets import resolve_data
 
     resolved = options.resolved(study, profile, data, train, None, settings, seeds, binary)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coin_ray.pipeline import events
-from coin_ray.pipeline.events import CellEvent, Event
+from coin_ray.events import events
+from coin_ray.events.events import CellEvent, Event
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
-from coin_ray.pipeline.events import (
+from coin_ray.events.events import (
     CellFinished,
     CellsProposed,
     Event,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from coin_ray.cli.history import History, Told
-    from coin_ray.pipeline.states import AtWork, CellStages
+    from coin_ray.planning.states import CellStages
+    from coin_ray.store.upkeep import AtWork
     from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
@@ -67,8 +68,8 @@ def status(
 def _studies(workspace: Path) -> None:
     from coin_ray.cli.history import History, histories
     from coin_ray.cli.output import console
-    from coin_ray.pipeline.states import leases
-    from coin_ray.pipeline.store import Store
+    from coin_ray.store.artifacts import Store
+    from coin_ray.store.upkeep import leases
 
     told = histories(workspace)
     written = Counter(path.parts[-3] for path in (workspace / "runs").glob("*/*/metrics.json"))
@@ -98,8 +99,9 @@ def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) 
     from coin_ray.cli.history import History, histories
     from coin_ray.cli.output import console
     from coin_ray.cli.results import runs_folder
-    from coin_ray.pipeline.states import leases, stages_by_cell
-    from coin_ray.pipeline.store import Store
+    from coin_ray.planning.states import stages_by_cell
+    from coin_ray.store.artifacts import Store
+    from coin_ray.store.upkeep import leases
 
     stages = stages_by_cell(study.cells, data, workspace)
     working = {work.path: work for work in leases(Store(workspace / "store")) if work.holder.alive}

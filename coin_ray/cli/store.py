@@ -14,7 +14,7 @@ from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from coin_ray.pipeline.store import Store
+    from coin_ray.store.artifacts import Store
 
 app = typer.Typer(no_args_is_help=True, help="The store of stages: ls, gc, verify.")
 
@@ -39,7 +39,7 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
     from coin_ray.cli.costs import duration, size
     from coin_ray.cli.output import console
     from coin_ray.pipeline.stages import STAGES
-    from coin_ray.pipeline.upkeep import entries
+    from coin_ray.store.upkeep import entries
 
     store = _store(workspace)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_footer=True)
@@ -70,11 +70,12 @@ def gc(
     killed runs have left. Safe beside a running study: what is needed again is made again."""
     from coin_ray.cli.costs import size
     from coin_ray.cluster import folders
-    from coin_ray.pipeline import upkeep
+    from coin_ray.pipeline.stages import LARGE
+    from coin_ray.store import upkeep
 
     store = _store(workspace)
     limit = _bytes(quota)
-    going = upkeep.collectable(store, limit)
+    going = upkeep.collectable(store, limit, LARGE)
     orphans = upkeep.orphans(store)
     left = {folder: folders.size_of(folder) for folder in folders.abandoned(workspace)}
     if not dry_run:
@@ -96,12 +97,13 @@ def gc(
 @app.command()
 def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
     """Read every artifact and compare it with its digest; code 1 if any is broken and stays."""
-    from coin_ray.pipeline.store import DAMAGED
-    from coin_ray.pipeline.upkeep import check, remove
+    from coin_ray.pipeline.stages import STAGES
+    from coin_ray.store.artifacts import DAMAGED
+    from coin_ray.store.upkeep import check, remove
 
     store = _store(workspace)
     count, old, faults, left = 0, 0, 0, 0
-    for found in check(store):
+    for found in check(store, STAGES):
         count += 1
         old += found.version == 1
         if not found.fault:
@@ -129,7 +131,7 @@ def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
 
 
 def _store(workspace: options.Workspace) -> Store:
-    from coin_ray.pipeline.store import Store
+    from coin_ray.store.artifacts import Store
 
     store = Store(workspace / "store")
     if not store.root.is_dir():

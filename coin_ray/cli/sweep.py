@@ -16,7 +16,7 @@ from coin_ray.cli.output import say
 
 if TYPE_CHECKING:
     from coin_ray.cluster.sweep import Outcome
-    from coin_ray.pipeline.events import Event
+    from coin_ray.events.events import Event
     from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy
 
@@ -116,7 +116,7 @@ def _run(
         verdicts_in,
     )
     from coin_ray.cluster.sweep import Resources, run_study
-    from coin_ray.pipeline.events import StudyStarted
+    from coin_ray.events.events import StudyStarted
     from coin_ray.report.layout import summary
     from coin_ray.report.provenance import keep_sweep
     from coin_ray.report.write import write_report

@@ -17,9 +17,9 @@ from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
     from coin_ray.cluster.sweep import Outcome
+    from coin_ray.events.events import Event
     from coin_ray.outputs import Output
     from coin_ray.pipeline.cell import CellRun
-    from coin_ray.pipeline.events import Event
     from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
@@ -130,7 +130,7 @@ def _run(
     from coin_ray.cli.recording import recorder
     from coin_ray.cli.results import runs_folder
     from coin_ray.cluster import coarse
-    from coin_ray.pipeline.events import CellFinished
+    from coin_ray.events.events import CellFinished
 
     cells = {cell.key_label: cell for cell in study.cells}
     runs = runs_folder(workspace, study)

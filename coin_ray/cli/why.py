@@ -13,9 +13,9 @@ from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from coin_ray.pipeline.keys import Key
-    from coin_ray.pipeline.states import CellStages
-    from coin_ray.pipeline.why import Cause, Stored
+    from coin_ray.planning.states import CellStages
+    from coin_ray.store.keys import Key
+    from coin_ray.store.why import Cause, Stored
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 What = Annotated[
@@ -44,9 +44,9 @@ def why(
     A difference in an input is followed upstream to where it begins.
     """
     from coin_ray.pipeline.stages import STAGES
-    from coin_ray.pipeline.states import stages_by_cell
-    from coin_ray.pipeline.store import Store
-    from coin_ray.pipeline.why import Stored
+    from coin_ray.planning.states import stages_by_cell
+    from coin_ray.store.artifacts import Store
+    from coin_ray.store.why import Stored
     from coin_ray.study.datasets import resolve_data
 
     resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
@@ -108,7 +108,7 @@ def _about_stage(stage: str, cells: Sequence[CellStages], stored: Stored) -> Ite
 
 def _explained(pairs: Sequence[tuple[Key, Mapping[str, Key]]], stored: Stored) -> Iterator[str]:
     """Stages with the same causes together."""
-    from coin_ray.pipeline.why import causes
+    from coin_ray.store.why import causes
 
     alike: dict[tuple[str, tuple[Cause, ...] | None], list[str]] = {}
     for key, keys in pairs:

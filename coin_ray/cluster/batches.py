@@ -14,7 +14,7 @@ from coin_ray.cluster.tasks import CellSpec, open_cell, until, who
 from coin_ray.cluster.trial import cause, ended_early, run_to_end, trace
 from coin_ray.cluster.trials import TrialBook
 from coin_ray.cluster.tuning import Failure, Job, Rungs
-from coin_ray.pipeline.events import (
+from coin_ray.events.events import (
     CellFailed,
     CellFinished,
     CellsProposed,
@@ -23,8 +23,8 @@ from coin_ray.pipeline.events import (
     StudyStarted,
 )
 from coin_ray.pipeline.needs import needed_weights
-from coin_ray.pipeline.plan import Plan, plan_cells
 from coin_ray.pipeline.runner import serial
+from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.search import proposal

@@ -11,14 +11,14 @@ from coin_ray.cluster.sweep import Outcome
 from coin_ray.cluster.tally import Listen, Tally
 from coin_ray.cluster.tasks import CellSpec, open_cell, who
 from coin_ray.cluster.trial import cause, trace
-from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.events import (
+from coin_ray.events.events import (
     CellFailed,
     CellFinished,
     CellStarted,
     StudyFinished,
     StudyStarted,
 )
+from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import ResolvedStudy, StudyCell

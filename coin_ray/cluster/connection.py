@@ -21,16 +21,16 @@ from coin_ray.cluster.tasks import CellSpec, start_hub
 from coin_ray.cluster.trial import Errand
 from coin_ray.cluster.tuning import Failure, Rungs, tune_jobs
 from coin_ray.cluster.watchdog import PATIENCE, watchdog, who_waits
-from coin_ray.pipeline.nodes import (
+from coin_ray.confidence.settings import Sam
+from coin_ray.pipeline.steps import STEPS
+from coin_ray.planning.machines import (
     refuse_impossible,
     room,
     round_request,
     segmenter_share,
     step_request,
 )
-from coin_ray.pipeline.settings import Sam
-from coin_ray.pipeline.steps import STEPS
-from coin_ray.pipeline.store import Store
+from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
 
 

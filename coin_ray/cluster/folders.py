@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline import lease
+from coin_ray.store import lease
 
 RUNS = "ray"
 """Folder of a workspace."""

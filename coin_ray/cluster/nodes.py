@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from coin_ray import safe
 from coin_ray.cluster.own import listening
 from coin_ray.cluster.session import session
-from coin_ray.pipeline.nodes import Node
+from coin_ray.planning.machines import Node
 
 
 def nodes_of(address: str) -> list[Node]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from coin_ray.statistics.objective import spearman
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
-from coin_ray.study.statistics.objective import spearman
 
 Cells = Sequence[StudyCell]
 Metrics = Mapping[str, Mapping[str, float]]

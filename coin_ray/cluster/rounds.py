@@ -14,11 +14,11 @@ from ray.train.torch import TorchTrainer, prepare_model
 from coin_ray.cluster.folders import RUNS
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.tasks import CellSpec, open_cell
-from coin_ray.pipeline.events import RoundFinished, RoundProgress, StageStarted
-from coin_ray.pipeline.nodes import Request, round_request
+from coin_ray.events.events import RoundFinished, RoundProgress, StageStarted
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import train_once
 from coin_ray.pipeline.training import train_stage as train_here
+from coin_ray.planning.machines import Request, round_request
 
 SAY = 5.0
 """Seconds between two signs of life of a training."""

@@ -14,9 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray.cluster.nodes import limit
 from coin_ray.labels import InstanceMasks
-from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.segmenter import CachedSegmenter
-from coin_ray.pipeline.store import Done, Store, leave_out
+from coin_ray.store.artifacts import Done, Store, leave_out
+from coin_ray.store.keys import Key
 
 
 class SegmenterActor:

@@ -18,9 +18,9 @@ from coin_ray.cluster.tally import Listen, Tally
 from coin_ray.cluster.tasks import who
 from coin_ray.cluster.trials import TrialBook
 from coin_ray.errors import UserError
-from coin_ray.pipeline.events import CellLeftOut, Note, StudyFinished
-from coin_ray.pipeline.plan import plan_cells
-from coin_ray.pipeline.store import Store
+from coin_ray.events.events import CellLeftOut, Note, StudyFinished
+from coin_ray.planning.plan import plan_cells
+from coin_ray.store.artifacts import Store
 from coin_ray.study.datasets import Resolved, with_data
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import ResolvedStudy

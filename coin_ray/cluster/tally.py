@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from coin_ray.cluster.watchdog import Pulse
 from coin_ray.errors import UserError
-from coin_ray.pipeline.events import (
+from coin_ray.events.events import (
     CellEvent,
     CellFailed,
     CellFinished,

@@ -14,14 +14,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.scoring import ActorSegmenter
+from coin_ray.events.events import StageFinished, StageReused
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.events import StageFinished, StageReused
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.nodes import Request, segmenter_share, step_request
 from coin_ray.pipeline.runner import Each, step_at
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.store import Store
+from coin_ray.planning.machines import Request, segmenter_share, step_request
+from coin_ray.store.artifacts import Store
+from coin_ray.store.keys import Key
 from coin_ray.study.resolved import StudyCell
 
 

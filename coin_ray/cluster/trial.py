@@ -18,10 +18,11 @@ from coin_ray.cluster.rounds import train_stage
 from coin_ray.cluster.searching import VALUE
 from coin_ray.cluster.tasks import CellSpec, distributed, open_cell
 from coin_ray.errors import UserError, of_system
+from coin_ray.events.events import CellFailed, CellFinished, CellScored, CellStarted
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.events import CellFailed, CellFinished, CellScored, CellStarted
-from coin_ray.pipeline.runner import Each, Train, export, run_cell
+from coin_ray.pipeline.runner import Each, Train, run_cell
+from coin_ray.report.export import export
 
 ROUNDS = "rounds"
 """Under this name a trial reports how many rounds its value is of."""

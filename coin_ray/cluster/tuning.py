@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from coin_ray.cluster.searching import VALUE
 from coin_ray.cluster.trial import FAILED, ROUNDS, Errand, cause, run_trial, trace
-from coin_ray.pipeline.events import Event, Note
+from coin_ray.events.events import Event, Note
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 RETRIES = 2

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
-from coin_ray.pipeline import lease
-from coin_ray.pipeline.events import Event, Stalled
-from coin_ray.pipeline.nodes import Request
-from coin_ray.pipeline.store import LEASES, Store
+from coin_ray.events.events import Event, Stalled
+from coin_ray.planning.machines import Request
+from coin_ray.store import lease
+from coin_ray.store.artifacts import LEASES, Store
 
 PATIENCE = 300.0
 """Seconds without an event of any cell, after which it is asked who waits for what."""

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from coin_ray.labels import InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Content, Given, Keyed, Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.stages.distillation import churn
-from coin_ray.pipeline.store import Artifact, Done, Store
+from coin_ray.store.artifacts import Artifact, Done, Store
+from coin_ray.store.keys import Key
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from coin_ray.data.resolution import pixel_scale
-from coin_ray.pipeline.keys import Key, make_key
 from coin_ray.pipeline.memo import Memo
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Content, ImageLike, Ref, Source, Together
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.store.keys import Key, make_key
 
 
 class Chain:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from coin_ray.pipeline.keys import Key, digest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Truth
+from coin_ray.store.keys import Key, digest
 
 Numbers = tuple[int, ...]
 """A cell as numbers, its seed and its sections: equal sections have equal ones."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from coin_ray.pipeline.coarse_settings import Ucis
 from coin_ray.pipeline.settings import Cell
+from coin_ray.ucis.settings import Ucis
 from coin_ray.weights.registry import backbone_name
 
 
@@ -60,3 +60,11 @@ def needed_weights(config: Cell) -> tuple[str, ...]:
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":
         names.append(f"{config.student.encoder}_imagenet")
     return tuple(names)
+
+
+def mask_digest(folder: str, name: str) -> str:
+    """Content digest of the coarse mask file of an image. UserError if there is none."""
+    from coin_ray.data.digests import content_digest
+    from coin_ray.ucis.files import find_mask
+
+    return content_digest(find_mask(folder, name))

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coin_ray.files import write_text
-from coin_ray.pipeline import lease, refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.keys import Key, digest
-from coin_ray.pipeline.plan import mask_digest
-from coin_ray.pipeline.rounds import Report, World, round_facts
+from coin_ray.pipeline.needs import mask_digest
+from coin_ray.pipeline.rounds import Report, World
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.steps import STEPS
-from coin_ray.pipeline.store import CorruptArtifact, Done, Store
 from coin_ray.pipeline.training import train_stage
+from coin_ray.store import lease
+from coin_ray.store.artifacts import CorruptArtifact, Done, Store
+from coin_ray.store.keys import Key
 
 Each = Callable[[str, int], list[Any]]
 """``each(step, n)``: the results of ``STEPS[step]`` for its items 0 .. n - 1, in order."""
@@ -147,64 +145,3 @@ def reserve(store: Store, key: Key, stack: ExitStack) -> bool:
             return not store.has(key)
         time.sleep(lease.POLL)
     return False
-
-
-def export(
-    run: CellRun,
-    samples: Sequence[Any],
-    folder: Path,
-    rows: list[dict[str, Any]],
-    cell: Mapping[str, Any],
-    config: Cell | None = None,
-) -> None:
-    """Write what a user takes away: label maps, overlays, the configuration, the per-image rows.
-
-    ``folder``/predictions/<image>.tif, overlays/<image>.png, config.yaml, metrics.json; each file
-    appears whole or not at all. ``config`` is the cell's own, where ``run`` ends before its last
-    round.
-    """
-    import yaml
-
-    from coin_ray.data.write import write_label_map
-    from coin_ray.pipeline.panels import write_panels
-
-    last = refs.final_step(run.chain)
-    results = (run.chain.key(refs.behind(run.chain, s.image, last)) for s in samples)
-    made_of = digest([key.digest for key in results])
-    whole = (config or run.config).model_dump(mode="json", by_alias=True)
-    settings = yaml.safe_dump(whole, sort_keys=False)
-    facts = {"cell": dict(cell), "rounds": _round_facts(run), "made_of": made_of}
-    metrics = json.dumps({**facts, "rows": rows})
-    written = {folder / "config.yaml": settings, folder / "metrics.json": metrics}
-    if all(
-        path.is_file() and path.read_text(encoding="utf-8") == text
-        for path, text in written.items()
-    ):
-        return
-    for name in ("predictions", "overlays"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for sample in samples:
-        image = sample.image
-        final = run.labels_at(image, last)
-        write_label_map(folder / "predictions" / f"{image.name}.tif", final)
-        accepted = None
-        if image in run.train:
-            accepted = run.labels(image, max(1, run.config.rounds.count)).arrays["label_map"]
-        write_panels(
-            folder / "overlays" / f"{image.name}.png",
-            image.load(),
-            coarse=run.labels_at(image, "ucis"),
-            accepted=accepted,
-            final=final,
-            truth=sample.load_label_map() if sample.has_truth else None,
-        )
-    # Last the metrics: a reader takes this file as the sign that the others are there.
-    for path, text in written.items():
-        write_text(path, text)
-
-
-def _round_facts(run: CellRun) -> list[dict[str, float]]:
-    """What the rounds that were trained said about their labels, and their loss."""
-    rounds = range(1, run.config.rounds.count + 1)
-    trained = (r for r in rounds if run.store.has(run.key("round", round_=r)))
-    return [{"round": r, **round_facts(run, r)} for r in trained]

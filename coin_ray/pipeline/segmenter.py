@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.labels import InstanceMasks
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.store import Artifact, Done, Store
+from coin_ray.store.artifacts import Artifact, Done, Store
+from coin_ray.store.keys import Key
 
 
 class Segmenter(Protocol):

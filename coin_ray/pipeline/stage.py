@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from coin_ray.pipeline.section import Section
-from coin_ray.pipeline.settings import Cell, identity, is_runtime
+from coin_ray.pipeline.settings import Cell
+from coin_ray.section import Section, identity, is_runtime
 
 if TYPE_CHECKING:
-    from coin_ray.pipeline.store import Artifact
+    from coin_ray.store.artifacts import Artifact
 
 
 class ImageLike(Protocol):

@@ -11,10 +11,10 @@ import polars as pl
 
 from coin_ray.report.ends import End, ends
 from coin_ray.report.tables import mode
+from coin_ray.statistics import datasets
+from coin_ray.statistics.intervals import estimate, weighted_mean
+from coin_ray.statistics.paired import aligned
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.statistics import datasets
-from coin_ray.study.statistics.intervals import estimate, weighted_mean
-from coin_ray.study.statistics.paired import aligned
 
 AGGREGATE_SCHEMA = {
     "level": pl.String,

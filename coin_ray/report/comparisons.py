@@ -11,9 +11,9 @@ import polars as pl
 
 from coin_ray.report.ends import End, bounds, ends, few_notes
 from coin_ray.report.tables import mode
+from coin_ray.statistics.paired import Comparison, aligned, compare, holm, verdict
+from coin_ray.statistics.power import smallest_p
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.statistics.paired import Comparison, aligned, compare, holm, verdict
-from coin_ray.study.statistics.power import smallest_p
 
 SCHEMA = {
     "dataset": pl.String,

@@ -11,10 +11,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from coin_ray.report.ends import bounds, ends, few_notes
+from coin_ray.statistics.effects import Effect, effects
+from coin_ray.statistics.intervals import estimate
+from coin_ray.statistics.paired import Values, aligned
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.statistics.effects import Effect, effects
-from coin_ray.study.statistics.intervals import estimate
-from coin_ray.study.statistics.paired import Values, aligned
 
 EFFECTS_SCHEMA = {
     "dataset": pl.String,

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from coin_ray.report.tables import at_end
+from coin_ray.statistics.intervals import FEW_IMAGES, Estimate
+from coin_ray.statistics.paired import Values
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.statistics.intervals import FEW_IMAGES, Estimate
-from coin_ray.study.statistics.paired import Values
 
 
 @dataclass(frozen=True)

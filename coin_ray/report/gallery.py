@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from coin_ray.pipeline.panels import middles
 from coin_ray.report.blocks import Photo
+from coin_ray.report.panels import middles
 from coin_ray.report.tables import at_end
 from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
 

@@ -10,9 +10,9 @@ import polars as pl
 from coin_ray.report.ends import End, ends
 from coin_ray.report.published import Numbers, published_for
 from coin_ray.report.tables import FINAL, Column, columns, entry, mode
+from coin_ray.statistics.intervals import FEW_IMAGES, Estimate, estimate
+from coin_ray.statistics.paired import aligned
 from coin_ray.study.resolved import DataSpec, ResolvedStudy
-from coin_ray.study.statistics.intervals import FEW_IMAGES, Estimate, estimate
-from coin_ray.study.statistics.paired import aligned
 
 SETTINGS = {
     "transductive": "transductive: trained, without labels, on the images it is evaluated on",

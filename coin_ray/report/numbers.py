@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coin_ray.report.blocks import Value
-from coin_ray.study.statistics.intervals import Estimate
+from coin_ray.statistics.intervals import Estimate
 
 DASH = "–"
 

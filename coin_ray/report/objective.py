@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from coin_ray.report.tables import at_end
-from coin_ray.study.statistics.objective import spearman
+from coin_ray.statistics.objective import spearman
 
 CORRELATION_SCHEMA = {
     "dataset": pl.String,

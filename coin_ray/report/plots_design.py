@@ -17,9 +17,9 @@ from coin_ray.report.layout import ResultTable
 from coin_ray.report.numbers import minus
 from coin_ray.report.results import Results, objective_by_level
 from coin_ray.report.tables import metric_title
+from coin_ray.statistics.objective import expected_best
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import settings_of
-from coin_ray.study.statistics.objective import expected_best
 
 EFFECTS = {
     "main": "main effects",

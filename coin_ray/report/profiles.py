@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from coin_ray.report.ends import ends
+from coin_ray.statistics.paired import aligned
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.statistics.paired import aligned
 
 PROFILE_SCHEMA = {
     "dataset": pl.String,

@@ -13,7 +13,7 @@ from typing import Literal
 
 import polars as pl
 
-from coin_ray.study.statistics.intervals import CONFIDENCE, Estimate, estimate
+from coin_ray.statistics.intervals import CONFIDENCE, Estimate, estimate
 
 SCHEMA = {
     "study": pl.String,

@@ -11,7 +11,7 @@ import polars as pl
 from coin_ray import safe
 from coin_ray.report.layout import ResultTable, seeds_and_images
 from coin_ray.report.tables import metric_title
-from coin_ray.study.statistics.intervals import Estimate
+from coin_ray.statistics.intervals import Estimate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

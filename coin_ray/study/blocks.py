@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field
 
-from coin_ray.pipeline.section import LARGEST_SEED, Positive
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.section import LARGEST_SEED, Positive
 from coin_ray.study.errors import Problems, suggestion
 from coin_ray.study.grammar import Node, label
 from coin_ray.study.metrics import METRICS

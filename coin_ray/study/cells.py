@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coin_ray.pipeline.keys import digest
-from coin_ray.pipeline.settings import Cell, identity
+from coin_ray.pipeline.settings import Cell
+from coin_ray.section import identity
+from coin_ray.store.keys import digest
 from coin_ray.study.names import cell_name
 from coin_ray.study.resolved import DataSpec, StudyCell
 

@@ -11,7 +11,7 @@ from coin_ray import safe
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
 from coin_ray.files import exists, expanded
-from coin_ray.pipeline.section import LARGEST_SEED
+from coin_ray.section import LARGEST_SEED
 from coin_ray.study.blocks import MOST_SEEDS
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.names import data_name_problem, folded

@@ -12,7 +12,7 @@ from pydantic import Field
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import UserError
 from coin_ray.files import exists, expanded
-from coin_ray.pipeline.section import OneOrMore, Seed
+from coin_ray.section import OneOrMore, Seed
 from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.grammar import Node, label

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline.keys import digest
+from coin_ray.store.keys import digest
 from coin_ray.study.resolved import DataSpec, ResolvedStudy
 
 

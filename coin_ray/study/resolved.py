@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from coin_ray.data.label_files import Binary
-from coin_ray.pipeline.keys import digest
-from coin_ray.pipeline.section import NotNegative, OneOrMore, Positive
-from coin_ray.pipeline.settings import Cell, dotted_fields, is_runtime
+from coin_ray.pipeline.settings import Cell, dotted_fields
+from coin_ray.section import NotNegative, OneOrMore, Positive, is_runtime
+from coin_ray.store.keys import digest
 from coin_ray.study.metrics import Goal, LabelFree, Metric
 from coin_ray.study.names import study_name
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from coin_ray.pipeline.section import Seed
+from coin_ray.section import Seed
 from coin_ray.study import blocks, data_block
 from coin_ray.study.chain import KEYS, PROFILE_KEYS, STUDY_KEYS
 from coin_ray.study.factors import FACTOR_KEYS

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from coin_ray import safe
-from coin_ray.pipeline.keys import SHORT, digest
+from coin_ray.store.keys import SHORT, digest
 
 STUDY = ""
 """Key of the study's own run among the records; the others are cell digests."""

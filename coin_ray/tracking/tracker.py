@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray import safe
-from coin_ray.pipeline import events
+from coin_ray.events import events
 from coin_ray.tracking import describe
 from coin_ray.tracking.journal import Journal, plain
 from coin_ray.tracking.lines import inside, read_checked
@@ -28,7 +28,7 @@ OWN_KINDS = {
     "Text": {"path", "text"},
     "Tags": {"tags"},
 }
-"""Kinds of events beside those of ``pipeline.events``, and the fields each must have."""
+"""Kinds of events beside those of ``events.events``, and the fields each must have."""
 PATIENCE = (5.0, 15.0, 60.0)
 """Seconds between attempts while the tracker is away; the last one repeats."""
 
@@ -44,7 +44,7 @@ class Tracker:
 
     ``record(event)`` takes dictionaries of plain JSON values (NumPy scalars and paths are fine):
 
-    - every event of ``coin_ray.pipeline.events`` as its ``to_json()``, where ``cell`` is the cell's
+    - every event of ``coin_ray.events.events`` as its ``to_json()``, where ``cell`` is the cell's
       key label. Stage events are counted, and written as one line when the cell ends;
     - ``{"event": "Metrics", "metrics": {name: value}, "step": 0}``;
     - ``{"event": "Table", "name": "per_image", "rows": [{column: value}, ...]}``, attached as CSV

@@ -30,9 +30,9 @@ from coin_ray.imaging.instances import distance_map, find_markers
 from coin_ray.imaging.stain import nuclear_evidence
 from coin_ray.labels import InstanceMasks, centroids
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.panels import COLOURS
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.report.panels import COLOURS
 
 HERE = Path(__file__).parent
 MAPS = "viridis"

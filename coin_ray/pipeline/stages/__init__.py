@@ -27,3 +27,5 @@ STAGES: dict[str, Stage] = {
         *(EMBED, MASKS, SCORE, SELECT, ROUND, PREDICT, REDRAW, EVALUATE),
     )
 }
+LARGE = tuple(name for name, stage in STAGES.items() if stage.large)
+"""What is collected first."""

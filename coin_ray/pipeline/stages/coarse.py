@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.labels import BoolArray
-from coin_ray.pipeline.coarse_settings import Psm, Ssa, Ucis
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Values
-from coin_ray.pipeline.store import Artifact
+from coin_ray.store.artifacts import Artifact
+from coin_ray.ucis.settings import Psm, Ssa, Ucis
 
 EVIDENCE = ("sigma", "contrast_sigma")
 """Settings of the section ucis that the signed stain evidence is made with."""

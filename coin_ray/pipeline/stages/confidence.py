@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
-from coin_ray.pipeline.settings import Instances
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
 from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
-from coin_ray.pipeline.store import Artifact
+from coin_ray.store.artifacts import Artifact
 
 
 def _embed(given: Given) -> Artifact:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.distillation.settings import Student
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import InstanceMasks, relabel
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import round_schedule, student_has_encoder
-from coin_ray.pipeline.settings import Crf, Instances, Student
 from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Values
 from coin_ray.pipeline.stages.coarse import EVIDENCE
-from coin_ray.pipeline.store import Artifact
+from coin_ray.propagation.settings import Crf
+from coin_ray.store.artifacts import Artifact
 
 SCHEDULED = ("epochs", "later_iterations", "later_lr")
 """Settings of the student that say how long a round is and how fast it learns; the key of a round

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from coin_ray.metrics.settings import Evaluate
 from coin_ray.pipeline import refs
-from coin_ray.pipeline.settings import Evaluate
 from coin_ray.pipeline.stage import Content, Given, Read, Ref, Stage, Take
-from coin_ray.pipeline.store import Artifact
+from coin_ray.store.artifacts import Artifact
 
 
 def _evaluate(given: Given) -> Artifact:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.imaging.settings import Instances
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import needs_coarse
-from coin_ray.pipeline.settings import Crf, Instances
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
-from coin_ray.pipeline.store import Artifact
+from coin_ray.propagation.settings import Crf
+from coin_ray.store.artifacts import Artifact
 from coin_ray.weights.registry import backbone_name
 
 

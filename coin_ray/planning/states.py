@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coin_ray.pipeline import lease
-from coin_ray.pipeline.asked import (
+from coin_ray.planning.asked import (
     always_asked,
     down,
     first_asked,
@@ -16,9 +15,9 @@ from coin_ray.pipeline.asked import (
     parts,
     rounds_asked,
 )
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.plan import identities, open_chains
-from coin_ray.pipeline.store import LEASES, Store
+from coin_ray.planning.plan import identities, open_chains
+from coin_ray.store.artifacts import Store
+from coin_ray.store.keys import Key
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,3 @@ def stages_by_cell(
         ]
         out.append(CellStages(own, left, first))
     return out
-
-
-@dataclass(frozen=True)
-class AtWork:
-    """A stage that somebody holds the lease of; ``path`` is that of its artifact in the store."""
-
-    path: str
-    holder: lease.Holder
-
-    @property
-    def stage(self) -> str:
-        return self.path.partition("/")[0]
-
-
-def leases(store: Store) -> Iterator[AtWork]:
-    """Every lease, those of the dead too."""
-    root = store.root / LEASES
-    for path in sorted(root.glob("*/*")):
-        holder = lease.holder(path)
-        if holder is not None:
-            yield AtWork(str(path.relative_to(root)), holder)

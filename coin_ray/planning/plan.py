@@ -13,7 +13,12 @@ from typing import Any
 
 from coin_ray import safe
 from coin_ray.errors import UserError
-from coin_ray.pipeline.asked import (
+from coin_ray.pipeline.chain import Chain
+from coin_ray.pipeline.memo import BIT, Memo
+from coin_ray.pipeline.needs import mask_digest, needed_weights, uses_crf
+from coin_ray.pipeline.stage import Ref
+from coin_ray.pipeline.stages import STAGES
+from coin_ray.planning.asked import (
     always_asked,
     begin,
     down,
@@ -23,13 +28,8 @@ from coin_ray.pipeline.asked import (
     rounds_asked,
     trained,
 )
-from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.memo import BIT, Memo
-from coin_ray.pipeline.needs import needed_weights, uses_crf
-from coin_ray.pipeline.stage import Ref
-from coin_ray.pipeline.stages import STAGES
-from coin_ray.pipeline.store import Store
+from coin_ray.store.artifacts import Store
+from coin_ray.store.keys import Key
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,6 @@ def _coarse(
     masks: Mapping[tuple[str, str], Mapping[str, str]], data: str
 ) -> Callable[[str, str], str]:
     return lambda folder, name: masks[folder, data][name]
-
-
-def mask_digest(folder: str, name: str) -> str:
-    """Content digest of the coarse mask file of an image. UserError if there is none."""
-    from coin_ray.data.digests import content_digest
-    from coin_ray.ucis.files import find_mask
-
-    return content_digest(find_mask(folder, name))
 
 
 def _masks(folder: str, data: Any) -> dict[str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.ledger import Ledger
-from coin_ray.pipeline.nodes import Node, Resources, share
-from coin_ray.pipeline.plan import Plan
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.planning.ledger import Ledger
+from coin_ray.planning.machines import Node, Resources, share
+from coin_ray.planning.plan import Plan
+from coin_ray.store.keys import Key
 
 
 @dataclass

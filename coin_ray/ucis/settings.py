@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from coin_ray.pipeline.section import (
+from coin_ray.section import (
     Batch,
     Fraction,
     Iterations,

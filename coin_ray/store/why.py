@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from coin_ray.pipeline.keys import SHORT, Key
-from coin_ray.pipeline.store import CorruptArtifact, Store
+from coin_ray.store.artifacts import CorruptArtifact, Store
+from coin_ray.store.keys import SHORT, Key
 
 MOST = 300
 """Stored artifacts of a stage that are compared."""

@@ -1,7 +1,12 @@
-"""A section of a configuration: a frozen model that refuses unknown keys."""
+"""A section of a configuration: a frozen model that refuses unknown keys.
+
+A field is part of a stage's identity unless it is marked runtime: a runtime field (device, batch,
+workers) changes how fast a result comes, never which result, and never enters a key.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -34,3 +39,27 @@ def _listed(value: Any) -> Any:
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def is_runtime(field: Any) -> bool:
+    """True if a field changes speed only."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("runtime"))
+
+
+def identity(section: Section, fields: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The values of a section that identify a result, under the study's names; ``fields``
+    narrows."""
+    return dict(_identity(section, fields))
+
+
+@functools.lru_cache(maxsize=4096)  # a plan of a thousand cells asks for the same few sections
+def _identity(section: Section, fields: tuple[str, ...] | None) -> dict[str, Any]:
+    found = section.model_dump(mode="json", by_alias=True)
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if is_runtime(field) or (fields is not None and key not in fields):
+            del found[key]
+        elif isinstance(value, Section):
+            found[key] = identity(value)
+    return found

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray.errors import UserError
-from coin_ray.pipeline.keys import SHORT, text_digest
-from coin_ray.pipeline.manifest import DATA, CorruptArtifact, read_manifest
-from coin_ray.pipeline.stages import STAGES
-from coin_ray.pipeline.states import leases
-from coin_ray.pipeline.store import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
+from coin_ray.store import lease
+from coin_ray.store.artifacts import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
+from coin_ray.store.keys import SHORT, text_digest
+from coin_ray.store.manifest import DATA, CorruptArtifact, read_manifest
 
 ORPHANED = 3600.0
 """Seconds after which nobody is still writing an unfinished artifact."""
@@ -45,9 +44,8 @@ def entries(store: Store, stage: str) -> list[Entry]:
     return found
 
 
-def collectable(store: Store, quota: float) -> list[Entry]:
-    """The features and embeddings beyond ``quota`` bytes, least recently used first."""
-    stages = [name for name, stage in STAGES.items() if stage.large]
+def collectable(store: Store, quota: float, stages: Iterable[str]) -> list[Entry]:
+    """The artifacts of ``stages`` beyond ``quota`` bytes, least recently used first."""
     large = sorted(
         (entry for stage in stages for entry in entries(store, stage)), key=lambda entry: entry.used
     )
@@ -59,6 +57,27 @@ def collectable(store: Store, quota: float) -> list[Entry]:
         out.append(entry)
         excess -= entry.bytes
     return out
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A stage that somebody holds the lease of; ``path`` is that of its artifact in the store."""
+
+    path: str
+    holder: lease.Holder
+
+    @property
+    def stage(self) -> str:
+        return self.path.partition("/")[0]
+
+
+def leases(store: Store) -> Iterator[AtWork]:
+    """Every lease, those of the dead too."""
+    root = store.root / LEASES
+    for path in sorted(root.glob("*/*")):
+        holder = lease.holder(path)
+        if holder is not None:
+            yield AtWork(str(path.relative_to(root)), holder)
 
 
 def orphans(store: Store) -> list[Path]:
@@ -97,11 +116,11 @@ class Checked:
     version: int
 
 
-def check(store: Store) -> Iterator[Checked]:
-    """Every artifact, and what lies where one belongs. Reads all data."""
+def check(store: Store, stages: Container[str]) -> Iterator[Checked]:
+    """Every artifact, and what lies where one of ``stages`` belongs. Reads all data."""
     for name in store.folders(""):
         stage = store.root / name
-        if name in STAGES and not stage.is_dir():
+        if name in stages and not stage.is_dir():
             yield Checked(stage, "it is no folder", 0)
     for name in store.stages():
         for folder in store.folders(name):

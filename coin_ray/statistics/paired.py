@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from coin_ray.statistics.intervals import CONFIDENCE, Estimate, estimate
+from coin_ray.statistics.power import EXACT_UNITS, FLIPS
 from coin_ray.study.resolved import Analysis
-from coin_ray.study.statistics.intervals import CONFIDENCE, Estimate, estimate
-from coin_ray.study.statistics.power import EXACT_UNITS, FLIPS
 
 Values = Mapping[tuple[str, int], float]
 """(image, random seed) -> value."""

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
 from coin_ray.identity import code_identity
-from coin_ray.pipeline import lease
-from coin_ray.pipeline.keys import Key
-from coin_ray.pipeline.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal
+from coin_ray.store import lease
+from coin_ray.store.keys import Key
+from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal
 
 Arrays = dict[str, NDArray[Any]]
 SCRATCH, LEASES, CHECKPOINTS = "tmp", "leases", "checkpoints"

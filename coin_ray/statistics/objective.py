@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from coin_ray.study.statistics.intervals import CONFIDENCE, DRAWS, interval
+from coin_ray.statistics.intervals import CONFIDENCE, DRAWS, interval
 
 
 @dataclass(frozen=True)

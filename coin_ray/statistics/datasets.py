@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.study.statistics.intervals import (
+from coin_ray.statistics.intervals import (
     CONFIDENCE,
     DRAWS,
     interval,

@@ -7,8 +7,8 @@ from typing import Any
 
 from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.keys import Key
 from coin_ray.pipeline.memo import Memo
+from coin_ray.store.keys import Key
 
 
 def cell_stages(chain: Chain, data: Any) -> Iterable[Key]:
