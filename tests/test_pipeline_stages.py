@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 from coin_ray.data.sample import Sample
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
@@ -91,14 +92,14 @@ def runs(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> dic
     return found
 
 
-def places(run: CellRun, sample: Sample) -> Iterator[Ref]:
+def places(config: Cell, chain: Chain, sample: Sample) -> Iterator[Ref]:
     """A stage of each kind that the cell has gone through."""
-    image, last = sample.image, run.config.rounds.count
-    if run.config.ucis.trained is not None:
+    image, last = sample.image, config.rounds.count
+    if config.ucis.trained is not None:
         yield Ref("ucis_model")
     yield Ref("ucis", image)
-    if run.config.uss.family != "none":
-        zoom = run.config.uss.zoom[0]
+    if config.uss.family != "none":
+        zoom = config.uss.zoom[0]
         yield Ref("features", image, zoom=zoom)
         yield Ref("centroids", image, zoom=zoom)
         yield from (Ref(stage, image) for stage in ("similarity", "transport", "refine"))
@@ -109,7 +110,7 @@ def places(run: CellRun, sample: Sample) -> Iterator[Ref]:
         yield Ref("round", round=round_)
         yield Ref("predict", image, round_)
         yield Ref("redraw", image, round_)
-    yield Ref("evaluate", image, step="step1", truth=run.chain.memo.truth(sample))
+    yield Ref("evaluate", image, step="step1", truth=chain.memo.truth(sample))
 
 
 def compute(given: Given, ref: Ref, folder: Path) -> Any:
@@ -138,7 +139,7 @@ def test_a_stage_misses_every_setting_and_every_input_that_is_taken_away(
     runs: dict[str, CellRun], samples: list[Sample], name: str, tmp_path: Path
 ) -> None:
     run, unseen = runs[name], set[tuple[str, str]]()
-    for ref in places(run, samples[0]):
+    for ref in places(run.config, run.chain, samples[0]):
         stage, values = STAGES[ref.stage], STAGES[ref.stage].values(run.chain, ref)
         assert compute(run.given(ref), ref, tmp_path / "whole").arrays
         for setting in dotted(values):
@@ -174,7 +175,7 @@ def test_the_cells_above_have_every_stage_with_every_input(
     seen = {
         (ref.stage, role)
         for run in runs.values()
-        for ref in places(run, samples[0])
+        for ref in places(run.config, run.chain, samples[0])
         for role in run.chain.sources(ref)
     }
     declared = {(stage.name, take.role) for stage in STAGES.values() for take in stage.takes}
