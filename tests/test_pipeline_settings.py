@@ -107,7 +107,7 @@ def walked(name: str, sample: Sample, folder: Path) -> tuple[set[tuple[str, str,
     base = Cell.model_validate(nest(flat))
     before = chain_of(base, sample)
     for key, field in dotted_fields():
-        for other in islice(others(key, field, flat), 2):
+        for other in islice(others(key, field, flat), 3):
             after = chain_of(other, sample)
             for ref in {*places(base, before, sample)} & {*places(other, after, sample)}:
                 stage = STAGES[ref.stage]
