@@ -13,9 +13,9 @@ CARDS = "COIN_RAY_TESTS_CARDS"
 """Names the file with a line (process, card) for each time that a card was used."""
 
 
-def job(cards: Path, hook: str = "hook") -> str:
+def job(cards: Path, hook: str = "hook", module: str = "tests.pretended") -> str:
     """What Ray reads as the configuration of a job whose workers run ``hook``."""
-    env = {"worker_process_setup_hook": f"tests.pretended.{hook}", "env_vars": {CARDS: str(cards)}}
+    env = {"worker_process_setup_hook": f"{module}.{hook}", "env_vars": {CARDS: str(cards)}}
     return json.dumps({"runtime_env": env, "metadata": {}})
 
 

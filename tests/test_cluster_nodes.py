@@ -18,9 +18,11 @@ from coin_ray.data.synthetic import generated_samples
 from coin_ray.events import events
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stages import STAGES
+from coin_ray.store.artifacts import Store
 from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
-from tests import pretended
+from tests import pretended, toy_stage
 from tests.conftest import ROOT
 from tests.test_pipeline_cell import config
 
@@ -205,3 +207,19 @@ def test_an_event_hub_that_dies_is_started_again(
     )
     assert len(killed) == 1 and outcome.failed == {}
     assert agreement(heard) == alone(cells, tiles, tmp_path / "alone")
+
+
+def test_a_stage_of_one_module_runs_here_and_on_a_cluster(
+    cluster: Any, tiles: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Added in every process by one call: planned, placed, stored and computed as the others."""
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards", "hook", "tests.toy_stage"))
+    for name in ("smooth", "instances"):  # given back in the end
+        monkeypatch.setitem(STAGES, name, STAGES["instances"])
+    toy_stage.hook()
+    cells = {"base": config(rounds={"count": 0})}
+    outcome, heard = run(study(cells), tiles, tmp_path, cluster)
+    assert outcome.failed == {} and agreement(heard) == alone(cells, tiles, tmp_path / "alone")
+    for workspace in (tmp_path, tmp_path / "alone"):
+        store = Store(workspace / "store")
+        assert len(store.folders("smooth")) == len(tiles.train)
