@@ -70,8 +70,9 @@ def inference_ours(inputs: Inputs) -> Callable[[], Result]:
 
 def metrics_ours(inputs: Inputs) -> Callable[[], Result]:
     from coin_ray.metrics.evaluate import evaluate
+    from coin_ray.metrics.settings import Evaluate
 
-    return lambda: evaluate(inputs.truth, inputs.label_map)
+    return lambda: evaluate(inputs.truth, inputs.label_map, Evaluate(adjacency_radius=None))
 
 
 def metrics_literal(inputs: Inputs) -> Callable[[], Result]:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.confidence.settings import Sam, Select
 from coin_ray.errors import UserError
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import InstanceMasks
+from coin_ray.propagation.settings import Uss
 
 SEED = 2  # about 480 nuclei on 1000 x 1000, as many as a MoNuSeg test image has on average
 # As the mini profile.
-MINI: dict[str, Any] = {"zoom": 2.0, "window": 256, "stride": 2 / 3, "hflip": False}
+MINI = Uss(size="mini", zoom=2.0, window=256, hflip=False)
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,20 @@ def prepare(size: int, seed: int = SEED) -> Inputs:
     from coin_ray.imaging.instances import split_instances
     from coin_ray.propagation.centroids import centroids, class_sums
     from coin_ray.propagation.features import extract_features
-    from coin_ray.propagation.similarity import similarity_map
+    from coin_ray.propagation.similarity import similarity_map, stretched
     from coin_ray.ucis.stain import stain_mask
 
     image, truth = generate_tile(seed, size)
     coarse = stain_mask(image)
-    features = extract_features(image, mini_backbone(), **MINI)
-    similarity = similarity_map([(features, centroids(class_sums(features, coarse)))])
-    label_map = split_instances(coarse)
+    features = extract_features(image, mini_backbone(), MINI, zoom=MINI.zoom[0], batch=MINI.batch)
+    pair = (features, centroids(class_sums(features, coarse)))
+    similarity = stretched(similarity_map([pair], relu=False), MINI)
+    label_map = split_instances(coarse, Instances())
     segmenter = mini_segmenter()
     points = prompt_points(label_map, "centroid")
     masks = segmenter.decode(segmenter.encode(image), points, (size, size))
     scores = agreement(label_map, masks)
-    accepted = accept(scores, rule="top_fraction", value=0.5, cap=0.9)
+    accepted = accept(scores, Select(rule="top_fraction", value=0.5))
     return Inputs(image, truth, coarse, similarity, label_map, masks, scores, accepted)
 
 
@@ -65,7 +69,7 @@ def mini_backbone() -> Any:
     from coin_ray.propagation.backbones import load_backbone
 
     try:
-        return load_backbone("mae", "mini")
+        return load_backbone("mae_mini", layer=MINI.layer)
     except UserError:
         from coin_ray.weights.registry import entry
 
@@ -99,14 +103,15 @@ def mini_segmenter() -> Any:
     from coin_ray.confidence.segmenter import load_segmenter
 
     try:
-        return load_segmenter("mini")
+        return load_segmenter("mini", batch=Sam().batch)
     except UserError:
         import torch
 
         from coin_ray.confidence.small import SmallSegmenter
+        from coin_ray.confidence.small_model import SmallSam
 
         torch.manual_seed(0)
-        return SmallSegmenter()
+        return SmallSegmenter(SmallSam(), batch=Sam().batch)
 
 
 def random_sam() -> Any:

@@ -11,8 +11,10 @@ import numpy as np
 
 from benchmarks.case import Agreement, Case, Result, within
 from benchmarks.inputs import MINI, Inputs, mini_backbone, random_backbone
+from coin_ray.propagation.settings import Ot, Uss
 
 WINDOWS = 81  # of a square tile at zoom 6: 9 x 9
+HALF = Ot(foreground_mass=0.5)
 BATCH = 6  # of them, as many as go through the ViT-B here
 
 
@@ -24,10 +26,11 @@ def coarse_ours(inputs: Inputs) -> Callable[[], Result]:
 
 def _step1(features: Any, coarse: np.ndarray) -> Result:
     from coin_ray.propagation.centroids import centroids, class_sums
-    from coin_ray.propagation.similarity import similarity_map
+    from coin_ray.propagation.similarity import similarity_map, stretched
 
     vectors = centroids(class_sums(features, coarse))
-    return {"centroids": vectors, "maps": similarity_map([(features, vectors)])}
+    maps = stretched(similarity_map([(features, vectors)], relu=False), MINI)
+    return {"centroids": vectors, "maps": maps}
 
 
 def _literal_step1(features: Any, coarse: np.ndarray) -> Result:
@@ -41,17 +44,23 @@ def mini_ours(inputs: Inputs) -> Callable[[], Result]:
     from coin_ray.propagation.features import extract_features
 
     backbone = mini_backbone()
-    return lambda: _step1(extract_features(inputs.image, backbone, **MINI), inputs.coarse)
+    zoom, batch = MINI.zoom[0], MINI.batch
+
+    def run() -> Result:
+        features = extract_features(inputs.image, backbone, MINI, zoom=zoom, batch=batch)
+        return _step1(features, inputs.coarse)
+
+    return run
 
 
 def mini_literal(inputs: Inputs) -> Callable[[], Result]:
     from benchmarks import literal
 
     backbone = mini_backbone()
-    side = int(MINI["window"] / MINI["zoom"])
+    zoom, side = MINI.zoom[0], int((MINI.window or 0) / MINI.zoom[0])
 
     def run() -> Result:
-        parts = _literal_windows(inputs.image, backbone, MINI["zoom"], side, MINI["hflip"])
+        parts = _literal_windows(inputs.image, backbone, zoom, side, MINI.hflip)
         features = literal.accumulate(parts, inputs.image.shape[:2], side, backbone.dim)
         return _literal_step1(features, inputs.coarse)
 
@@ -111,8 +120,9 @@ def passes_ours(inputs: Inputs) -> Callable[[], Result]:
             spent = time.perf_counter() - wall, time.process_time() - cpu
             return found
 
-        features = extract_features(inputs.image, replace(vit, tokens=tokens), batch=BATCH)
-        found = transport(_step1(features, inputs.coarse)["maps"])
+        backbone = replace(vit, tokens=tokens)
+        features = extract_features(inputs.image, backbone, Uss(), zoom=6.0, batch=BATCH)
+        found = transport(_step1(features, inputs.coarse)["maps"], HALF, complement=True)
         assert np.isfinite(found).all()
         return {"wall": spent[0], "cpu": spent[1], "passes": BATCH}
 
@@ -181,7 +191,8 @@ def after_literal(inputs: Inputs) -> Callable[[], Result]:
 def sinkhorn_ours(inputs: Inputs) -> Callable[[], Result]:
     from coin_ray.propagation.transport import transport
 
-    return lambda: {"maps": transport(inputs.similarity, mode="one_step", foreground_mass=0.5)}
+    ot = HALF.model_copy(update={"mode": "one_step"})
+    return lambda: {"maps": transport(inputs.similarity, ot, complement=True)}
 
 
 def sinkhorn_literal(inputs: Inputs) -> Callable[[], Result]:
@@ -200,7 +211,7 @@ def sinkhorn_compare(ours: Result, literal: Result) -> Agreement:
 def converged_ours(inputs: Inputs) -> Callable[[], Result]:
     from coin_ray.propagation.transport import two_class_plan
 
-    return lambda: {"plan": two_class_plan(inputs.similarity) * inputs.size**2}
+    return lambda: {"plan": two_class_plan(inputs.similarity, HALF) * inputs.size**2}
 
 
 def converged_pot(inputs: Inputs) -> Callable[[], Result]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.case import Agreement, Case, Result, equal, within
 from benchmarks.inputs import Inputs, mini_segmenter, random_sam
+from coin_ray.imaging.settings import Instances
 
 CROP = 512  # px, side of the public code's training crop
 SAM_PROMPTS = 64
@@ -17,7 +18,7 @@ SAM_PROMPTS = 64
 def instances_ours(inputs: Inputs) -> Callable[[], Result]:
     from coin_ray.imaging.instances import split_instances
 
-    return lambda: {"labels": split_instances(inputs.coarse, footprint=12, keep_border=False)}
+    return lambda: {"labels": split_instances(inputs.coarse, Instances(keep_border=False))}
 
 
 def instances_literal(inputs: Inputs) -> Callable[[], Result]:

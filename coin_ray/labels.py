@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,35 @@ BoolArray = NDArray[np.bool_]
 LabelMap = NDArray[np.int32]
 
 
-def relabel(label_map: NDArray[np.integer]) -> LabelMap:
-    """Ids made contiguous, 1..N in their old order; 0 stays background. (H, W) int -> (H, W)
-    int32."""
+def numbered(label_map: NDArray[np.integer]) -> tuple[NDArray[np.int64], LabelMap]:
+    """The ids (N,) of a map but 0, ascending, and the map with 1..N in their place.
+
+    (H, W) of any integer type; 0 stays background.
+    """
     flat = label_map.ravel()
     largest, smallest = int(flat.max(initial=0)), int(flat.min(initial=0))
     if smallest >= 0 and largest <= 4 * flat.size + 1024:  # counting beats sorting
         present = np.bincount(flat.astype(np.int64, copy=False), minlength=largest + 1) > 0
         present[0] = False
-        return (np.cumsum(present, dtype=np.int32) * present)[label_map]
+        new = np.cumsum(present, dtype=np.int32) * present
+        return np.flatnonzero(present), new[label_map]
     ids, inverse = np.unique(label_map, return_inverse=True)
     new = np.zeros(len(ids), dtype=np.int32)
     new[ids != 0] = np.arange(1, np.count_nonzero(ids) + 1)
-    return new[inverse.reshape(label_map.shape)]
+    return ids[ids != 0].astype(np.int64), new[inverse.reshape(label_map.shape)]
+
+
+def relabel(label_map: NDArray[np.integer]) -> LabelMap:
+    """Ids made contiguous, 1..N in their old order; 0 stays background. (H, W) int -> (H, W)
+    int32."""
+    return numbered(label_map)[1]
+
+
+def keep_instances(label_map: LabelMap, keep: BoolArray) -> LabelMap:
+    """The instances i + 1 with ``keep[i]`` (N,), renumbered without gaps. (H, W) int32."""
+    table = np.zeros(len(keep) + 1, dtype=np.int32)
+    table[1:] = np.where(keep, np.cumsum(keep), 0)
+    return table[label_map]
 
 
 def count(label_map: LabelMap) -> int:
@@ -41,16 +58,27 @@ def areas(label_map: LabelMap) -> NDArray[np.int64]:
     return np.bincount(label_map.ravel(), minlength=count(label_map) + 1)[1:]
 
 
+def means(values: NDArray[Any], ids: NDArray[np.integer], n: int) -> NDArray[np.float64]:
+    """(n,) mean of the values whose id, of the same shape, is 1..n; NaN for an id without any."""
+    flat = ids.ravel()
+    sums = np.bincount(flat, weights=values.ravel(), minlength=n + 1)[1:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums / np.bincount(flat, minlength=n + 1)[1:]
+
+
 def centroids(label_map: LabelMap) -> NDArray[np.float64]:
     """(N, 2) mean (y, x) of the pixels of the instances 1..N; NaN for an id without pixels."""
-    n = count(label_map)
-    y, x = np.nonzero(label_map)
-    ids = label_map[y, x]
-    area = np.bincount(ids, minlength=n + 1)[1:].astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack(
-            [np.bincount(ids, weights=c, minlength=n + 1)[1:] / area for c in (y, x)], axis=1
-        )
+    at = np.nonzero(label_map)
+    return np.stack([means(c, label_map[at], count(label_map)) for c in at], axis=1)
+
+
+def first_pixels(label_map: LabelMap, *order: NDArray[Any]) -> NDArray[np.int64]:
+    """(N,) flat index of the pixel of each id that comes first by ``order``, maps (H, W): the
+    smallest of the first one, of equal ones the smallest of the next, then in raster order."""
+    at = np.flatnonzero(label_map)
+    ids = label_map.ravel()[at]
+    sort = np.lexsort((at, *(keys.ravel()[at] for keys in order[::-1]), ids))
+    return at[sort][np.unique(ids[sort], return_index=True)[1]]
 
 
 def boxes(label_map: LabelMap) -> NDArray[np.int64]:
@@ -69,13 +97,10 @@ def boundaries(label_map: LabelMap) -> BoolArray:
     """(H, W) True on the pixels of an instance that touch (4-connected) another id or
     background."""
     edge = np.zeros(label_map.shape, dtype=bool)
-    for axis in (0, 1):
-        lead = [slice(None), slice(None)]
-        trail = [slice(None), slice(None)]
-        lead[axis], trail[axis] = slice(1, None), slice(None, -1)
-        differs = label_map[tuple(lead)] != label_map[tuple(trail)]
-        edge[tuple(lead)] |= differs
-        edge[tuple(trail)] |= differs
+    for ids, out in ((label_map, edge), (label_map.T, edge.T)):
+        differs = ids[1:] != ids[:-1]
+        out[1:] |= differs
+        out[:-1] |= differs
     return edge & (label_map > 0)
 
 

@@ -11,8 +11,11 @@ from scipy.ndimage import binary_dilation
 
 from benchmarks import literal
 from coin_ray.data.synthetic import generate_tile
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import InstanceMasks, relabel
+from coin_ray.metrics.settings import Evaluate
 from coin_ray.propagation.features import WindowFeatures, blocks
+from coin_ray.propagation.settings import Ot, Uss
 
 SIZE = 160
 
@@ -74,7 +77,7 @@ def test_windows_and_tokens_of_an_image(tile: tuple[np.ndarray, np.ndarray]) -> 
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     backbone = Backbone(16, 3, mean, std, torch.device("cpu"), tokens)
     image = tile[0][:100]
-    found = extract_features(image, backbone, zoom=3.0, window=150, stride=0.6, hflip=True)
+    found = extract_features(image, backbone, Uss(window=150, stride=0.6), zoom=3.0, batch=8)
     parts = list(
         literal.window_tokens(
             image, tokens, zoom=3, side=50, stride=30, patch=16, mean=mean, std=std, hflip=True
@@ -105,7 +108,7 @@ def test_centroids_of_a_data_set(features: WindowFeatures) -> None:
     sums = [class_sums(f, m) for f, m in zip(images, inside, strict=True)]
     pixels = [pixel_features(f) for f in images]
     for i in range(2):
-        fast = centroids(sums[i], merge(sums), scope="dataset")
+        fast = centroids(sums[i], merge(sums, "pixel"))
         assert np.allclose(fast, literal.centroids(pixels, inside, i).numpy(), atol=1e-6)
         fast = centroids(sums[i])
         slow = literal.centroids(pixels[i : i + 1], inside[i : i + 1], 0)
@@ -113,10 +116,10 @@ def test_centroids_of_a_data_set(features: WindowFeatures) -> None:
 
 
 def test_similarity(features: WindowFeatures) -> None:
-    from coin_ray.propagation.similarity import similarity_map
+    from coin_ray.propagation.similarity import similarity_map, stretched
 
     vectors = np.random.default_rng(3).normal(0.2, 1, (2, 12)).astype(np.float32)
-    fast = similarity_map([(features, vectors)])
+    fast = stretched(similarity_map([(features, vectors)], relu=False), Uss())
     slow = literal.similarity(pixel_features(features), torch.from_numpy(vectors))
     assert np.allclose(fast, slow, atol=1e-5)
 
@@ -132,7 +135,8 @@ def test_transport_as_the_public_code_stops(seed: int) -> None:
     field -= field.min(axis=(1, 2), keepdims=True)
     maps = (field / field.max(axis=(1, 2), keepdims=True)).astype(np.float32)
     maps[0] = np.maximum(maps[0], 1 - maps[1])
-    fast, slow = transport(maps, mode="one_step", foreground_mass=0.5), literal.transport(maps)
+    ot = Ot(mode="one_step", foreground_mass=0.5)
+    fast, slow = transport(maps, ot, complement=True), literal.transport(maps)
     assert np.abs(fast - slow).max() < 1e-5
     decided = np.abs(slow[1] - slow[0]) > 1e-5  # a tie may fall either way
     assert np.array_equal((fast[1] > fast[0])[decided], (slow[1] > slow[0])[decided])
@@ -149,7 +153,7 @@ def test_instances(tile: tuple[np.ndarray, np.ndarray], footprint: int) -> None:
 
     foreground = tile[1] > 0
     dtype = distance_map(foreground, sigma=1.0).dtype.type
-    fast = split_instances(foreground, footprint=footprint, keep_border=False)
+    fast = split_instances(foreground, Instances(footprint=footprint, keep_border=False))
     slow = literal.instances(foreground, footprint=footprint, dtype=dtype)
     assert slow.max() > 10
     assert np.array_equal(fast, relabel(slow))
@@ -165,10 +169,11 @@ def test_prompt_points(tile: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_prompts_in_batches(tile: tuple[np.ndarray, np.ndarray]) -> None:
     from coin_ray.confidence.small import SmallSegmenter
+    from coin_ray.confidence.small_model import SmallSam
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        segmenter = SmallSegmenter(batch=8)
+        segmenter = SmallSegmenter(SmallSam(), batch=8)
     points = literal.prompts(tile[1])[:12]
     embedding, shape = segmenter.encode(tile[0]), tile[1].shape
     fast = segmenter.decode(embedding, points, shape)
@@ -274,7 +279,7 @@ def test_metrics(tile: tuple[np.ndarray, np.ndarray], shift: int) -> None:
 
     true = tile[1]
     predicted = relabel(np.where(np.roll(true, shift, axis=1) % 5 == 1, 0, np.roll(true, shift, 1)))
-    fast, slow = evaluate(true, predicted), literal.evaluate(true, predicted)
+    fast, slow = evaluate(true, predicted, Evaluate()), literal.evaluate(true, predicted)
     for name, value in slow.items():
         assert fast[f"official_{name}"] == pytest.approx(value, abs=1e-9), name
     # The correct AJI equals the public one where the ids have no gap; PQ counts one cell more.
@@ -286,7 +291,7 @@ def test_metrics_with_a_gap_in_the_ids(tile: tuple[np.ndarray, np.ndarray]) -> N
     from coin_ray.metrics.evaluate import evaluate
 
     predicted = np.where(tile[1] == 2, 0, tile[1])
-    fast, slow = evaluate(tile[1], predicted), literal.evaluate(tile[1], predicted)
+    fast, slow = evaluate(tile[1], predicted, Evaluate()), literal.evaluate(tile[1], predicted)
     assert slow["aji"] == fast["official_aji"] == 0
     assert fast["aji"] > 0.9
 

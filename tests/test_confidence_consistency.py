@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from coin_ray.confidence import consistency as room
 from coin_ray.imaging.instances import split_instances
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import relabel
 from coin_ray.ucis.stain import stain_mask
 from tests.test_imaging_stain import field
@@ -94,32 +95,32 @@ def test_mean_rank() -> None:
 
 def test_scores_of_a_map_without_instances_are_empty() -> None:
     labels, evidence = np.zeros((12, 12), np.int32), np.zeros((12, 12), np.float32)
-    image = np.full((12, 12, 3), 255, np.uint8)
+    image, rng = np.full((12, 12, 3), 255, np.uint8), np.random.default_rng(0)
     for scores in (
         room.ellipse_fit(labels),
         room.ring_contrast(evidence, labels),
         room.regrowth_agreement(evidence, labels),
-        room.stain_jitter_agreement(image, labels, lambda i: np.zeros(i.shape[:2], np.int32)),
+        room.stain_jitter_agreement(image, labels, lambda i: np.zeros(i.shape[:2], np.int32), rng),
     ):
         assert scores.shape == (0,)
         assert scores.dtype == np.float32
 
 
 def segment(image: np.ndarray) -> np.ndarray:
-    return split_instances(stain_mask(image), footprint=9)
+    return split_instances(stain_mask(image), Instances(footprint=9))
 
 
 def test_true_instances_agree_under_jitter_and_invented_ones_do_not() -> None:
     image, truth = field(size=160)
-    labels = split_instances(truth, footprint=9)
+    labels = split_instances(truth, Instances(footprint=9))
     invented = labels.max() + 1
     labels[28:38, 28:38] = invented  # background between four nuclei
-    scores = room.stain_jitter_agreement(image, labels, segment, seed=3)
+    scores = room.stain_jitter_agreement(image, labels, segment, np.random.default_rng(3))
     assert np.median(scores[:-1]) > 0.7
     assert scores[-1] < 0.2
-    again = room.stain_jitter_agreement(image, labels, segment, seed=3)
+    again = room.stain_jitter_agreement(image, labels, segment, np.random.default_rng(3))
     np.testing.assert_array_equal(scores, again)
-    other = room.stain_jitter_agreement(image, labels, segment, seed=4)
+    other = room.stain_jitter_agreement(image, labels, segment, np.random.default_rng(4))
     assert (scores != other).any()
 
 
@@ -130,8 +131,10 @@ def test_jitter_zooms_and_comes_back_to_the_same_place() -> None:
 
     def dark(picture: np.ndarray) -> np.ndarray:
         shapes.append(picture.shape[:2])
-        return split_instances(picture.mean(axis=2) < 150, footprint=9)
+        return split_instances(picture.mean(axis=2) < 150, Instances(footprint=9))
 
-    scores = room.stain_jitter_agreement(image, labels, dark, draws=3, sigma=0.0)
+    scores = room.stain_jitter_agreement(
+        image, labels, dark, np.random.default_rng(0), draws=3, sigma=0.0
+    )
     assert shapes == [(64, 96), (100, 150), (64, 96)]
     assert (scores > 0.9).all()

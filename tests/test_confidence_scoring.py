@@ -121,5 +121,3 @@ def test_innermost_of_a_full_image_and_of_an_odd_square() -> None:
     labels = np.zeros((20, 20), np.int32)
     labels[3:10, 8:15] = 1
     assert prompt_points(labels, "innermost").tolist() == [[6, 11]]
-    with pytest.raises(ValueError, match="neither"):
-        prompt_points(labels, "corner")  # type: ignore[arg-type]

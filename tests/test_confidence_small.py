@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from coin_ray import labels
+from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.confidence.small import SmallSegmenter, _corners, _place
-from coin_ray.confidence.small_model import PATCH, REACH, SIDE, build_small_sam
+from coin_ray.confidence.small_model import PATCH, REACH, SIDE, SmallSam
 from coin_ray.data.synthetic import generate_tile
 from coin_ray.errors import UserError
-from coin_ray.weights.registry import locate
 
 TINY = {"dim": 16, "depth": 2, "heads": 2, "decoder_dim": 16}
 
@@ -21,12 +21,14 @@ TINY = {"dim": 16, "depth": 2, "heads": 2, "decoder_dim": 16}
 def tiny() -> SmallSegmenter:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SmallSegmenter(model=build_small_sam(**TINY), batch=4)
+        return SmallSegmenter(SmallSam(**TINY), batch=4)
 
 
 @pytest.fixture(scope="module")
 def trained() -> SmallSegmenter:
-    return SmallSegmenter(locate("sam_mini"))
+    found = load_segmenter("mini", batch=64)
+    assert isinstance(found, SmallSegmenter)
+    return found
 
 
 def test_every_prompt_has_a_window_that_holds_its_surroundings():
@@ -76,7 +78,7 @@ def test_an_embedding_of_another_size_is_refused(tiny):
 
 
 def test_the_neighbourhood_lies_around_the_point():
-    model = build_small_sam(**TINY)
+    model = SmallSam(**TINY)
     # A grid whose two channels hold the row and the column tells which tokens were taken.
     rows, columns = torch.meshgrid(torch.arange(1.0, 33), torch.arange(1.0, 33), indexing="ij")
     grid = torch.stack([rows, columns])[None]
@@ -133,8 +135,13 @@ def test_the_trained_masks_find_generated_nuclei(trained):
     assert np.mean(iou) > 0.5
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
-    path = tmp_path / "other.safetensors"
-    save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="do not fit"):
-        SmallSegmenter(path)
+def test_weights_of_another_model_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights" / "other.safetensors")
+    (tmp_path / "registry.yaml").write_text(
+        "sam_mini: {file: other.safetensors, licence: none, size_mb: 1}\n"
+    )
+    load_segmenter.cache_clear()
+    with pytest.raises(UserError, match=r"not hold the weights of sam_mini[\s\S]*Missing key"):
+        load_segmenter("mini", batch=1)

@@ -10,7 +10,7 @@ import pytest
 
 from coin_ray.confidence import consistency
 from coin_ray.confidence.settings import Term
-from coin_ray.imaging.stain import nuclear_evidence
+from coin_ray.imaging.stain import evidence_maps
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.settings import Cell
@@ -50,7 +50,7 @@ def score(config: Cell, drawn: tuple[np.ndarray, InstanceMasks]) -> dict[str, np
 
 def test_each_term_alone_is_its_function(drawn: tuple[np.ndarray, InstanceMasks]) -> None:
     labels, masks = drawn
-    evidence = nuclear_evidence(IMAGE, sigma=2.0, contrast_sigma=12.0, scale=1.0)
+    evidence = evidence_maps(IMAGE, sigma=2.0, contrast_sigma=12.0, scale=1.0).evidence
     expected = {
         "predicted_iou": masks.predicted_iou,
         "regrowth": consistency.regrowth_agreement(evidence, labels),
@@ -74,7 +74,9 @@ def test_jitter_segments_with_the_settings_of_the_cell(
         mask = compute("ucis", config, {"image": image, "scale": 1.0}).arrays["array"]
         return compute("instances", config, {"mask": mask, "scale": 1.0}).arrays["array"]
 
-    expected = consistency.stain_jitter_agreement(IMAGE, drawn[0], segmented)
+    expected = consistency.stain_jitter_agreement(
+        IMAGE, drawn[0], segmented, np.random.default_rng(0)
+    )
     found = score(config, drawn)["scores"]
     np.testing.assert_array_equal(found, expected)
     assert (found != score(cell("stain_jitter"), drawn)["scores"]).any()

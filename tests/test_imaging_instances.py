@@ -14,7 +14,14 @@ from skimage.feature import peak_local_max
 from skimage.morphology import disk, opening
 
 from coin_ray.imaging import instances as room
-from coin_ray.labels import areas
+from coin_ray.imaging.settings import Instances
+from coin_ray.labels import LabelMap, areas
+
+
+def split(
+    mask: np.ndarray, scale: float = 1.0, markers: LabelMap | None = None, **settings: Any
+) -> LabelMap:
+    return room.split_instances(mask, Instances(**settings), scale=scale, markers=markers)
 
 
 def blobs(seed: int, shape: tuple[int, int], smooth: float = 3.0) -> np.ndarray:
@@ -106,13 +113,13 @@ def test_closing_comes_after_opening() -> None:
     mask = np.zeros((40, 60), dtype=bool)
     mask[10:30, 5:20] = mask[10:30, 22:40] = True
     mask[20, 45:58] = True  # a thread
-    assert room.split_instances(mask, method="components").max() == 3
-    assert room.split_instances(mask, method="components", opening=2).max() == 2
-    both = room.split_instances(mask, method="components", opening=2, closing=3)
+    assert split(mask, method="components").max() == 3
+    assert split(mask, method="components", opening=2).max() == 2
+    both = split(mask, method="components", opening=2, closing=3)
     assert both.max() == 1
     assert both[20, 20:22].all()
     assert not both[20, 45:58].any()
-    half = room.split_instances(mask, method="components", opening=4, closing=6, scale=0.5)
+    half = split(mask, method="components", opening=4, closing=6, scale=0.5)
     np.testing.assert_array_equal(half, both)
 
 
@@ -147,11 +154,11 @@ def test_two_touching_discs_are_split_and_one_is_not() -> None:
     yy, xx = np.mgrid[:60, :90]
     left = (yy - 30) ** 2 + (xx - 30) ** 2 <= 15**2
     right = (yy - 30) ** 2 + (xx - 56) ** 2 <= 15**2
-    labels = room.split_instances(left | right, footprint=12)
+    labels = split(left | right, footprint=12)
     assert labels.max() == 2
     assert labels[30, 30] != labels[30, 56]
-    assert room.split_instances(left, footprint=12).max() == 1
-    assert room.split_instances(left | right, method="components").max() == 1
+    assert split(left, footprint=12).max() == 1
+    assert split(left | right, method="components").max() == 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -166,7 +173,7 @@ def test_nothing_vanishes(
     seed: int, height: int, width: int, density: float, footprint: int
 ) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density
-    labels = room.split_instances(mask, footprint=footprint)
+    labels = split(mask, footprint=footprint)
     np.testing.assert_array_equal(labels > 0, mask)
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(np.unique(labels[mask]), np.arange(labels.max()) + 1)
@@ -192,7 +199,7 @@ def test_instances_are_the_mask_without_what_was_dropped(
 ) -> None:
     """Ids 1..N in use, each big enough and in one part; only small or marker-less parts go."""
     mask = np.random.default_rng(seed).random((30, 33)) < density
-    labels = room.split_instances(mask, method=method, footprint=3, min_area=min_area, **more)
+    labels = split(mask, method=method, footprint=3, min_area=min_area, **more)
     opening, closing = more["opening"], more["closing"]
     mask = room.binary_opening(mask, opening) if opening else mask
     mask = room.binary_closing(mask, closing) if closing else mask
@@ -205,7 +212,7 @@ def test_instances_are_the_mask_without_what_was_dropped(
     for i in range(1, labels.max() + 1):
         assert len(np.unique(parts[labels == i])) == 1
         assert ndimage.label(labels == i)[1] == 1
-    whole = room.split_instances(mask, method=method, footprint=3, keep_border=more["keep_border"],
+    whole = split(mask, method=method, footprint=3, keep_border=more["keep_border"],
                                  footprint_scale=more["footprint_scale"])  # fmt: skip
     lost = (whole > 0) & (labels == 0)
     assert lost.sum() == sum(a for a in areas(whole).tolist() if a < min_area)
@@ -215,19 +222,17 @@ def test_cells_on_the_border_are_kept_or_dropped_as_asked() -> None:
     mask = np.zeros((40, 40), dtype=bool)
     mask[0, 10:20] = True  # nothing but outermost pixels
     mask[20:30, 20:30] = True
-    assert room.split_instances(mask, footprint=9).max() == 2
-    cut = room.split_instances(mask, footprint=9, keep_border=False)
+    assert split(mask, footprint=9).max() == 2
+    cut = split(mask, footprint=9, keep_border=False)
     assert cut.max() == 1
     assert cut[25, 25] == 1
 
 
 def test_deterministic_and_raster_ordered() -> None:
     mask = blobs(7, (120, 150))
-    first, second = (room.split_instances(mask, footprint=6) for _ in range(2))
+    first, second = (split(mask, footprint=6) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    markers = room.find_markers(
-        room.distance_map(mask, sigma=1.0), mask, footprint=6, keep_border=True
-    )
+    markers = room.find_markers(room.distance_map(mask, sigma=1.0), mask, Instances(footprint=6))
     starts = [np.flatnonzero(markers == i)[0] for i in range(1, markers.max() + 1)]
     assert starts == sorted(starts)
 
@@ -239,11 +244,11 @@ def test_given_markers_are_used_and_bare_components_get_one() -> None:
     markers = np.zeros(mask.shape, dtype=np.int32)
     markers[10, 7], markers[10, 22] = 7, 3
     markers[0, 0] = 9  # outside the mask: no instance
-    labels = room.split_instances(mask, markers=markers)
+    labels = split(mask, markers=markers)
     assert labels.max() == 3
     assert labels[10, 7] != labels[10, 22]
     np.testing.assert_array_equal(labels > 0, mask)
-    lost = room.split_instances(mask, markers=markers, keep_border=False)
+    lost = split(mask, markers=markers, keep_border=False)
     assert lost.max() == 2
 
 
@@ -252,30 +257,28 @@ def test_small_instances_are_dropped_and_ids_stay_contiguous() -> None:
     mask[2:4, 2:4] = True
     mask[10:20, 10:20] = True
     mask[10:20, 40:50] = True
-    labels = room.split_instances(mask, min_area=5)
+    labels = split(mask, min_area=5)
     assert areas(labels).tolist() == [100, 100]
-    assert room.split_instances(mask, min_area=401, scale=0.5).max() == 0
-    assert room.split_instances(mask, min_area=400, scale=0.5).max() == 2
+    assert split(mask, min_area=401, scale=0.5).max() == 0
+    assert split(mask, min_area=400, scale=0.5).max() == 2
 
 
 def test_footprint_follows_the_scale() -> None:
     yy, xx = np.mgrid[:60, :90]
     mask = (yy - 30) ** 2 + (xx - 30) ** 2 <= 121  # higher, so that the other is no peak
     mask |= (yy - 30) ** 2 + (xx - 47) ** 2 <= 100
-    assert room.split_instances(mask, footprint=30).max() == 1
-    assert room.split_instances(mask, footprint=30, scale=0.4).max() == 2
+    assert split(mask, footprint=30).max() == 1
+    assert split(mask, footprint=30, scale=0.4).max() == 2
 
 
 def test_a_fixed_footprint_does_not_follow_the_scale() -> None:
     distance, mask = np.zeros((4, 4), np.float32), np.ones((4, 4), bool)
     radius = {
-        kind: room.footprint_radius(distance, mask, footprint=12, footprint_scale=kind, scale=0.5)
+        kind: room.footprint_radius(distance, mask, Instances(footprint_scale=kind), scale=0.5)
         for kind in ("mpp", "fixed", "adaptive")
     }
     assert radius == {"mpp": 6, "fixed": 12, "adaptive": 1}
-    assert room.footprint_radius(distance, mask, footprint=1, scale=0.1) == 1
-    with pytest.raises(ValueError, match="wide"):
-        room.footprint_radius(distance, mask, footprint=1, footprint_scale="wide")  # type: ignore[arg-type]
+    assert room.footprint_radius(distance, mask, Instances(footprint=1), scale=0.1) == 1
 
 
 def discs(radius: int, gap: int, count: int) -> np.ndarray:
@@ -296,11 +299,12 @@ def test_an_adaptive_footprint_finds_touching_discs_of_any_size(radius: int) -> 
     """Where a fixed one takes several small discs for one nucleus."""
     mask = discs(radius, -2, 5)
     distance = room.distance_map(mask, sigma=1.0)
-    found = room.footprint_radius(distance, mask, footprint=12, footprint_scale="adaptive")
+    adaptive = Instances(footprint_scale="adaptive")
+    found = room.footprint_radius(distance, mask, adaptive, scale=1.0)
     assert radius - 2 <= found <= radius + 1
-    assert room.split_instances(mask, footprint_scale="adaptive").max() == 5
+    assert split(mask, footprint_scale="adaptive").max() == 5
     if radius == 5:
-        assert room.split_instances(mask, footprint=12).max() < 5
+        assert split(mask, footprint=12).max() < 5
 
 
 def test_more_than_256_instances_go_through_png(tmp_path: Path) -> None:
@@ -311,12 +315,7 @@ def test_more_than_256_instances_go_through_png(tmp_path: Path) -> None:
     yy, xx = np.mgrid[: 10 * 20, : 10 * 30]
     mask = (yy % 10 - 5) ** 2 + (xx % 10 - 5) ** 2 <= 9
     mask[:, :3] |= (yy % 10 < 4)[:, :3]  # and some that the border cuts
-    labels = room.split_instances(mask, footprint=4)
+    labels = split(mask, footprint=4)
     assert labels.max() == 20 * 31
     write_coin_png(tmp_path / "labels.png", labels)
     np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), labels)
-
-
-def test_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="neither"):
-        room.split_instances(np.ones((4, 4), bool), method="magic")  # type: ignore[arg-type]

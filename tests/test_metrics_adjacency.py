@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from coin_ray.metrics.adjacency import adjacent_cells, split_metrics
 from coin_ray.metrics.evaluate import evaluate
+from coin_ray.metrics.settings import Evaluate
 from coin_ray.pipeline.settings import Cell
 from tests.computing import compute
 from tests.test_metrics_properties import discs, edited
@@ -44,14 +45,14 @@ def test_a_cell_in_two_pieces_is_one_cell():
 
 def test_empty():
     empty = np.zeros((3, 3), dtype=np.int32)
-    assert adjacent_cells(empty).shape == (0,)
-    assert math.isnan(split_metrics(empty, empty)["adj_aji"])
+    assert adjacent_cells(empty, radius=1).shape == (0,)
+    assert math.isnan(split_metrics(empty, empty, radius=1)["adj_aji"])
 
 
 def test_parts_by_hand():
     true = cells(5, 8, 30)  # two adjacent, one lone, 9 px each
     predicted = cells(5, 8, 31)  # the pair exact, the lone one shifted: 6 of 12 px
-    v = split_metrics(true, predicted)
+    v = split_metrics(true, predicted, radius=1)
     assert v["n_adjacent"] == 2
     assert (v["adj_aji"], v["adj_iou"], v["adj_fn"], v["adj_fp"]) == (1, 1, 0, 0)
     assert v["nonadj_aji"] == v["nonadj_iou"] == pytest.approx(6 / 12)
@@ -61,7 +62,7 @@ def test_parts_by_hand():
 def test_merged_pair_leaves_the_lone_cell_alone():
     true = cells(5, 8, 30)
     predicted = np.where((true == 1) | (true == 2), 1, np.where(true == 3, 2, 0))
-    v = split_metrics(true, predicted)
+    v = split_metrics(true, predicted, radius=1)
     assert v["adj_aji"] == pytest.approx((9 + 9) / (18 + 18))
     assert v["nonadj_aji"] == 1
 
@@ -70,7 +71,7 @@ def test_prediction_on_nothing_counts_in_both_parts():
     true = cells(5, 8, 30)
     predicted = true.copy()
     predicted[0, 20:23] = 4
-    v = split_metrics(true, predicted)
+    v = split_metrics(true, predicted, radius=1)
     assert v["adj_aji"] == pytest.approx(18 / 21)
     assert v["nonadj_aji"] == pytest.approx(9 / 12)
 
@@ -80,14 +81,14 @@ def test_pixels_on_the_other_part_are_ignored():
     true = cells(5, 8, 20, size=30)
     predicted = np.where(true == 3, 3, 0)
     predicted[4, 9:20] = 3
-    v = split_metrics(true, predicted)
+    v = split_metrics(true, predicted, radius=1)
     assert v["nonadj_aji"] == pytest.approx(9 / (9 + 9))  # columns 11..19 only
     assert v["adj_aji"] == 0
     assert v["adj_fp"] == 0
 
 
 def test_a_part_without_truth_is_skipped():
-    v = split_metrics(cells(5, 30), cells(5, 30))
+    v = split_metrics(cells(5, 30), cells(5, 30), radius=1)
     assert math.isnan(v["adj_aji"])
     assert v["nonadj_aji"] == 1
 
@@ -131,7 +132,7 @@ def test_parts_of_random_maps(seed, radius):
             assert value == 1 if members.any() else math.isnan(value)
     if adjacent.all() or not adjacent.any():
         name = "adj" if adjacent.all() else "nonadj"
-        whole = evaluate(true, predicted, official=False)
+        whole = evaluate(true, predicted, Evaluate(), official=False)
         part = split_metrics(true, predicted, radius=radius)
         for metric in ("aji", "iou", "fn", "fp"):
             assert part[f"{name}_{metric}"] == pytest.approx(whole[metric])

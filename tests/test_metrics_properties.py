@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from coin_ray.labels import relabel
 from coin_ray.metrics.contingency import contingency
 from coin_ray.metrics.evaluate import evaluate
+from coin_ray.metrics.settings import Evaluate
 
 NAMES = ("aji", "aji_plus", "pq", "sq", "dq", "dice", "iou", "miou", "fn", "fp")
 few = settings(max_examples=40, deadline=None, derandomize=True)
@@ -63,7 +64,7 @@ def same(a, b):
 
 
 def values(true, predicted):
-    return evaluate(true, predicted, official=False)
+    return evaluate(true, predicted, Evaluate(), official=False)
 
 
 def oracle(true, predicted):
@@ -228,20 +229,3 @@ def test_dense_equals_sparse(pair):
     dense, sparse = contingency(*pair), contingency(*pair, dense_cells=0)
     for name in ("true_areas", "predicted_areas", "true_index", "predicted_index", "intersection"):
         np.testing.assert_array_equal(getattr(dense, name), getattr(sparse, name))
-
-
-def test_counts_add_up_to_pooled_counts():
-    from coin_ray.metrics.panoptic import panoptic
-
-    rng = np.random.default_rng(5)
-    true = [discs(rng, 6) for _ in range(4)]
-    predicted = [edited(rng, m) for m in true]
-    each = [panoptic(contingency(t, p)) for t, p in zip(true, predicted, strict=True)]
-
-    def side_by_side(maps):
-        starts = np.cumsum([0, *(m.max() for m in maps)])[:-1]
-        return np.hstack([np.where(m > 0, m + s, 0) for m, s in zip(maps, starts, strict=True)])
-
-    pooled = panoptic(contingency(side_by_side(true), side_by_side(predicted)))
-    for name in ("true_positives", "false_positives", "false_negatives"):
-        assert sum(getattr(q, name) for q in each) == getattr(pooled, name)

@@ -303,11 +303,11 @@ def test_the_file_loads_into_the_registry_model(family, tmp_path):
 
 
 def test_the_segmenter_file_loads_into_the_segmenter(tmp_path):
-    from coin_ray.confidence.small_model import build_small_sam
+    from coin_ray.confidence.small_model import SmallSam
 
     out = tmp_path / "a.safetensors"
     _train("segmenter", out, steps=1, seed=0)
-    build_small_sam(**TINY_SAM).load_state_dict({k: v.float() for k, v in load_file(out).items()})
+    SmallSam(**TINY_SAM).load_state_dict({k: v.float() for k, v in load_file(out).items()})
 
 
 def test_an_unknown_family_is_refused(tmp_path):

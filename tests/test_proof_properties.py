@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from coin_ray.confidence.selection import accept
+from coin_ray.confidence.settings import Select
 from coin_ray.imaging.instances import distance_map, local_peaks, split_instances
+from coin_ray.imaging.settings import Instances
 
 RULES = ("mean", "mean_plus_std", "cv", "fixed", "otsu", "top_fraction")
 
@@ -26,7 +28,7 @@ def test_without_its_marker_a_component_is_lost_as_a_whole(
     """``keep_border: false``, as the public code: exactly the components without a peak go."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 46)), smooth)
     mask = noise > np.quantile(noise, 1 - share)
-    labels = split_instances(mask, footprint=footprint, keep_border=False)
+    labels = split_instances(mask, Instances(footprint=footprint, keep_border=False))
     peaks = local_peaks(distance_map(mask, sigma=1.0), mask, radius=footprint, keep_border=False)
     parts, n = ndimage.label(mask)
     marked = np.unique(parts[peaks])
@@ -47,5 +49,5 @@ def test_the_order_of_instances_does_not_matter(
 ) -> None:
     x = np.array(scores) / 1000
     order = np.random.default_rng(seed).permutation(len(x))
-    kept, shuffled = (accept(s, rule=rule, value=value) for s in (x, x[order]))  # type: ignore[arg-type]
+    kept, shuffled = (accept(s, Select(rule=rule, value=value)) for s in (x, x[order]))
     np.testing.assert_array_equal(shuffled, kept[order])

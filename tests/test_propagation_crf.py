@@ -13,6 +13,7 @@ from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.plan import plan_cells
 from coin_ray.propagation.crf import dense_crf
+from coin_ray.propagation.settings import Crf
 
 
 def noisy_disc() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
@@ -33,28 +34,28 @@ def test_it_cleans_a_noisy_map_along_the_image() -> None:
     pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
     image, maps, disc = noisy_disc()
     kept = maps.copy()
-    found = dense_crf(image, maps)
+    found = dense_crf(image, maps, Crf())
     assert found.shape == (2, 48, 56) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-4)
     assert iou(maps[1] > maps[0], disc) < 0.8 < 0.97 < iou(found[1] > found[0], disc)
     np.testing.assert_array_equal(maps, kept)
-    np.testing.assert_array_equal(found, dense_crf(image, maps))
+    np.testing.assert_array_equal(found, dense_crf(image, maps, Crf()))
 
 
 def test_gamma_above_one_lowers_the_foreground() -> None:
     pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
     image, maps, _ = noisy_disc()
-    plain, powered = dense_crf(image, maps), dense_crf(image, maps, gamma=3.0)
+    plain, powered = dense_crf(image, maps, Crf()), dense_crf(image, maps, Crf(gamma=3.0))
     assert powered[1].sum() < plain[1].sum()
 
 
 def test_views_and_tiny_images_are_taken() -> None:
     pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
     image, maps, _ = noisy_disc()
-    turned = dense_crf(image.transpose(1, 0, 2), maps.transpose(0, 2, 1).astype(np.float64))
+    turned = dense_crf(image.transpose(1, 0, 2), maps.transpose(0, 2, 1).astype(np.float64), Crf())
     assert turned.shape == (2, 56, 48)
-    assert np.isfinite(dense_crf(image[:1, :1], maps[:, :1, :1])).all()
-    assert np.isfinite(dense_crf(image, np.zeros_like(maps))).all()
+    assert np.isfinite(dense_crf(image[:1, :1], maps[:, :1, :1], Crf())).all()
+    assert np.isfinite(dense_crf(image, np.zeros_like(maps), Crf())).all()
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     image, maps, _ = noisy_disc()
     with pytest.raises(UserError, match=r"pip install coin-ray\[crf\]"):
-        dense_crf(image, maps)
+        dense_crf(image, maps, Crf())
 
 
 @pytest.mark.parametrize("switch", ["crf.enabled", "infer.crf"])

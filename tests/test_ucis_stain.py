@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from coin_ray.imaging.instances import split_instances
+from coin_ray.imaging.settings import Instances
+from coin_ray.metrics.settings import Evaluate
 from coin_ray.ucis.stain import stain_mask
 from tests.test_imaging_stain import field
 
@@ -79,6 +81,6 @@ def test_real_tiles_reach_what_was_measured(real_tiles: Path) -> None:
             code = np.array(Image.open(folder / "mask" / f"{path.stem}.png").convert("RGB"))
             ids = code[..., 2].astype(int) * 256 + code[..., 1]
             truth = np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.int32)
-            predicted = split_instances(stain_mask(image), footprint=9)
-            found.append(evaluate(truth, predicted)["aji"])
+            predicted = split_instances(stain_mask(image), Instances(footprint=9))
+            found.append(evaluate(truth, predicted, Evaluate())["aji"])
         assert np.mean(found) >= floor, (name, found)

@@ -56,6 +56,7 @@ def evaluate(
     from coin_ray.data.resolution import pixel_scale
     from coin_ray.data.sample import turned_apart, with_binary
     from coin_ray.metrics.evaluate import evaluate as compare
+    from coin_ray.metrics.settings import Evaluate
     from coin_ray.outputs import claim_file
 
     check_new_file(out)
@@ -68,7 +69,7 @@ def evaluate(
         true = (with_binary(sample, binary) if binary else sample).load_label_map()
         scale = pixel_scale(sample.mpp)
         found = read_label_map(predicted, true.shape, binary=binary_predictions, scale=scale)
-        values[name] = compare(true, found, official=False)
+        values[name] = compare(true, found, Evaluate(adjacency_radius=None), official=False)
         assert sample.truth_path is not None
         turned = sample.turned_apart() or turned_apart(sample.truth_path, predicted)
         if turned:

@@ -12,35 +12,35 @@ from numpy.typing import NDArray
 
 from coin_ray.imaging import rings
 from coin_ray.imaging.stain import jitter_stain
-from coin_ray.labels import LabelMap, areas, boundaries, count
+from coin_ray.labels import LabelMap, areas, boundaries, count, means
 
 Scores = NDArray[np.float32]
+ZOOMS = (0.8, 1.25)
+REACH = 4.0  # px around the instances into which one may grow
 
 
 def stain_jitter_agreement(
     image: NDArray[np.uint8],
     label_map: LabelMap,
     segment: Callable[[NDArray[np.uint8]], LabelMap],
+    rng: np.random.Generator,
     *,
     draws: int = 2,
-    seed: int = 0,
     sigma: float = 0.15,
-    zooms: Sequence[float] = (0.8, 1.25),
 ) -> Scores:
     """Mean over ``draws`` of the best IoU with the instances that ``segment`` finds in the image
     stained (:func:`coin_ray.imaging.stain.jitter_stain` with ``sigma``) and magnified differently.
 
-    ``zooms`` are taken in turn: an instance that holds at another size does not hang on the pixel
-    constants of the segmentation. ``image`` (H, W, 3) uint8; ``segment`` maps such an image, of
-    any size, to a label map. (N,) in [0, 1].
+    Two magnifications are taken in turn: an instance that holds at another size does not hang on
+    the pixel constants of the segmentation. ``image`` (H, W, 3) uint8; ``segment`` maps such an
+    image, of any size, to a label map. (N,) in [0, 1].
     """
-    rng = np.random.default_rng(seed)
     total = np.zeros(count(label_map))
     for draw in range(draws):
         stained = jitter_stain(image, rng, sigma=sigma)
-        zoomed = _resize(stained, zooms[draw % len(zooms)]) if zooms else stained
+        zoomed = _resize(stained, ZOOMS[draw % len(ZOOMS)])
         total += best_iou(label_map, _sample(segment(zoomed), label_map.shape))
-    return (total / max(draws, 1)).astype(np.float32)
+    return (total / draws).astype(np.float32)
 
 
 def _resize(image: NDArray[np.uint8], zoom: float) -> NDArray[np.uint8]:
@@ -76,14 +76,11 @@ def ellipse_fit(label_map: LabelMap) -> Scores:
     n = count(label_map)
     y, x = np.nonzero(label_map)
     ids = label_map[y, x] - 1
-    area = np.maximum(np.bincount(ids, minlength=n), 1)
-
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(ids, weights=values, minlength=n) / area
-
-    dy, dx = y - mean(y.astype(float))[ids], x - mean(x.astype(float))[ids]
+    area = areas(label_map)
+    dy, dx = (c - means(c, ids + 1, n)[ids] for c in (y, x))
+    yy, xx, xy = (means(product, ids + 1, n) for product in (dy * dy, dx * dx, dx * dy))
     # A pixel is a unit square: 1/12 is its own variance, and keeps a single pixel from being flat.
-    yy, xx, xy = mean(dy * dy) + 1 / 12, mean(dx * dx) + 1 / 12, mean(dx * dy)
+    yy, xx = yy + 1 / 12, xx + 1 / 12
     det = yy * xx - xy * xy
     distance = (xx[ids] * dy * dy - 2 * xy[ids] * dy * dx + yy[ids] * dx * dx) / det[ids]
     inside = np.bincount(ids, weights=distance <= 4, minlength=n)
@@ -91,14 +88,12 @@ def ellipse_fit(label_map: LabelMap) -> Scores:
     return np.clip(inside / np.maximum(area + ellipse - inside, 1e-9), 0, 1).astype(np.float32)
 
 
-def regrowth_agreement(
-    evidence: NDArray[np.floating], label_map: LabelMap, *, sigma: float = 1.0, reach: float = 4.0
-) -> Scores:
+def regrowth_agreement(evidence: NDArray[np.floating], label_map: LabelMap) -> Scores:
     """IoU of each instance with what grows back from its core up to the edges of the image.
 
     Markers: the pixels deeper than half the instance's depth, and as background those more than
-    ``reach`` px from every instance; watershed of the gradient of ``evidence`` (H, W), smoothed by
-    ``sigma`` px. An instance whose outline is an edge of the image grows back as it was. (N,) in
+    4 px from every instance; watershed of the gradient of ``evidence`` (H, W), smoothed by 1 px. An
+    instance whose outline is an edge of the image grows back as it was. (N,) in
     [0, 1].
     """
     from scipy.ndimage import distance_transform_edt, gaussian_gradient_magnitude
@@ -112,9 +107,9 @@ def regrowth_agreement(
     np.maximum.at(deepest, label_map.ravel(), depth.ravel())
     core = np.where(depth > deepest[label_map] / 2, label_map, 0)
     gap = distance_transform_edt(label_map == 0)
-    markers = np.where(gap > reach, n + 1, core)
-    slope = gaussian_gradient_magnitude(evidence.astype(np.float32), sigma)
-    grown = watershed(slope, markers=markers, mask=gap <= reach + 1)
+    markers = np.where(gap > REACH, n + 1, core)
+    slope = gaussian_gradient_magnitude(evidence.astype(np.float32), 1)
+    grown = watershed(slope, markers=markers, mask=gap <= REACH + 1)
     both = np.bincount(label_map[grown == label_map], minlength=n + 1)[1:]
     union = areas(label_map) + np.bincount(grown.ravel(), minlength=n + 2)[1 : n + 1] - both
     return (both / np.maximum(union, 1)).astype(np.float32)

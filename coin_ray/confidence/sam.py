@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 from torch.nn import functional
 
-from coin_ray import safe
-from coin_ray.errors import UserError
 from coin_ray.labels import BoolArray, InstanceMasks
 
 
@@ -20,14 +18,12 @@ class SamSegmenter:
 
     ``sam`` is a ``segment_anything`` Sam module. The image is resized as SAM's own predictor does
     (long side to the encoder's size, padded below and right). ``batch`` prompts are decoded at a
-    time; ``bf16`` runs the image encoder in bfloat16 (CUDA).
+    time.
     """
 
-    def __init__(
-        self, sam: Any, *, device: str = "cpu", batch: int = 64, bf16: bool = False
-    ) -> None:
+    def __init__(self, sam: Any, *, batch: int, device: str = "cpu") -> None:
         self.sam = sam.to(device).eval().requires_grad_(False)
-        self.device, self.batch, self.bf16 = torch.device(device), batch, bf16
+        self.device, self.batch = torch.device(device), batch
         self.side = int(sam.image_encoder.img_size)
 
     @torch.inference_mode()
@@ -36,8 +32,7 @@ class SamSegmenter:
         height, width = self._input_size(image.shape[:2])
         resized = PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized)).to(self.device).permute(2, 0, 1)[None]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            embedding = self.sam.image_encoder(self.sam.preprocess(pixels))
+        embedding = self.sam.image_encoder(self.sam.preprocess(pixels))
         return {"embedding": embedding[0].to(torch.float16).cpu().numpy()}
 
     @torch.inference_mode()
@@ -98,28 +93,16 @@ def load_sam(name: str) -> Any:
     UserError if the file is missing, damaged or another model's.
     """
     from coin_ray.compat import ensure_torchvision
-    from coin_ray.weights.files import load_state
-    from coin_ray.weights.registry import entry, locate
+    from coin_ray.weights.modules import fill
+    from coin_ray.weights.registry import entry
 
     ensure_torchvision()
     from segment_anything import sam_model_registry
 
-    state = load_state(name)
     kind = entry(name).build["model"]
     with torch.device("meta"):  # initialising 600 M parameters takes longer than reading them
         sam = sam_model_registry[kind]()
-    wanted = {key: tuple(value.shape) for key, value in sam.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    if wanted != found:
-        wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-        raise UserError(
-            "the weights do not fit the model",
-            where=str(locate(name)),
-            expected=f"a segment-anything checkpoint of {kind}",
-            found=f"{len(wrong)} tensors missing, unknown or of another shape, first {wrong[0]}",
-            do=f"fetch it again: `coin-ray models fetch {safe.shell(name)}`",
-        )
-    sam.load_state_dict(state, assign=True)
+    fill(sam, name, f"a segment-anything checkpoint of {kind}", assign=True)
     return sam
 
 
@@ -144,11 +127,11 @@ def _cut(
     An interpolated value is positive only where a positive one takes part in it.
     """
     positive = low > 0
-    spans = []
+    spans, nothing = [], ((0, 0, 0, 0), np.zeros((0, 0), dtype=bool))
     for matrix, hit in ((rows, positive.any(axis=1)), (columns, positive.any(axis=0))):
         reached = np.flatnonzero((matrix[:, hit] > 0).any(axis=1))
         if not len(reached):
-            return (0, 0, 0, 0), np.zeros((0, 0), dtype=bool)
+            return nothing
         full = slice(reached[0], reached[-1] + 1)
         used = np.flatnonzero((matrix[full] > 0).any(axis=0))
         spans.append((full, slice(used[0], used[-1] + 1)))
@@ -156,7 +139,7 @@ def _cut(
     mask = rows[y, ly] @ low[ly, lx] @ columns[x, lx].T > 0
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(ys):
-        return (0, 0, 0, 0), np.zeros((0, 0), dtype=bool)
+        return nothing
     crop = np.ascontiguousarray(mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1])
     y0, x0 = int(y.start + ys[0]), int(x.start + xs[0])
     return (y0, x0, y0 + crop.shape[0], x0 + crop.shape[1]), crop

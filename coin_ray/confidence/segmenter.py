@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from coin_ray.errors import UserError
 from coin_ray.labels import InstanceMasks
 
-MODELS = ("mini", "vit_b", "vit_l", "vit_h")
-
 
 class PromptSegmenter(Protocol):
     """Draws an instance from one point inside it."""
@@ -32,17 +30,8 @@ class PromptSegmenter(Protocol):
         ...
 
 
-def weights_name(model: str) -> str:
-    """Name in the registry of weights; UserError for an unknown model."""
-    if model not in MODELS:
-        raise UserError(
-            f"unknown promptable segmenter {model!r}", expected="one of " + ", ".join(MODELS)
-        )
-    return f"sam_{model}"
-
-
 @lru_cache(maxsize=2)
-def load_segmenter(model: str, *, device: str = "cpu", batch: int = 64) -> PromptSegmenter:
+def load_segmenter(model: str, *, batch: int, device: str = "cpu") -> PromptSegmenter:
     """The segmenter ``mini``, ``vit_b``, ``vit_l`` or ``vit_h`` with its registered weights.
 
     Loaded once a process. ``batch`` prompts are decoded at a time. UserError if the model is
@@ -50,7 +39,9 @@ def load_segmenter(model: str, *, device: str = "cpu", batch: int = 64) -> Promp
     """
     import torch
 
-    name = weights_name(model)
+    from coin_ray.weights.modules import fill
+
+    name = f"sam_{model}"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             "no GPU is available to the promptable segmenter",
@@ -60,9 +51,11 @@ def load_segmenter(model: str, *, device: str = "cpu", batch: int = 64) -> Promp
         )
     if model == "mini":
         from coin_ray.confidence.small import SmallSegmenter
-        from coin_ray.weights.registry import locate
+        from coin_ray.confidence.small_model import SmallSam
 
-        return SmallSegmenter(locate(name), device=device, batch=batch)
+        small = SmallSam()
+        fill(small, name, "what `coin-ray pretrain segmenter` writes")
+        return SmallSegmenter(small, device=device, batch=batch)
     from coin_ray.confidence.sam import SamSegmenter, load_sam
 
     return SamSegmenter(load_sam(name), device=device, batch=batch)

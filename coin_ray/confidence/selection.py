@@ -4,45 +4,42 @@ sanity checks of the segmenter's masks."""
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.confidence.settings import Select
 from coin_ray.labels import BoolArray, InstanceMasks
 
-Rule = Literal["mean", "mean_plus_std", "cv", "fixed", "otsu", "top_fraction"]
 FALLBACK_SHARE = 0.05
 
 
-def threshold(
-    scores: NDArray[np.floating],
-    *,
-    rule: Rule = "mean_plus_std",
-    value: float = 0.5,
-    cap: float = 0.9,
-) -> float:
+def threshold(scores: NDArray[np.floating], select: Select) -> float:
     """The score that an accepted instance must exceed; finite for every N, 0 included.
 
-    ``scores`` (N,) of one image, or of all images that share a threshold. ``mean``: their mean;
-    ``mean_plus_std``: mean plus population standard deviation, as the public code and its README;
-    ``cv``: standard deviation over mean, as the paper's supplement words it; ``otsu``: the best
-    score of the lower class where two classes differ most (Otsu 1979, on the scores themselves;
-    that score itself if all are equal). These four are at most ``cap``, and equal to it without
-    scores (``cv``: or with mean 0). ``fixed``: ``value``.
+    ``scores`` (N,) of one image, or of all images that share a threshold. The rules are ``mean``:
+    their mean; ``mean_plus_std``: mean plus population standard deviation, as the public code and
+    its README; ``cv``: standard deviation over mean, as the paper's supplement words it; ``otsu``:
+    the best score of the lower class where two classes differ most (Otsu 1979, on the scores
+    themselves; that score itself if all are equal). These four are at most ``cap``, and equal to it
+    without scores (``cv``: or with mean 0). ``fixed``: ``value``.
     ``top_fraction``: the best score that is not among the first ``value`` * N (rounded, at least
     one), so that at most those exceed it; just below the lowest score if all are wanted. ValueError
-    for NaN, infinite scores or an unknown rule.
+    for NaN and infinite scores.
+
+    >>> from coin_ray.confidence.settings import Select
+    >>> scores = np.array([0.2, 0.4, 0.6])
+    >>> round(threshold(scores, Select()), 3), threshold(scores, Select(cap=0.5))
+    (0.563, 0.5)
     """
     x = np.asarray(scores, dtype=np.float64).ravel()
     if not np.isfinite(x).all():
         raise ValueError("scores must be finite")
+    rule, value, cap = select.rule, select.value, float(select.cap)
     if rule == "fixed":
         return float(value)
-    if rule not in ("mean", "mean_plus_std", "cv", "otsu", "top_fraction"):
-        raise ValueError(f"unknown selection rule {rule!r}")
     if not len(x):
-        return float(cap)
+        return cap
     if rule == "top_fraction":
         keep = max(1, round(value * len(x)))
         ranked = np.sort(x)[::-1]
@@ -57,7 +54,7 @@ def threshold(
         return min(mean, cap)
     if rule == "mean_plus_std":
         return min(mean + std, cap)
-    return min(std / mean, cap) if mean > 0 else float(cap)
+    return min(std / mean, cap) if mean > 0 else cap
 
 
 def _otsu(x: NDArray[np.float64]) -> float:
@@ -72,40 +69,32 @@ def _otsu(x: NDArray[np.float64]) -> float:
     return float(ranked[between.argmax()] if (between > 0).any() else ranked[-1])
 
 
-def sound(
-    area_ratio_of: NDArray[np.floating],
-    holds_point: BoolArray,
-    *,
-    area_ratio: tuple[float, float] | None,
-    contains_point: bool,
-) -> BoolArray:
-    """(N,) True for masks that can be one nucleus: their area over the instance's lies in
-    ``area_ratio`` (both ends included; None = any) and, with ``contains_point``, they hold their
+def sound(ratios: NDArray[np.floating], holds_point: BoolArray, select: Select) -> BoolArray:
+    """(N,) True for masks that can be one nucleus: their area over the instance's, ``ratios``, lies
+    in ``select.area_ratio`` (both ends included) and, with ``contains_point``, they hold their
     prompt."""
-    out = np.ones(len(area_ratio_of), dtype=bool)
-    if area_ratio is not None:
-        out &= (area_ratio_of >= area_ratio[0]) & (area_ratio_of <= area_ratio[1])
-    return out & holds_point if contains_point else out
+    low, high = (-np.inf, np.inf) if select.area_ratio is None else select.area_ratio
+    out: BoolArray = (ratios >= low) & (ratios <= high)
+    return out & holds_point if select.contains_point else out
 
 
 def accept(
-    scores: NDArray[np.floating],
-    sound: BoolArray | None = None,
-    *,
-    rule: Rule = "mean_plus_std",
-    value: float = 0.5,
-    cap: float = 0.9,
+    scores: NDArray[np.floating], select: Select, sound: BoolArray | None = None
 ) -> BoolArray:
-    """(N,) True where the score is strictly above :func:`threshold` (same arguments) and the mask
-    is ``sound`` (N,), None = all.
+    """(N,) True where the score is strictly above :func:`threshold` and the mask is ``sound`` (N,),
+    None = all.
 
     If none is, the best 5 % of all (rounded up, so at least one; of equal scores the first) that
     are sound are taken instead, as a step without any label cannot train; a score of 0 is never
     accepted that way. With all above the threshold all are accepted.
+
+    >>> from coin_ray.confidence.settings import Select
+    >>> accept(np.array([0.2, 0.4, 0.6]), Select(rule="mean"))
+    array([False, False,  True])
     """
     x = np.asarray(scores, dtype=np.float64).ravel()
     allowed = np.ones(len(x), dtype=bool) if sound is None else sound
-    accepted = allowed & (x > threshold(x, rule=rule, value=value, cap=cap))
+    accepted = allowed & (x > threshold(x, select))
     if not accepted.any():
         order = np.argsort(-x, kind="stable")
         best = order[allowed[order] & (x[order] > 0)][: ceil(FALLBACK_SHARE * len(x))]
@@ -114,10 +103,7 @@ def accept(
 
 
 def without_overlaps(
-    accepted: BoolArray,
-    scores: NDArray[np.floating],
-    masks: InstanceMasks,
-    max_overlap: float,
+    accepted: BoolArray, scores: NDArray[np.floating], masks: InstanceMasks, max_overlap: float
 ) -> BoolArray:
     """``accepted`` (N,) without the masks whose IoU with a better accepted one (of equal scores the
     first) is above ``max_overlap``: two instances drawn as the same nucleus. 1 refuses none."""

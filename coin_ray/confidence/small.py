@@ -4,41 +4,25 @@ crops.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from coin_ray.confidence.small_model import SIDE, WINDOW, SmallSam, build_small_sam
-from coin_ray.errors import UserError
+from coin_ray.confidence.small_model import SIDE, WINDOW, SmallSam
 from coin_ray.imaging.windows import origins
 from coin_ray.labels import InstanceMasks
-from coin_ray.weights.files import read_state
-
-__all__ = ["SmallSegmenter", "build_small_sam"]
 
 STRIDE = 192  # px: a prompt is at most 96 px from the centre of its window
 ENCODE_BATCH = 4  # windows
 
 
 class SmallSegmenter:
-    """``encode(image)`` once, then ``decode`` any number of points; see ``PromptSegmenter``."""
+    """``encode(image)`` once, then ``decode`` any number of points, ``batch`` at a time; see
+    ``PromptSegmenter``."""
 
-    def __init__(
-        self, weights_path: str | Path | None = None, device: str = "cpu", batch: int = 64,
-        *, model: SmallSam | None = None,
-    ) -> None:  # fmt: skip
-        """The packaged model with the weights of ``weights_path``, or a ``model`` that is ready.
-
-        ``batch`` points are decoded at a time. UserError if the file is not of this model.
-        """
+    def __init__(self, model: SmallSam, *, batch: int, device: str = "cpu") -> None:
         self.device, self.batch = torch.device(device), batch
-        if model is None:
-            model = build_small_sam()
-            if weights_path is not None:
-                _load(model, Path(weights_path))
         self.model = model.to(self.device).float().eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -50,14 +34,9 @@ class SmallSegmenter:
         """
         height, width = image.shape[:2]
         lack = [max(0, WINDOW - n) for n in (height, width)]
-        before = [n // 2 for n in lack]
-        rows = np.pad(
-            image,
-            ((before[0], lack[0] - before[0]), (before[1], lack[1] - before[1]), (0, 0)),
-            "symmetric",
-        )
-        pixels = torch.from_numpy(rows).permute(2, 0, 1)
-        corners = _corners((height, width)) + np.array(before)
+        around = [(n // 2, n - n // 2) for n in lack]
+        pixels = torch.from_numpy(np.pad(image, (*around, (0, 0)), "symmetric")).permute(2, 0, 1)
+        corners = _corners((height, width)) + np.array([n // 2 for n in lack])
         parts = []
         for start in range(0, len(corners), ENCODE_BATCH):
             chosen = corners[start : start + ENCODE_BATCH]
@@ -154,16 +133,3 @@ def _place(
     crop = pieces[box] == own
     top, left = box[0].start + y0, box[1].start + x0
     return np.array([top, left, top + crop.shape[0], left + crop.shape[1]]), crop
-
-
-def _load(model: SmallSam, path: Path) -> None:
-    state = read_state(path)
-    try:
-        model.load_state_dict({name: value.float() for name, value in state.items()})
-    except RuntimeError as error:
-        raise UserError(
-            "the weights do not fit the small segmenter", where=str(path),
-            expected="the tensors of build_small_sam()",
-            found=str(error).splitlines()[-1].strip()[:200],
-            do="train them again with `coin-ray pretrain segmenter`",
-        ) from error  # fmt: skip

@@ -38,7 +38,10 @@ class Stem(nn.Module):
 class SmallSam(nn.Module):
     """Image encoder, prompt encoder and mask decoder of segment-anything, joined window-wise."""
 
-    def __init__(self, dim: int, depth: int, heads: int, decoder_dim: int) -> None:
+    def __init__(
+        self, *, dim: int = 128, depth: int = 4, heads: int = 4, decoder_dim: int = 128
+    ) -> None:
+        """Without weights; the defaults are the sizes of ``sam_mini``."""
         super().__init__()
         ensure_torchvision()
         from segment_anything.modeling import (
@@ -112,10 +115,3 @@ class SmallSam(nn.Module):
             sparse_prompt_embeddings=sparse, dense_prompt_embeddings=tokens + dense,
             multimask_output=True,
         )  # fmt: skip
-
-
-def build_small_sam(
-    *, dim: int = 128, depth: int = 4, heads: int = 4, decoder_dim: int = 128
-) -> SmallSam:
-    """The segmenter without weights; the defaults are those of ``sam_mini``."""
-    return SmallSam(dim, depth, heads, decoder_dim)

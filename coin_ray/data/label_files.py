@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from coin_ray.data.rasters import Raster, read_raster
 from coin_ray.errors import UserError
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, LabelMap, relabel
 
 Binary = Literal["components", "watershed", "instances"]
@@ -138,7 +139,7 @@ def split_mask(
         return components(foreground)
     from coin_ray.imaging.instances import split_instances
 
-    return split_instances(foreground, scale=scale)
+    return split_instances(foreground, Instances(), scale=scale)
 
 
 def components(foreground: BoolArray, *, connectivity: int = 8) -> LabelMap:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coin_ray.distillation.unet import HALO, STRIDE
-from coin_ray.imaging.instances import (
-    FootprintScale,
-    clean_mask,
-    distance_map,
-    find_markers,
-    footprint_radius,
-    split_instances,
-)
+from coin_ray.imaging.instances import clean_mask, distance_map, find_markers, split_instances
+from coin_ray.imaging.settings import Instances
 from coin_ray.labels import LabelMap
 from coin_ray.weights.modules import normalise
 
@@ -105,7 +98,7 @@ def instances_from_probability(
     opening: int = 0,
     method: str = "watershed",
     footprint: int = 12,
-    footprint_scale: FootprintScale = "mpp",
+    footprint_scale: str = "mpp",
     sigma: float = 1.0,
     keep_border: bool = True,
     closing: int = 0,
@@ -138,16 +131,17 @@ def instances_from_probability(
 
         foreground = binary_fill_holes(foreground)
     foreground = clean_mask(foreground, opening=opening, max_hole=0, min_area=0, scale=scale)
-    radius: dict[str, Any] = {"footprint": footprint, "footprint_scale": footprint_scale}
-    radius |= {"scale": scale}
-    split: dict[str, Any] = {"method": method, "sigma": sigma, "closing": closing, **radius}
-    split |= {"keep_border": keep_border, "min_area": min_area}
+    radius = {"footprint": footprint, "footprint_scale": footprint_scale, "sigma": sigma}
+    instances = Instances.model_validate(
+        {"method": method, "closing": closing, "keep_border": keep_border, "min_area": min_area}
+        | radius
+    )
+    markers = None
     if edge_markers and edge is not None:
         interior = foreground & (p * (1 - edge) > 0.5)
         depth = distance_map(interior, sigma=sigma * scale)
-        reach = footprint_radius(depth, interior, **radius)
-        split["markers"] = find_markers(depth, interior, footprint=reach, keep_border=keep_border)
-    return split_instances(foreground, **split)
+        markers = find_markers(depth, interior, instances, scale=scale)
+    return split_instances(foreground, instances, scale=scale, markers=markers)
 
 
 def _stretch(p: FloatMap) -> FloatMap:

@@ -7,15 +7,15 @@ by its square.
 from __future__ import annotations
 
 from math import isqrt
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import BoolArray, LabelMap
+from coin_ray.imaging.settings import Instances
+from coin_ray.labels import BoolArray, LabelMap, first_pixels, keep_instances
 
 FloatMap = NDArray[np.float32]
-FootprintScale = Literal["mpp", "fixed", "adaptive"]
 
 
 def disk_maximum(values: NDArray[Any], radius: int) -> NDArray[Any]:
@@ -87,11 +87,12 @@ def clean_mask(
         fill[0] = False
         mask |= fill[gaps]
     if min_area:
-        parts, n = label(mask)
-        keep = np.bincount(parts.ravel(), minlength=n + 1) >= min_area * scale**2
-        keep[0] = False
-        mask = keep[parts]
+        mask = _of_size(label(mask)[0], min_area * scale**2) > 0
     return mask
+
+
+def _of_size(label_map: LabelMap, pixels: float) -> LabelMap:
+    return keep_instances(label_map, np.bincount(label_map.ravel())[1:] >= max(pixels, 1))
 
 
 def distance_map(foreground: BoolArray, *, sigma: float) -> FloatMap:
@@ -111,7 +112,7 @@ def distance_map(foreground: BoolArray, *, sigma: float) -> FloatMap:
 
 
 def local_peaks(
-    distance: FloatMap, foreground: BoolArray, *, radius: int, keep_border: bool = True
+    distance: FloatMap, foreground: BoolArray, *, radius: int, keep_border: bool
 ) -> BoolArray:
     """Foreground pixels that no foreground pixel within ``radius`` px exceeds.
 
@@ -136,34 +137,27 @@ def local_peaks(
 
 
 def footprint_radius(
-    distance: FloatMap,
-    foreground: BoolArray,
-    *,
-    footprint: int,
-    footprint_scale: FootprintScale = "mpp",
-    scale: float = 1.0,
+    distance: FloatMap, foreground: BoolArray, instances: Instances, *, scale: float
 ) -> int:
     """Radius of the peak search on an image's distance map (H, W), in its px, at least 1.
 
-    "mpp" takes ``footprint`` times ``scale``, "fixed" takes ``footprint`` as it is, "adaptive" the
-    median height of the map's local maxima (radius 1): about the short half-axis of its nuclei.
+    By ``footprint_scale`` "mpp" it is ``footprint`` times ``scale``, "fixed" ``footprint`` as it
+    is, "adaptive" the median height of the map's local maxima (radius 1): about the short half-axis
+    of its nuclei.
     """
-    if footprint_scale == "mpp":
-        radius = footprint * scale
-    elif footprint_scale == "fixed":
-        radius = footprint
-    elif footprint_scale == "adaptive":
-        peaks = distance[local_peaks(distance, foreground, radius=1)]
+    radius: float = instances.footprint
+    if instances.footprint_scale == "mpp":
+        radius *= scale
+    elif instances.footprint_scale == "adaptive":
+        peaks = distance[local_peaks(distance, foreground, radius=1, keep_border=True)]
         radius = float(np.median(peaks)) if len(peaks) else 1
-    else:
-        raise ValueError(f"footprint_scale: {footprint_scale}")
     return max(1, round(radius))
 
 
 def find_markers(
-    distance: FloatMap, foreground: BoolArray, *, footprint: int, keep_border: bool
+    distance: FloatMap, foreground: BoolArray, instances: Instances, *, scale: float = 1.0
 ) -> LabelMap:
-    """One marker per peak of the distance map (:func:`local_peaks`, radius ``footprint`` px).
+    """One marker per peak of the distance map (:func:`local_peaks`, :func:`footprint_radius`).
 
     (H, W) float32, (H, W) bool -> (H, W) int32; touching (4-connected) peaks make one marker, ids
     run in raster order. With ``keep_border`` every 4-connected component of the foreground has at
@@ -173,84 +167,69 @@ def find_markers(
     """
     from scipy.ndimage import label
 
-    peaks = local_peaks(distance, foreground, radius=footprint, keep_border=keep_border)
+    radius = footprint_radius(distance, foreground, instances, scale=scale)
+    keep_border = instances.keep_border
+    peaks = local_peaks(distance, foreground, radius=radius, keep_border=keep_border)
     if keep_border:
-        peaks |= _missing_peaks(distance, foreground, peaks)
+        peaks.ravel()[_missing_peaks(distance, foreground, peaks)] = True
     return label(peaks)[0].astype(np.int32)
 
 
-def _missing_peaks(distance: FloatMap, foreground: BoolArray, markers: BoolArray) -> BoolArray:
-    """The highest pixel of each 4-connected component without a marker."""
+def _missing_peaks(
+    distance: FloatMap, foreground: BoolArray, markers: BoolArray
+) -> NDArray[np.int64]:
+    """Flat index of the highest pixel of each 4-connected component without a marker."""
     from scipy.ndimage import label
 
     parts, n = label(foreground)
     bare = np.ones(n + 1, dtype=bool)
-    bare[0] = False
     bare[parts[markers]] = False
-    out = np.zeros(foreground.shape, dtype=bool)
-    if bare.any():
-        at = np.flatnonzero(bare[parts])
-        ids, height = parts.ravel()[at], distance.ravel()[at]
-        order = np.lexsort((at, -height, ids))
-        first = np.unique(ids[order], return_index=True)[1]
-        out.ravel()[at[order][first]] = True
-    return out
+    return first_pixels(np.where(bare[parts], parts, 0), -distance)
 
 
 def split_instances(
     foreground: BoolArray,
+    instances: Instances,
     *,
-    method: Literal["watershed", "components"] = "watershed",
-    footprint: int = 12,
-    footprint_scale: FootprintScale = "mpp",
-    sigma: float = 1.0,
-    keep_border: bool = True,
-    opening: int = 0,
-    closing: int = 0,
-    min_area: int = 0,
-    markers: LabelMap | None = None,
     scale: float = 1.0,
+    markers: LabelMap | None = None,
 ) -> LabelMap:
     """Foreground to instances (COIN Eq. 5): watershed of the distance map, or connected components.
 
     (H, W) bool -> (H, W) int32, ids 1..N without gaps, same foreground as the mask after an opening
-    and then a closing by disks. Their radii ``opening`` and ``closing``, ``sigma`` and the radius
-    ``footprint`` of the peak search in px at 0.25 um/px (``footprint_scale``: see
-    :func:`footprint_radius`); instances of fewer than ``min_area`` px are dropped. ``markers``
-    (H, W) int32 replace the peaks; a component that they miss gets one of its own (with
-    ``keep_border``; without it, it is lost). ``components`` takes the 4-connected components and
-    uses no marker.
+    and then a closing by disks. Their radii, ``sigma`` and the radius of the peak search
+    (:func:`footprint_radius`) are px at 0.25 um/px; instances of fewer than ``min_area`` px are
+    dropped. ``markers`` (H, W) int32 replace the peaks; a component that they miss gets one of its
+    own (with ``keep_border``; without it, it is lost). The method "components" takes the
+    4-connected components and uses no marker.
+
+    >>> from coin_ray.imaging.settings import Instances
+    >>> mask = np.zeros((5, 11), dtype=bool)
+    >>> mask[1:4, 1:4] = mask[1:4, 6:9] = mask[2, 4:6] = True  # two squares and a bridge
+    >>> split_instances(mask, Instances(footprint=2, sigma=0))[2]
+    array([0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0], dtype=int32)
+    >>> split_instances(mask, Instances(method="components")).max()
+    np.int32(1)
     """
     from scipy.ndimage import label
 
     mask = np.asarray(foreground, dtype=bool)
-    if opening:
-        mask = binary_opening(mask, max(1, round(opening * scale)))
-    if closing:
-        mask = binary_closing(mask, max(1, round(closing * scale)))
-    if method == "components":
+    if instances.opening:
+        mask = binary_opening(mask, max(1, round(instances.opening * scale)))
+    if instances.closing:
+        mask = binary_closing(mask, max(1, round(instances.closing * scale)))
+    if instances.method == "components":
         out = label(mask)[0].astype(np.int32)
-    elif method == "watershed":
+    else:
         from skimage.segmentation import watershed
 
-        distance = distance_map(mask, sigma=sigma * scale)
+        distance = distance_map(mask, sigma=instances.sigma * scale)
         if markers is None:
-            radius = footprint_radius(
-                distance,
-                mask,
-                footprint=footprint,
-                footprint_scale=footprint_scale,
-                scale=scale,
-            )
-            markers = find_markers(distance, mask, footprint=radius, keep_border=keep_border)
+            markers = find_markers(distance, mask, instances, scale=scale)
         else:
             markers = np.where(mask, markers, 0).astype(np.int32)
-            if keep_border:
-                extra = np.flatnonzero(_missing_peaks(distance, mask, markers > 0))
+            if instances.keep_border:
+                extra = _missing_peaks(distance, mask, markers > 0)
                 markers.ravel()[extra] = markers.max(initial=0) + 1 + np.arange(len(extra))
         out = watershed(-distance, markers=markers, mask=mask).astype(np.int32)
-    else:
-        raise ValueError(f"method {method!r} is neither 'watershed' nor 'components'")
-    keep = np.bincount(out.ravel()) >= max(min_area * scale**2, 1)
-    keep[0] = False
-    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[out]
+    return _of_size(out, instances.min_area * scale**2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import BoolArray, LabelMap, boundaries, count
+from coin_ray.labels import LabelMap, boundaries, count, means
 
 
 def rings(label_map: LabelMap, width: float = 3.0) -> tuple[LabelMap, LabelMap]:
@@ -37,20 +37,7 @@ def ring_contrast(
     n = count(label_map)
     pixels = np.bincount(outer.ravel(), minlength=n + 1)[1:]
     contrast = [
-        np.where(pixels > 0, _means(v, inner, n) - _means(v, outer, n), np.inf)
+        np.where(pixels > 0, means(v, inner, n) - means(v, outer, n), np.inf)
         for v in values.reshape(-1, *label_map.shape)
     ]
     return np.array(contrast, dtype=np.float32).reshape(*values.shape[:-2], n)
-
-
-def keep_instances(label_map: LabelMap, keep: BoolArray) -> LabelMap:
-    """The instances i + 1 with ``keep[i]`` (N,), renumbered without gaps. (H, W) int32."""
-    table = np.zeros(len(keep) + 1, dtype=np.int32)
-    table[1:] = np.where(keep, np.cumsum(keep), 0)
-    return table[label_map]
-
-
-def _means(values: NDArray[np.floating], labels: LabelMap, n: int) -> NDArray[np.float64]:
-    ids = labels.ravel()
-    sums = np.bincount(ids, weights=values.ravel(), minlength=n + 1)[1:]
-    return sums / np.maximum(np.bincount(ids, minlength=n + 1)[1:], 1)

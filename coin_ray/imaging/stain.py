@@ -82,8 +82,15 @@ def _standardise(values: FloatMap) -> FloatMap:
 
 
 class EvidenceMaps(NamedTuple):
-    """``evidence`` as :func:`nuclear_evidence`; ``stain``, the smoothed nuclear stain in standard
-    deviations; ``density``, the smoothed hematoxylin OD. All (H, W) float32."""
+    """What an image shows of its nuclei, three maps (H, W) float32.
+
+    ``evidence``: signed evidence that a pixel is nucleus, in standard deviations of the image; > 0
+    is nucleus. It is min((h - t) / sd, 2 d / sd) with q = z(HED hematoxylin) + z(Macenko
+    hematoxylin), h = q smoothed by ``sigma`` px, d = h - (q smoothed by ``contrast_sigma`` px), t =
+    Otsu threshold of h, sd = its standard deviation: dark enough in the image, and darker than the
+    surroundings. -1 everywhere on images without stain contrast (blank, flat).
+    ``stain``: the smoothed nuclear stain h / sd. ``density``: the smoothed hematoxylin OD.
+    """
 
     evidence: FloatMap
     stain: FloatMap
@@ -91,9 +98,9 @@ class EvidenceMaps(NamedTuple):
 
 
 def evidence_maps(
-    image: Image, *, sigma: float = 1.5, contrast_sigma: float = 12.0, scale: float = 1.0
+    image: Image, *, sigma: float, contrast_sigma: float, scale: float = 1.0
 ) -> EvidenceMaps:
-    """The maps behind :func:`nuclear_evidence`, same arguments."""
+    """The maps of an image (H, W, 3) uint8; sigmas in px at 0.25 um/px."""
     from scipy.ndimage import gaussian_filter
     from skimage.filters import threshold_otsu
 
@@ -108,19 +115,6 @@ def evidence_maps(
     sd = max(float(h.std()), 1e-6)
     evidence = np.minimum((h - np.float32(threshold_otsu(h))) / sd, 2 * d / sd)
     return EvidenceMaps(evidence, h / sd, density)
-
-
-def nuclear_evidence(
-    image: Image, *, sigma: float = 1.5, contrast_sigma: float = 12.0, scale: float = 1.0
-) -> FloatMap:
-    """Signed evidence that a pixel is nucleus, in standard deviations of the image; > 0 is nucleus.
-
-    min((h - t) / sd, 2 d / sd) with q = z(HED hematoxylin) + z(Macenko hematoxylin), h = q smoothed
-    by ``sigma`` px, d = h - (q smoothed by ``contrast_sigma`` px), t = Otsu threshold of h, sd =
-    its standard deviation: dark enough in the image, and darker than the surroundings.
-    (H, W, 3) uint8 -> (H, W) float32. -1 everywhere on images without stain contrast (blank, flat).
-    """
-    return evidence_maps(image, sigma=sigma, contrast_sigma=contrast_sigma, scale=scale).evidence
 
 
 def jitter_stain(image: Image, rng: np.random.Generator, *, sigma: float) -> Image:

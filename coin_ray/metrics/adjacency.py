@@ -13,36 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.labels import LabelMap, relabel
-from coin_ray.metrics.aji import aji
+from coin_ray.metrics.aji import aji, components
 from coin_ray.metrics.contingency import check_maps, contingency
 from coin_ray.metrics.semantic import semantic
 
 
-def adjacent_cells(true: LabelMap, *, radius: int = 1) -> NDArray[np.bool_]:
+def adjacent_cells(true: LabelMap, *, radius: int) -> NDArray[np.bool_]:
     """(N,) True for the instances 1..N of a contiguous (H, W) map whose component holds another.
 
     ``radius`` in px, >= 0; at 0 only cells that touch (8-connected) are adjacent.
     """
     from scipy.ndimage import binary_dilation, label
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
 
     n = int(true.max(initial=0))
     foreground = true > 0
     square = np.ones((3, 3), dtype=bool)
     if radius > 0 and n:
         foreground = binary_dilation(foreground, square, iterations=radius)
-    components, m = label(foreground, structure=square)
-    # A cell drawn in pieces joins the components of its pieces, hence the graph.
+    parts, m = label(foreground, structure=square)
     inside = true > 0
-    cells, parts = true[inside] - 1, components[inside] - 1
-    graph = coo_array((np.ones(len(cells)), (cells, parts + n)), shape=(n + m, n + m))
-    _, group = connected_components(graph, directed=False)
+    # A cell drawn in pieces joins the components of its pieces, hence the graph.
+    group = components(true[inside] - 1, parts[inside] - 1, n, m)
     return np.bincount(group[:n], minlength=1)[group[:n]] >= 2
 
 
 def split_metrics(
-    true: NDArray[np.integer], predicted: NDArray[np.integer], *, radius: int = 1
+    true: NDArray[np.integer], predicted: NDArray[np.integer], *, radius: int
 ) -> dict[str, float]:
     """AJI and foreground IoU, FN, FP of each part: adj_aji, adj_iou, ..., nonadj_fp; n_adjacent.
 

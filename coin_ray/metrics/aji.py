@@ -13,6 +13,11 @@ def aji(table: Contingency) -> float:
 
     Every true instance takes the overlapping prediction of largest Jaccard index (the lower id on a
     tie); several may take the same one. Predictions that nobody took add their area below.
+
+    >>> from coin_ray.metrics.contingency import contingency
+    >>> true, merged = np.array([[1, 1, 2, 2]]), np.array([[1, 1, 1, 1]])
+    >>> aji(contingency(true, merged)), round(aji_plus(contingency(true, merged)), 3)
+    (0.5, 0.333)
     """
     if table.empty:
         return float("nan")
@@ -43,27 +48,21 @@ def _aggregate(table: Contingency, pairs: NDArray[np.int64]) -> float:
     return float(table.intersection[pairs].sum() / below)
 
 
-def assign(table: Contingency, keep: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+def assign(table: Contingency) -> NDArray[np.int64]:
     """Indices into the pairs of the one-to-one assignment with the largest summed Jaccard index.
 
-    ``keep`` (K,) limits the pairs that may be assigned. Overlaps are local, so the Hungarian
-    algorithm runs on each connected component of the overlap graph instead of on the N x M matrix.
+    Overlaps are local, so the Hungarian algorithm runs on each connected component of the overlap
+    graph instead of on the N x M matrix.
     """
     from scipy.optimize import linear_sum_assignment
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
 
-    allowed = np.arange(len(table.intersection)) if keep is None else np.flatnonzero(keep)
-    if not len(allowed):
-        return allowed
-    rows, columns = table.true_index[allowed], table.predicted_index[allowed]
-    n, m = len(table.true_areas), len(table.predicted_areas)
-    graph = coo_array((np.ones(len(rows)), (rows, columns + n)), shape=(n + m, n + m))
-    _, component = connected_components(graph, directed=False)
-    order = np.argsort(component[rows], kind="stable")
-    starts = np.flatnonzero(np.diff(component[rows][order], prepend=-1))
+    rows, columns, jaccard = table.true_index, table.predicted_index, table.jaccard
+    if not len(rows):
+        return np.zeros(0, dtype=np.int64)
+    component = components(rows, columns, len(table.true_areas), len(table.predicted_areas))[rows]
+    order = np.argsort(component, kind="stable")
+    starts = np.flatnonzero(np.diff(component[order], prepend=-1))
     chosen = []
-    jaccard = table.jaccard[allowed]
     for members in np.split(order, starts[1:]):
         if len(members) == 1:
             chosen.append(members)
@@ -75,4 +74,15 @@ def assign(table: Contingency, keep: NDArray[np.bool_] | None = None) -> NDArray
         gain[row, column], pair[row, column] = jaccard[members], members
         picked = pair[linear_sum_assignment(gain, maximize=True)]
         chosen.append(picked[picked >= 0])  # -1: assigned without any overlap
-    return allowed[np.sort(np.concatenate(chosen))]
+    return np.sort(np.concatenate(chosen))
+
+
+def components(
+    rows: NDArray[np.integer], columns: NDArray[np.integer], n: int, m: int
+) -> NDArray[np.int32]:
+    """(n + m,) connected component of n rows and, behind them, m columns, joined by pairs."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(rows)), (rows, columns + n)), shape=(n + m, n + m))
+    return connected_components(graph, directed=False)[1]

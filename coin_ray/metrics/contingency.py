@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
+from coin_ray.labels import numbered
 
 DENSE_CELLS = 20_000_000
 """Largest table held densely (160 MB); above it the occupied cells are found by sorting."""
@@ -63,10 +64,9 @@ def contingency(
             negative ids.
     """
     check_maps(true, predicted)
-    keys_true, keys_predicted = _ids(true), _ids(predicted)
-    rows, columns = len(keys_true), len(keys_predicted)
-    flat_true, flat_predicted = _positions(true, keys_true), _positions(predicted, keys_predicted)
-    keys = flat_true * columns + flat_predicted
+    (true_ids, true_at), (predicted_ids, predicted_at) = numbered(true), numbered(predicted)
+    rows, columns = len(true_ids) + 1, len(predicted_ids) + 1
+    keys = true_at.ravel().astype(np.int64) * columns + predicted_at.ravel()
     if rows * columns <= dense_cells:
         cells = np.bincount(keys, minlength=rows * columns)
         occupied = np.flatnonzero(cells)
@@ -76,9 +76,9 @@ def contingency(
     i, j = np.divmod(occupied, columns)
     pairs = (i > 0) & (j > 0)
     return Contingency(
-        true_ids=keys_true[1:],
+        true_ids=true_ids,
         true_areas=_sums(i, counts, rows)[1:],
-        predicted_ids=keys_predicted[1:],
+        predicted_ids=predicted_ids,
         predicted_areas=_sums(j, counts, columns)[1:],
         true_index=i[pairs] - 1,
         predicted_index=j[pairs] - 1,
@@ -111,29 +111,6 @@ def check_maps(true: NDArray[np.integer], predicted: NDArray[np.integer]) -> Non
             found=f"{predicted.shape}",
             do="compare maps of the same image at the same resolution",
         )
-
-
-def _ids(labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Sorted ids with 0 first, whether or not the map has background."""
-    largest = int(labels.max(initial=0))
-    if largest <= 4 * labels.size + 1024:  # counting beats sorting while the ids are small
-        present = np.bincount(labels.ravel().astype(np.int64, copy=False), minlength=1) > 0
-        present[0] = True
-        return np.flatnonzero(present)
-    ids = np.unique(labels).astype(np.int64)
-    return ids if ids[0] == 0 else np.concatenate([[0], ids])
-
-
-def _positions(labels: NDArray[np.integer], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(H*W,) index of each pixel's id in ``ids``."""
-    flat = labels.ravel().astype(np.int64, copy=False)
-    if ids[-1] == len(ids) - 1:
-        return flat
-    if ids[-1] <= 4 * labels.size + 1024:
-        table = np.zeros(int(ids[-1]) + 1, dtype=np.int64)
-        table[ids] = np.arange(len(ids))
-        return table[flat]
-    return np.searchsorted(ids, flat)
 
 
 def _sums(index: NDArray[np.int64], counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:

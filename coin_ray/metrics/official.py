@@ -24,16 +24,15 @@ EPSILON = 1e-6
 
 
 def evaluate_official(
-    true: NDArray[np.integer], predicted: NDArray[np.integer], *, ordering: bool = False
+    true: NDArray[np.integer], predicted: NDArray[np.integer]
 ) -> dict[str, float]:
     """official_aji, _pq, _sq, _dq, _dice, _miou, _mfn, _mfp of two (H, W) label maps.
 
-    ``ordering`` relabels the prediction first, as the evaluator's flag of that name does. Without
-    true instances the public code stops; AJI, PQ, SQ and DQ are NaN then.
+    Without true instances the public code stops; AJI, PQ, SQ and DQ are NaN then.
     """
     check_maps(true, predicted)
     out = {f"official_{k}": v for k, v in _pixels(true > 0, predicted > 0).items()}
-    overlaps = _Overlaps(true, predicted, ordering=ordering)
+    overlaps = _Overlaps(true, predicted)
     if not len(overlaps.true_areas):
         return dict.fromkeys(("official_aji", *_PQ), float("nan")) | out
     try:
@@ -49,13 +48,10 @@ _PQ = ("official_pq", "official_sq", "official_dq")
 class _Overlaps:
     """Areas by position, and for every true instance the overlapping predictions."""
 
-    def __init__(
-        self, true: NDArray[np.integer], predicted: NDArray[np.integer], *, ordering: bool
-    ) -> None:
+    def __init__(self, true: NDArray[np.integer], predicted: NDArray[np.integer]) -> None:
         table = contingency(_first_value_dropped(true), _first_value_dropped(predicted))
         self.true_areas, self.predicted_areas = table.true_areas, table.predicted_areas
-        n = len(table.predicted_ids)
-        self.ids = np.arange(1, n + 1) if ordering else table.predicted_ids
+        self.ids = table.predicted_ids
         self.pairs: list[dict[int, int]] = [{} for _ in self.true_areas]
         """Per true instance: position of an overlapping prediction -> common pixels."""
         rows = (table.true_index, table.predicted_index, table.intersection)

@@ -12,9 +12,8 @@ def semantic(table: Contingency) -> dict[str, float]:
     tables of COIN call IoU); ``fn`` and ``fp`` are shares of the foreground union, so that
     iou + fn + fp = 1.
     """
-    nan = float("nan")
     if table.empty:
-        return {"dice": nan, "iou": nan, "miou": nan, "fn": nan, "fp": nan}
+        return dict.fromkeys(("dice", "iou", "miou", "fn", "fp"), float("nan"))
     true, predicted = int(table.true_areas.sum()), int(table.predicted_areas.sum())
     both = int(table.intersection.sum())
     union = true + predicted - both
@@ -28,14 +27,3 @@ def semantic(table: Contingency) -> dict[str, float]:
         "fn": (true - both) / union,
         "fp": (predicted - both) / union,
     }
-
-
-def dice2(table: Contingency) -> float:
-    """Instance Dice of the CPM challenges: 2 sum(I) / sum(|G| + |P|) over the overlapping pairs.
-
-    In [0, 1]; 0 without any overlap, NaN if both maps are empty.
-    """
-    if table.empty:
-        return float("nan")
-    below = int((table.union + table.intersection).sum())
-    return 2 * int(table.intersection.sum()) / below if below else 0.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from coin_ray.pipeline.settings import Cell
+from coin_ray.propagation.settings import Ot, backbone_name
 from coin_ray.ucis.settings import Ucis
-from coin_ray.weights.registry import backbone_name
 
 
-def needs_coarse(config: Cell) -> bool:
+def needs_coarse(ot: Ot) -> bool:
     """True if the transport looks at the coarse mask itself."""
-    return config.ot.enabled and (config.ot.foreground_mass == "coarse" or config.ot.prior > 0)
+    return ot.enabled and (ot.foreground_mass == "coarse" or ot.prior > 0)
 
 
 def uses_crf(config: Cell) -> bool:
@@ -55,8 +55,7 @@ def needed_weights(config: Cell) -> tuple[str, ...]:
     """Registry names of every model file that a cell reads."""
     names = [f"sam_{config.sam.model}", *coarse_weights(config.ucis)]
     if config.uss.family != "none":
-        uss = config.uss
-        names.append(backbone_name(uss.family, uss.size, uss.weights))
+        names.append(backbone_name(config.uss))
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":
         names.append(f"{config.student.encoder}_imagenet")
     return tuple(names)

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from coin_ray.pipeline.settings import Cell
 from coin_ray.section import Section, identity, is_runtime
 
 if TYPE_CHECKING:
     from coin_ray.store.artifacts import Artifact
+
+
+S = TypeVar("S", bound=Section)
 
 
 class ImageLike(Protocol):
@@ -208,7 +211,12 @@ class Keyed:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return self[name]
+        return self[name.removesuffix("_")]  # lambda_ is lambda in a study
+
+    def section(self, kind: type[S]) -> S:
+        """These settings where a function takes their section: it reads of it what the key holds,
+        and anything else raises."""
+        return cast(S, self)
 
     def options(self, section: type[Section], *but: str) -> dict[str, Any]:
         """All of a section that identifies a result, as keyword arguments of the function that does

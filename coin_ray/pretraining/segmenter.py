@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam, build_small_sam
+from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam
 from coin_ray.pretraining import data, loop
 
 TILE = 320  # px of a generated tile; a window is cut from it at a random scale and angle
@@ -225,13 +225,13 @@ def pretrain_segmenter(
 
     ``out`` a ``.safetensors`` file (averaged weights, fp16); the checkpoint lies beside it unless
     named and is written every ``every`` seconds. One of ``minutes`` and ``steps`` limits the run.
-    ``size`` overrides the arguments of ``build_small_sam``. Same seed and step limit, same weights.
+    ``size`` overrides the arguments of ``SmallSam``. Same seed and step limit, same weights.
     """
     path = Path(out)
     saved = Path(checkpoint) if checkpoint else path.with_suffix(".ckpt")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_small_sam(**(size or {})).to(device)
+        model = SmallSam(**(size or {})).to(device)
         width = model.prompt_encoder.embed_dim
         reader = torch.nn.Sequential(
             torch.nn.Conv2d(width, 4 * 16, 1), torch.nn.PixelShuffle(4)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from coin_ray import safe
 from coin_ray.compat import ensure_torchvision
 from coin_ray.errors import UserError
-from coin_ray.weights.files import read_state
-from coin_ray.weights.registry import backbone_name, digest, entry, locate
+from coin_ray.weights.modules import fill
+from coin_ray.weights.registry import digest, entry
 
 Tokens = Callable[[torch.Tensor], torch.Tensor]
 
@@ -35,25 +34,23 @@ class Backbone:
     tokens: Tokens
 
 
-def load_backbone(
-    family: str, size: str, *, weights: str = "plain", layer: int = -1, device: str = "cpu"
-) -> Backbone:
-    """The backbone registered as ``<family>_<size>``; the last two of a process are kept.
+def load_backbone(name: str, *, layer: int, device: str = "cpu") -> Backbone:
+    """The backbone of that name in the registry (``<family>_<size>``, and ``_fit3d`` for the
+    3D-aware fine-tuned weights of Yue et al. 2024); the last two of a process are kept.
 
-    ``weights`` "fit3d" takes the 3D-aware fine-tuned ones (Yue et al. 2024), registered as
-    ``<family>_<size>_fit3d``. ``layer`` -1 gives the last block's tokens, -2 those of the block
-    before, and so on; the final LayerNorm comes after each. UserError if the name is unknown, the
-    file is missing or does not fit the architecture, or there is no such block.
+    ``layer`` -1 gives the last block's tokens, -2 those of the block before, and so on; the final
+    LayerNorm comes after each. UserError if the name is unknown, the file is missing or does not
+    fit the architecture, or there is no such block.
     """
-    name = backbone_name(family, size, weights)
-    return _load(name, digest(name), layer, str(device))
+    return _load(name, digest(name), layer, device)
 
 
 @lru_cache(maxsize=2)
 def _load(name: str, sha256: str, layer: int, device: str) -> Backbone:
     build = entry(name).build
     model, cfg = build_vit(build["model"], build.get("overrides", {}))
-    _fill(model, name)
+    # The masked-image token of pretraining and a classification head are no part of the features.
+    fill(model, name, f"the timm state dict of {build['model']}", leave=("mask_token", "head."))
     model.eval().requires_grad_(False).to(device)
     patch, depth = int(model.patch_embed.patch_size[0]), len(model.blocks)
     if not -depth <= layer <= -1:
@@ -87,30 +84,3 @@ def build_vit(model: str, overrides: dict[str, Any]) -> tuple[Any, dict[str, Any
         model, pretrained=False, num_classes=0, dynamic_img_size=True, **overrides
     )
     return built, dict(built.pretrained_cfg)
-
-
-def _fill(model: Any, name: str) -> None:
-    path = locate(name)
-    # The masked-image token of pretraining and a classification head are no part of the features.
-    state = {
-        key: value
-        for key, value in read_state(path).items()
-        if key != "mask_token" and not key.startswith("head.")
-    }
-    own = model.state_dict()
-    wrong = [f"no {key}" for key in own if key not in state]
-    wrong += [f"unknown {key}" for key in state if key not in own]
-    wrong += [
-        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if wrong:
-        raise UserError(
-            f"the file does not hold the weights of {name}",
-            where=str(path),
-            expected=f"the timm state dict of {entry(name).build['model']}, {len(own)} tensors",
-            found=", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""),
-            do=f"`coin-ray models fetch {safe.shell(name)}`",
-        )
-    model.load_state_dict(state, strict=True)

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.propagation.features import WindowFeatures, blocks
-
-BACKGROUND, FOREGROUND = 0, 1
 
 
 @dataclass(frozen=True)
@@ -26,15 +23,6 @@ class ClassSums:
 
     sums: NDArray[np.float64]
     counts: NDArray[np.int64]
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for the store."""
-        return {"sums": self.sums, "counts": self.counts}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> ClassSums:
-        """Inverse of :meth:`to_arrays`."""
-        return cls(arrays["sums"], arrays["counts"])
 
 
 def class_sums(features: WindowFeatures, foreground: NDArray[np.bool_]) -> ClassSums:
@@ -57,33 +45,26 @@ def class_sums(features: WindowFeatures, foreground: NDArray[np.bool_]) -> Class
     return ClassSums(sums, np.array([foreground.size - inside_count, inside_count]))
 
 
-def merge(parts: Sequence[ClassSums], weight: str = "pixel") -> ClassSums:
+def merge(parts: Sequence[ClassSums], weight: str) -> ClassSums:
     """The sums of several images together, added in the order given.
 
     ``weight`` "pixel" lets every pixel count alike. "image" lets every image count alike that has
     the class: the sums are then those of the images' means, the counts numbers of images.
     """
-    if weight not in ("pixel", "image"):
-        raise ValueError(f"weight: {weight}")
     sums, counts = (np.stack([getattr(p, name) for p in parts]) for name in ("sums", "counts"))
     if weight == "image":
         sums, counts = sums / np.maximum(counts, 1)[..., None], np.minimum(counts, 1)
     return ClassSums(sums.sum(axis=0), counts.sum(axis=0))
 
 
-def centroids(
-    image_sums: ClassSums, dataset_sums: ClassSums | None = None, scope: str = "image"
-) -> NDArray[np.float64]:
+def centroids(image_sums: ClassSums, dataset_sums: ClassSums | None = None) -> NDArray[np.float64]:
     """(2, D) centroids, row 0 background, row 1 foreground; not re-normalised (the cosine does it).
 
-    ``scope`` "dataset" takes the foreground from ``dataset_sums`` (:func:`merge` of all images),
-    "image" from the image. A class without a pixel gives zeros, to which everything has cosine 0.
+    The foreground is that of ``dataset_sums`` (:func:`merge` of all images) where there are some,
+    else the image's. A class without a pixel gives zeros, to which everything has cosine 0.
     """
-    if scope not in ("image", "dataset"):
-        raise ValueError(f"scope: {scope}")
-    if scope == "dataset" and dataset_sums is None:
-        raise ValueError("scope dataset needs the sums of the data set")
-    own = image_sums.sums / np.maximum(image_sums.counts, 1)[:, None]
-    if scope == "dataset" and dataset_sums is not None:
-        own[FOREGROUND] = dataset_sums.sums[FOREGROUND] / max(dataset_sums.counts[FOREGROUND], 1)
-    return own
+    own, everyone = (
+        sums.sums / np.maximum(sums.counts, 1)[:, None]
+        for sums in (image_sums, dataset_sums or image_sums)
+    )
+    return np.stack([own[0], everyone[1]])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
+from coin_ray.propagation.settings import Crf
 
 
 def load_dense_crf() -> Any:
@@ -25,35 +26,26 @@ def load_dense_crf() -> Any:
 
 
 def dense_crf(
-    image: NDArray[np.uint8],
-    probabilities: NDArray[np.floating],
-    *,
-    gamma: float = 1.0,
-    iterations: int = 10,
-    gaussian_weight: float = 3.0,
-    gaussian_sigma: float = 1.0,
-    bilateral_weight: float = 4.0,
-    bilateral_sigma: float = 67.0,
-    bilateral_rgb: float = 3.0,
+    image: NDArray[np.uint8], probabilities: NDArray[np.floating], crf: Crf
 ) -> NDArray[np.float32]:
     """(2, H, W) float32 posterior of the mean field; the mask is its argmax.
 
-    ``image`` (H, W, 3) uint8 RGB, ``probabilities`` (2, H, W) in [0, 1] (need not sum to 1),
-    ``gamma`` a power on the foreground map before, sigmas in px and in grey levels (rgb). UserError
-    if the extra is not installed. It holds the interpreter lock, so threads would run one after
-    another; a study gives every image a task in a process of its own.
+    ``image`` (H, W, 3) uint8 RGB, ``probabilities`` (2, H, W) in [0, 1] (need not sum to 1); the
+    sigmas of ``crf`` are px and grey levels (rgb). UserError if the extra is not installed. It
+    holds the interpreter lock, so threads would run one after another; a study gives every image a
+    task in a process of its own.
     """
     field_type = load_dense_crf()
     maps = np.array(probabilities, dtype=np.float32)
-    maps[1] **= gamma
+    maps[1] **= crf.gamma
     height, width = image.shape[:2]
     field = field_type(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(np.clip(maps, 1e-5, 1)).reshape(2, -1)))
-    field.addPairwiseGaussian(sxy=gaussian_sigma, compat=gaussian_weight)
+    field.addPairwiseGaussian(sxy=crf.gaussian_sigma, compat=crf.gaussian_weight)
     field.addPairwiseBilateral(
-        sxy=bilateral_sigma,
-        srgb=bilateral_rgb,
+        sxy=crf.bilateral_sigma,
+        srgb=crf.bilateral_rgb,
         rgbim=np.ascontiguousarray(image),
-        compat=bilateral_weight,
+        compat=crf.bilateral_weight,
     )
-    return np.asarray(field.inference(iterations), dtype=np.float32).reshape(2, height, width)
+    return np.asarray(field.inference(crf.iterations), dtype=np.float32).reshape(2, height, width)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.imaging.windows import grid
+from coin_ray.propagation.settings import Uss
 
 if TYPE_CHECKING:
     import torch
@@ -63,26 +64,19 @@ def window_side(shape: tuple[int, int], *, zoom: float, window: int | None) -> i
 
 
 def extract_features(
-    image: NDArray[np.uint8],
-    backbone: Backbone,
-    *,
-    zoom: float = 6.0,
-    window: int | None = None,
-    stride: float = 2 / 3,
-    hflip: bool = True,
-    batch: int = 8,
+    image: NDArray[np.uint8], backbone: Backbone, uss: Uss, *, zoom: float, batch: int
 ) -> WindowFeatures:
-    """Tokens of every window of ``image`` (H, W, 3) uint8 RGB.
+    """Tokens of every window of ``image`` (H, W, 3) uint8 RGB, at one ``zoom`` of those of ``uss``.
 
-    A window is magnified by ``zoom`` (bicubic), normalised, and resized (bicubic) so that its side
-    is a multiple of the patch; with ``hflip`` the tokens are averaged with those of the mirrored
-    window. ``stride`` is a share of the window's side, ``batch`` windows run at a time.
+    A window is magnified (bicubic), normalised, and resized (bicubic) so that its side is a
+    multiple of the patch; with ``uss.hflip`` the tokens are averaged with those of the mirrored
+    window. ``batch`` windows run at a time.
     """
     import torch
 
     height, width = image.shape[:2]
-    side = window_side((height, width), zoom=zoom, window=window)
-    origins = np.array(grid((height, width), side, max(int(side * stride + 1e-9), 1)))
+    side = window_side((height, width), zoom=zoom, window=uss.window)
+    origins = np.array(grid((height, width), side, max(int(side * uss.stride + 1e-9), 1)))
     zoomed = max(round(side * zoom), 1)
     final = -(-zoomed // backbone.patch) * backbone.patch
     mean, std = (
@@ -97,7 +91,7 @@ def extract_features(
         pixels = torch.from_numpy(crops).to(backbone.device).permute(0, 3, 1, 2).float() / 255
         pixels = _resize((_resize(pixels, zoomed).clamp_(0, 1) - mean) / std, final)
         found = backbone.tokens(pixels)
-        if hflip:
+        if uss.hflip:
             found = (found + backbone.tokens(pixels.flip(3)).flip(3)) / 2
         tokens[first : first + batch] = found.to(torch.float16).cpu().numpy()
     return WindowFeatures(tokens, origins, side, (height, width))
@@ -122,8 +116,6 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     """
     if mode == "none":
         return features
-    if mode not in ("standardise", "whiten"):
-        raise ValueError(f"normalise: {mode}")
     n, dim = features.tokens.shape[:2]
     total, moment, count = np.zeros(dim), np.zeros((dim, dim)), 0
     for window in features.tokens:

@@ -58,6 +58,11 @@ class Uss(Section):
     batch: Batch = Field(8, json_schema_extra={"runtime": True})
 
 
+def backbone_name(uss: Uss) -> str:
+    """Its entry in the registry of weights; others than the plain ones are named at the end."""
+    return f"{uss.family}_{uss.size}" + ("" if uss.weights == "plain" else f"_{uss.weights}")
+
+
 class Ot(Section):
     """Two-class entropic optimal transport (Eq. 4)."""
 

@@ -8,33 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.propagation.features import WindowFeatures, blocks
+from coin_ray.propagation.settings import Uss
 
 Float32 = NDArray[np.float32]
 
 
 def similarity_map(
-    pairs: Iterable[tuple[WindowFeatures, NDArray[np.floating]]],
-    *,
-    relu: bool = False,
-    minmax: bool = True,
-    percentile: float = 0.0,
-    complement: bool = True,
+    pairs: Iterable[tuple[WindowFeatures, NDArray[np.floating]]], *, relu: bool
 ) -> Float32:
     """(2, H, W) float32, row 0 background, row 1 foreground.
 
     ``pairs`` hold an image's features at each zoom with the centroids (2, D) at that zoom; their
-    cosines, in [-1, 1], are averaged. ``relu`` clips the mean at 0, ``minmax`` brings each channel
-    to [0, 1] over the image (raw cosines of a masked autoencoder are all near 1, so this is what
-    makes them differ), from its ``percentile`` (in [0, 50); 0 = the minimum) to 100 minus that,
-    ``complement`` sets background to max(background, 1 - foreground).
+    cosines, in [-1, 1], are averaged, and clipped at 0 with ``relu``.
     """
     cosines = [_cosine(features, centroids) for features, centroids in pairs]
     out: Float32 = np.mean(cosines, axis=0)
-    if relu:
-        np.maximum(out, 0, out=out)
-    if minmax:
-        out = _to_unit_range(out, percentile)
-    return with_complement(out) if complement else out
+    return np.maximum(out, 0) if relu else out
+
+
+def stretched(maps: Float32, uss: Uss) -> Float32:
+    """Similarities (2, H, W) as the transport takes them.
+
+    ``uss.minmax`` brings each channel to [0, 1] over the image (raw cosines of a masked autoencoder
+    are all near 1, so this is what makes them differ), from its ``percentile`` (0 = the minimum) to
+    100 minus that, ``complement`` sets background to max(background, 1 - foreground).
+    """
+    if uss.minmax:
+        ends = [uss.percentile, 100 - uss.percentile]
+        low, high = np.percentile(maps, ends, axis=(1, 2), keepdims=True).astype(np.float32)
+        # A range below 1e-5 is rounding noise (a constant image) and must not be blown up.
+        maps = np.clip((maps - low) / np.maximum(high - low, np.float32(1e-5)), 0, 1)
+    return with_complement(maps) if uss.complement else maps
 
 
 def _cosine(features: WindowFeatures, centroids: NDArray[np.floating]) -> Float32:
@@ -51,10 +55,3 @@ def _cosine(features: WindowFeatures, centroids: NDArray[np.floating]) -> Float3
 def with_complement(maps: Float32) -> Float32:
     """(2, H, W) maps with background = max(background, 1 - foreground)."""
     return np.stack([np.maximum(maps[0], 1 - maps[1]), maps[1]])
-
-
-def _to_unit_range(maps: Float32, percentile: float) -> Float32:
-    ends = np.percentile(maps, [percentile, 100 - percentile], axis=(1, 2), keepdims=True)
-    low, high = ends.astype(np.float32)
-    # A range below 1e-5 is rounding noise (a constant image) and must not be blown up.
-    return np.clip((maps - low) / np.maximum(high - low, np.float32(1e-5)), 0, 1)

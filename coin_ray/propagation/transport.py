@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
+from coin_ray.labels import BoolArray
+from coin_ray.propagation.settings import Ot
 from coin_ray.propagation.similarity import with_complement
 
 Float64 = NDArray[np.float64]
@@ -31,80 +33,65 @@ POT_ITERATIONS = 10_000
 
 
 def two_class_plan(
-    similarity: NDArray[np.floating],
-    *,
-    lambda_: float = 0.1,
-    mode: str = "converged",
-    solver: str = "exact",
-    foreground_mass: float = 0.5,
-    prior: float = 0.0,
-    coarse: NDArray[np.bool_] | None = None,
+    similarity: NDArray[np.floating], ot: Ot, coarse: BoolArray | None = None
 ) -> Float64:
-    """(2, H, W) float64 plan T, row 0 background, row 1 foreground; its sum is 1.
+    """(2, H, W) float64 plan T of ``similarity`` (2, H, W), row 0 background, row 1 foreground; its
+    sum is 1.
 
-    ``similarity`` (2, H, W); ``lambda_`` > 0; ``foreground_mass`` in (0, 1); ``mode`` "converged"
-    meets both marginals, "one_step" is the public code's plan (columns exact, rows not). ``prior``
-    >= 0 is the log-odds that the plan starts from in favour of the mask ``coarse`` (H, W) bool.
-    ``solver`` "exact" is the closed form, "pot" the library's log-domain Sinkhorn: two iterations
-    for "one_step", else as many as it takes; UserError when 10 000 do not suffice.
+    ``ot.mode`` "converged" meets both marginals, "one_step" is the public code's plan (columns
+    exact, rows not). ``ot.prior`` is the log-odds that the plan starts from in favour of the mask
+    ``coarse`` (H, W) bool, whose share of the pixels may be the foreground mass, too.
+    ``ot.solver`` "exact" is the closed form, "pot" the library's log-domain Sinkhorn: two
+    iterations for "one_step", else as many as it takes; UserError when 10 000 do not suffice.
+
+    >>> from coin_ray.propagation.settings import Ot
+    >>> maps = np.array([[[0.2, 0.8]], [[0.8, 0.2]]])  # the left pixel looks like foreground
+    >>> (2 * two_class_plan(maps, Ot(foreground_mass=0.5, lambda_=0.6))[1]).round(3)
+    array([[0.731, 0.269]])
     """
-    if not 0 < foreground_mass < 1:
-        raise ValueError(f"foreground mass {foreground_mass} is not inside (0, 1)")
-    if mode not in ("converged", "one_step"):
-        raise ValueError(f"mode: {mode}")
-    if solver not in ("exact", "pot"):
-        raise ValueError(f"solver: {solver}")
+    if coarse is None and (ot.prior or ot.foreground_mass == "coarse"):
+        raise ValueError("the foreground mass, or a prior, needs the coarse mask")
+    mass = ot.foreground_mass
+    if coarse is not None and mass == "coarse":
+        # A transport needs some mass on either side, also for an image without a cell.
+        mass = float(np.clip(coarse.mean(), 1e-3, 1 - 1e-3))
+    assert not isinstance(mass, str)
     maps = np.asarray(similarity, dtype=np.float64)
-    if prior:
-        if coarse is None:
-            raise ValueError("a prior needs the coarse mask")
+    if coarse is not None and ot.prior:
         # lambda KL(T | R) is lambda H and a cost of -lambda log R beside 1 - S.
-        maps = maps + lambda_ * prior * np.stack([~coarse, coarse])
-    if solver == "pot":
-        return _pot_plan(maps, lambda_, foreground_mass, mode)
-    d = (maps[1] - maps[0]) / lambda_
-    if mode == "converged":
-        share = _logistic(d + _balance(d.ravel(), foreground_mass))
+        maps = maps + ot.lambda_ * ot.prior * np.stack([~coarse, coarse])
+    if ot.solver == "pot":
+        return _pot_plan(maps, ot.lambda_, mass, ot.mode)
+    d = (maps[1] - maps[0]) / ot.lambda_
+    if ot.mode == "converged":
+        share = _logistic(d + _balance(d.ravel(), mass))
         return np.stack([1 - share, share]) / d.size
     pi = _logistic(d).mean()
-    odds = np.log(foreground_mass) - np.log1p(-foreground_mass)
+    odds = np.log(mass) - np.log1p(-mass)
     b1 = odds + np.log(_logistic(-d).mean()) - np.log(pi)
     columns = np.stack([_logistic(-d - b1), _logistic(d + b1)])
-    mass = np.array([1 - foreground_mass, foreground_mass])
-    return columns * (mass / columns.sum(axis=(1, 2)))[:, None, None]
+    return columns * (np.array([1 - mass, mass]) / columns.sum(axis=(1, 2)))[:, None, None]
 
 
 def transport(
-    similarity: NDArray[np.floating],
-    *,
-    lambda_: float = 0.1,
-    mode: str = "converged",
-    solver: str = "exact",
-    foreground_mass: float = 0.5,
-    prior: float = 0.0,
-    coarse: NDArray[np.bool_] | None = None,
-    output: str = "product",
-    complement: bool = True,
+    similarity: NDArray[np.floating], ot: Ot, coarse: BoolArray | None = None, *, complement: bool
 ) -> NDArray[np.float32]:
     """The refined maps S^OT (2, H, W) float32 in [0, 1]; the mask is their arg-max.
 
-    ``output`` "product" is the paper's: the plan, each column to [0, 1], times the similarity, each
-    channel to [0, 1], and with ``complement`` background = max(background, 1 - foreground); the
-    scale of the plan cancels. "plan" is the plan alone, each pixel's row to sum 1: the product
-    counts the similarity twice. The rest: see :func:`two_class_plan`.
+    ``ot.output`` "product" is the paper's: the plan, each column to [0, 1], times the similarity,
+    each channel to [0, 1], and with ``complement`` (that of ``uss``) background = max(background,
+    1 - foreground); the scale of the plan cancels. "plan" is the plan alone, each pixel's row to
+    sum 1: the product counts the similarity twice. The rest: see :func:`two_class_plan`.
+
+    >>> from coin_ray.propagation.settings import Ot
+    >>> maps = np.array([[[0.2, 0.8, 0.9]], [[0.8, 0.3, 0.1]]])
+    >>> mask = np.array([[True, False, False]])  # its share is the foreground mass
+    >>> background, foreground = transport(maps, Ot(), mask, complement=True)
+    >>> foreground > background
+    array([[ True, False, False]])
     """
-    if output not in ("product", "plan"):
-        raise ValueError(f"output: {output}")
-    plan = two_class_plan(
-        similarity,
-        lambda_=lambda_,
-        mode=mode,
-        solver=solver,
-        foreground_mass=foreground_mass,
-        prior=prior,
-        coarse=coarse,
-    )
-    if output == "plan":
+    plan = two_class_plan(similarity, ot, coarse)
+    if ot.output == "plan":
         return (plan / plan.sum(axis=0)).astype(np.float32)
     refined = np.asarray(similarity, dtype=np.float64) * _unit(plan)
     maps = _unit(refined).astype(np.float32)
@@ -112,7 +99,7 @@ def transport(
 
 
 def without_transport(
-    similarity: NDArray[np.floating], threshold: float | str = 0.4
+    similarity: NDArray[np.floating], threshold: float | str
 ) -> NDArray[np.float32]:
     """The paper's ablation (2, H, W) float32: background is a constant, foreground as it is.
 

@@ -24,7 +24,7 @@ def nuclear_points(
     from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(probability.astype(np.float32), BLUR, radius=6)
-    peaks = np.argwhere(local_peaks(smooth, smooth >= 0.5, radius=distance))
+    peaks = np.argwhere(local_peaks(smooth, smooth >= 0.5, radius=distance, keep_border=True))
     peaks = peaks[np.argsort(-smooth[tuple(peaks.T)], kind="stable")]
     points = []
     while len(peaks):

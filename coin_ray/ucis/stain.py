@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.imaging.instances import clean_mask, split_instances
-from coin_ray.imaging.rings import keep_instances, ring_contrast
+from coin_ray.imaging.rings import ring_contrast
+from coin_ray.imaging.settings import Instances
 from coin_ray.imaging.stain import evidence_maps
-from coin_ray.labels import BoolArray, areas
+from coin_ray.labels import BoolArray, areas, keep_instances
 
 RING = 3.0  # px, width of the rings that an instance is judged by
 SPLIT_FOOTPRINT = 9  # px; best radius on gated masks, only to judge instances one by one
@@ -30,7 +31,7 @@ def stain_mask(
     """Nuclei as the pixels dark in hematoxylin and darker than their surroundings, cleaned up.
 
     (H, W, 3) uint8 -> (H, W) bool, empty on images without stain contrast. ``sigma``,
-    ``contrast_sigma``: see :func:`coin_ray.imaging.stain.nuclear_evidence`; ``opening`` radius in
+    ``contrast_sigma``: see :func:`coin_ray.imaging.stain.EvidenceMaps`; ``opening`` radius in
     px, ``max_hole`` and ``min_area`` in px of area. Then the watershed instances of the mask are
     dropped that stand out from their surroundings (3-px rings) by less than ``min_contrast``
     standard deviations of the stain map or ``min_od`` of hematoxylin OD, or that are smaller than
@@ -40,7 +41,7 @@ def stain_mask(
     mask = clean_mask(
         maps.evidence > 0, opening=opening, max_hole=max_hole, min_area=min_area, scale=scale
     )
-    label_map = split_instances(mask, footprint=SPLIT_FOOTPRINT, scale=scale)
+    label_map = split_instances(mask, Instances(footprint=SPLIT_FOOTPRINT), scale=scale)
     if not label_map.any():
         return mask
     contrast, density_contrast = ring_contrast(

@@ -15,13 +15,12 @@ from coin_ray.errors import UserError
 from coin_ray.files import whole, write_text
 from coin_ray.weights.files import read_state
 from coin_ray.weights.registry import (
-    Weights,
     check_name,
+    checked,
     entry,
     file_digest,
     home,
     locate,
-    mismatch,
     names,
     own_names,
     parse,
@@ -38,7 +37,8 @@ def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0)
     weights = entry(name)
     path = path_of(weights)
     if path.is_file() or weights.packaged:
-        return _checked(weights, locate(name))
+        checked(weights, locate(name))
+        return path
     if not weights.url:
         raise UserError(
             f"{name} has no address to fetch from",
@@ -56,7 +56,7 @@ def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0)
             f"`coin-ray models add {safe.shell(name)} FILE`",
         ) from error
     try:
-        _checked(weights, fetched)
+        checked(weights, fetched)
         read_state(fetched)
     except UserError:
         fetched.unlink()
@@ -85,11 +85,8 @@ def add(name: str, file: Path) -> Path:
             do=f"take {weights.url}" if weights.url else "convert it",
         )
     read_state(file)
-    _checked(weights, file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        shutil.copyfile(file, part)
-    return path
+    checked(weights, file)
+    return _copied(file, path)
 
 
 def register(name: str, file: Path, *, licence: str, like: str | None = None) -> Path:
@@ -122,9 +119,7 @@ def register(name: str, file: Path, *, licence: str, like: str | None = None) ->
         "sha256": digest,
         "build": entry(model).build,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        shutil.copyfile(file, part)
+    _copied(file, path)
     _enter(own, name, row)
     return path
 
@@ -153,8 +148,8 @@ def _enter(own: Path, name: str, row: Mapping[str, Any]) -> None:
         write_text(own, text)
 
 
-def _checked(weights: Weights, path: Path) -> Path:
-    problem = mismatch(weights, file_digest(path), path)
-    if problem is not None:
-        raise problem
+def _copied(file: Path, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
+        shutil.copyfile(file, part)
     return path

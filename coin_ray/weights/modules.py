@@ -37,17 +37,32 @@ def load_arrays(model: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
     model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
 
 
-def load_imagenet(model: nn.Module, name: str) -> None:
-    """Copies the registered timm or torchvision ResNet ``name``, its classifier left out, into
-    ``model`` (same names). UserError if the file is missing or of another network."""
-    state = {k: v for k, v in load_state(name).items() if not k.startswith("fc.")}
+def fill(
+    model: nn.Module,
+    name: str,
+    expected: str,
+    *,
+    leave: tuple[str, ...] = (),
+    assign: bool = False,
+) -> None:
+    """Loads registered weights into ``model``, without the names that begin with one of ``leave``;
+    ``assign`` puts the file's tensors in the place of the module's.
+
+    UserError, with what was ``expected``, if the file is missing or of another network.
+    """
+    state = {key: value for key, value in load_state(name).items() if not key.startswith(leave)}
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise UserError(
-            f"these are not the weights of {name}",
+            f"the file does not hold the weights of {name}",
             where=str(locate(name)),
-            expected="the state dict of a timm or torchvision ResNet",
-            found=" ".join(str(error).splitlines()[1:])[:200].strip(),
-            do=f"fetch the file again: coin-ray models fetch {safe.shell(name)}",
+            expected=expected,
+            found=" ".join(" ".join(str(error).splitlines()[1:]).split())[:300],
+            do=f"fetch the file again: `coin-ray models fetch {safe.shell(name)}`",
         ) from error
+
+
+def load_imagenet(model: nn.Module, name: str) -> None:
+    """Loads the registered timm or torchvision ResNet ``name`` without its classifier."""
+    fill(model, name, "the state dict of a timm or torchvision ResNet", leave=("fc.",))

@@ -81,11 +81,6 @@ def own_names() -> list[str]:
     return list(_read(str(own), own.stat().st_mtime_ns)) if own.is_file() else []
 
 
-def backbone_name(family: str, size: str, weights: str = "plain") -> str:
-    """Name of a backbone's entry; ``weights`` other than "plain" are appended (``_fit3d``)."""
-    return f"{family}_{size}" if weights == "plain" else f"{family}_{size}_{weights}"
-
-
 def entry(name: str) -> Weights:
     """The registry's entry; UserError with the nearest name if there is none."""
     found = _entries()
@@ -120,12 +115,7 @@ def digest(name: str) -> str:
 
     UserError if the file is missing or is not the official one (where its digest is known).
     """
-    path = locate(name)
-    found = file_digest(path)
-    problem = mismatch(entry(name), found)
-    if problem is not None:
-        raise problem
-    return found
+    return checked(entry(name), locate(name))
 
 
 def identity(name: str) -> str:
@@ -134,14 +124,15 @@ def identity(name: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def mismatch(weights: Weights, found: str, path: Path | None = None) -> UserError | None:
-    """The error if the digest ``found`` is not the registry's; None if it is or none is known."""
-    wanted = weights.sha256 or weights.sha256_prefix or ""
+def checked(weights: Weights, path: Path) -> str:
+    """sha256 (hex) of the file at ``path``; UserError if it is not the registry's, if that has
+    one."""
+    found, wanted = file_digest(path), weights.sha256 or weights.sha256_prefix or ""
     if found.startswith(wanted):
-        return None
-    return UserError(
+        return found
+    raise UserError(
         f"the file is not the official one of {weights.name} (cut short or another version?)",
-        where=str(path or path_of(weights)),
+        where=str(path),
         expected=f"sha256 {wanted}{'' if weights.sha256 else '...'}",
         found=f"sha256 {found}",
         do=f"delete it, then `coin-ray models fetch {safe.shell(weights.name)}`",

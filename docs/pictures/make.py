@@ -27,7 +27,7 @@ from coin_ray.distillation.inference import predict_probability
 from coin_ray.distillation.network import student_from_weights
 from coin_ray.distillation.targets import edge_target
 from coin_ray.imaging.instances import distance_map, find_markers
-from coin_ray.imaging.stain import nuclear_evidence
+from coin_ray.imaging.stain import evidence_maps
 from coin_ray.labels import InstanceMasks, centroids
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.runner import open_local, run_local
@@ -68,9 +68,7 @@ def steps(run: CellRun, sample: Any, view: slice) -> dict[str, list[tuple[str, D
     config, image = run.config, sample.image
     pixels, truth = image.load(), sample.load_label_map()
     tile, ucis = on(view, pixels), config.ucis
-    evidence = nuclear_evidence(
-        pixels, sigma=ucis.sigma, contrast_sigma=ucis.contrast_sigma, scale=1
-    )
+    evidence = evidence_maps(pixels, sigma=ucis.sigma, contrast_sigma=ucis.contrast_sigma).evidence
     coarse, similarity = run.array("ucis", image), run.array("similarity", image)
     alone = config.model_copy(update={"ot": config.ot.model_copy(update={"prior": 0.0})})
     other = open_local(alone, 0, run.train, run.store.root.parent)
@@ -82,7 +80,7 @@ def steps(run: CellRun, sample: Any, view: slice) -> dict[str, list[tuple[str, D
     )
     depth = distance_map(mask, sigma=config.instances.sigma)
     peaks = centroids(
-        find_markers(depth, mask, footprint=config.instances.footprint, keep_border=True)
+        find_markers(depth, mask, config.instances.model_copy(update={"keep_border": True}))
     )
     masks, selected = run.masks(image, 1), run.labels(image, 1)
     drawn, pseudo = redrawn(masks, labels), selected.arrays

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.confidence.settings import Select
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
@@ -85,7 +86,7 @@ def _score(given: Given) -> Artifact:
     from coin_ray.confidence import consistency, scoring
     from coin_ray.confidence.prompts import prompt_points
     from coin_ray.imaging.instances import split_instances
-    from coin_ray.imaging.stain import nuclear_evidence
+    from coin_ray.imaging.stain import evidence_maps
     from coin_ray.ucis.stain import stain_mask
 
     s, label_map = given.settings, given.array("instances")
@@ -93,24 +94,20 @@ def _score(given: Given) -> Artifact:
 
     @cache
     def evidence() -> NDArray[np.float32]:
-        return nuclear_evidence(
-            given["image"],
-            sigma=s.evidence.sigma,
-            contrast_sigma=s.evidence.contrast_sigma,
-            scale=given["scale"],
-        )
+        sigmas = {name: s.evidence[name] for name in EVIDENCE}
+        return evidence_maps(given["image"], scale=given["scale"], **sigmas).evidence
 
     def coarse_instances(stained: NDArray[np.uint8]) -> LabelMap:
         scale, coarse = given["scale"], {name: s.coarse[name] for name in STAIN_MASK}
         mask = stain_mask(stained, scale=scale, **coarse)
-        return split_instances(mask, scale=scale, **s.split.options(Instances))
+        return split_instances(mask, s.split.section(Instances), scale=scale)
 
     agreement = scoring.agreement(label_map, masks)
     compute: dict[str, Callable[[], NDArray[np.float32]]] = {
         "segmenter": lambda: agreement,
         "predicted_iou": lambda: masks.predicted_iou,
         "stain_jitter": lambda: consistency.stain_jitter_agreement(
-            given["image"], label_map, coarse_instances
+            given["image"], label_map, coarse_instances, np.random.default_rng(0)
         ),
         "regrowth": lambda: consistency.regrowth_agreement(evidence(), label_map),
         "ring_contrast": lambda: consistency.ring_contrast(evidence(), label_map),
@@ -192,23 +189,21 @@ def _accepted(given: Given, masks: InstanceMasks) -> tuple[BoolArray, float]:
     of ``accept`` then acts on all of them together."""
     from coin_ray.confidence import selection
 
-    s, own = given.settings.select, given["score"].arrays
+    s, own = given.settings.select.section(Select), given["score"].arrays
     group, position = [own], 0
     if s.scope == "dataset":
         position = given.all("all_scores").index(given.source("score"))
         group = [score.arrays for score in given.each("all_scores")]
-    rule: dict[str, Any] = {"rule": s.rule, "value": s.value, "cap": s.cap}
-    scores = np.concatenate([one["scores"] for one in group])
-    sound = selection.sound(
-        np.concatenate([one["area_ratio"] for one in group]),
-        np.concatenate([one["holds_point"] for one in group]),
-        area_ratio=s.area_ratio,
-        contains_point=s.contains_point,
+    scores, ratios, holds_point = (
+        np.concatenate([one[name] for one in group])
+        for name in ("scores", "area_ratio", "holds_point")
     )
     start = sum(len(one["scores"]) for one in group[:position])
-    accepted = selection.accept(scores, sound, **rule)[start : start + len(masks)]
-    accepted = selection.without_overlaps(accepted, own["scores"], masks, s.max_overlap)
-    return accepted, selection.threshold(scores, **rule)
+    accepted = selection.accept(scores, s, selection.sound(ratios, holds_point, s))
+    accepted = selection.without_overlaps(
+        accepted[start : start + len(masks)], own["scores"], masks, s.max_overlap
+    )
+    return accepted, selection.threshold(scores, s)
 
 
 def _change(now: LabelMap, before: LabelMap | None) -> dict[str, int]:

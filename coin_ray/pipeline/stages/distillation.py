@@ -127,11 +127,11 @@ ROUND = Stage(
 
 
 def _evidence(settings: Keyed, image: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
-    from coin_ray.imaging.stain import nuclear_evidence
+    from coin_ray.imaging.stain import evidence_maps
 
-    return nuclear_evidence(
+    return evidence_maps(
         image, sigma=settings.sigma, contrast_sigma=settings.contrast_sigma, scale=scale
-    )
+    ).evidence
 
 
 def _predict(given: Given) -> Artifact:
@@ -164,7 +164,7 @@ def _predict(given: Given) -> Artifact:
         from coin_ray.propagation.crf import dense_crf
 
         maps = np.stack([1 - probability, probability])
-        return dense_crf(image, maps, **s.crf.options(Crf, "enabled"))[1]
+        return dense_crf(image, maps, s.crf.section(Crf))[1]
 
     found = instances_from_probability(
         segmentation,

@@ -16,7 +16,7 @@ def _evaluate(given: Given) -> Artifact:
 
     arrays = given["labels"].arrays
     found = arrays["label_map"] if "label_map" in arrays else arrays["array"]
-    metrics = evaluate(given["truth"], found, **given.settings.options(Evaluate))
+    metrics = evaluate(given["truth"], found, given.settings.section(Evaluate))
     values = np.array(list(metrics.values()), dtype=np.float64)
     return Artifact({"values": values}, {"names": list(metrics)})
 

@@ -12,9 +12,8 @@ from coin_ray.imaging.settings import Instances
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import needs_coarse
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
-from coin_ray.propagation.settings import Crf
+from coin_ray.propagation.settings import Crf, Ot, Uss, backbone_name
 from coin_ray.store.artifacts import Artifact
-from coin_ray.weights.registry import backbone_name
 
 
 def _features(given: Given) -> Artifact:
@@ -22,20 +21,11 @@ def _features(given: Given) -> Artifact:
     from coin_ray.propagation.backbones import load_backbone
     from coin_ray.propagation.features import extract_features
 
-    s = given.settings
-    assert given["weights"] == backbone_name(s.family, s.size, s.weights)
-    backbone = load_backbone(
-        s.family, s.size, weights=s.weights, layer=s.layer, device=given.device
-    )
-    found = extract_features(
-        given["image"],
-        backbone,
-        zoom=s.zoom,
-        window=s.window,
-        stride=s.stride,
-        hflip=s.hflip,
-        batch=given.runtime.uss.batch,
-    )
+    uss, zoom = given.settings.section(Uss), given.settings["zoom"]
+    assert given["weights"] == backbone_name(uss)
+    backbone = load_backbone(given["weights"], layer=uss.layer, device=given.device)
+    batch = given.runtime.uss.batch
+    found = extract_features(given["image"], backbone, uss, zoom=zoom, batch=batch)
     return Artifact(found.to_arrays())
 
 
@@ -45,14 +35,7 @@ FEATURES = Stage(
     reads=(Read("uss", ("family", "size", "weights", "layer", "window", "stride", "hflip")),),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),
-        Take(
-            "weights",
-            lambda chain, ref: chain.weights(
-                backbone_name(
-                    chain.config.uss.family, chain.config.uss.size, chain.config.uss.weights
-                )
-            ),
-        ),
+        Take("weights", lambda chain, ref: chain.weights(backbone_name(chain.config.uss))),
     ),
     # Of one zoom, so that lists of zooms share what they have in common.
     adds=lambda chain, ref: {"zoom": ref.zoom},
@@ -71,7 +54,7 @@ def _centroids(given: Given) -> Artifact:
 
     features = _normalised(given["features"], given.settings.normalise)
     sums = class_sums(features, given.array("ucis"))
-    return Artifact({"sums": sums.sums, "counts": sums.counts})
+    return Artifact(vars(sums))
 
 
 def _normalised(features: Artifact, how: str) -> Any:
@@ -96,6 +79,10 @@ CENTROIDS = Stage(
 )
 
 
+STRETCH = ("minmax", "percentile", "complement")
+"""Settings of the section uss that similarities are stretched by for the transport."""
+
+
 def _transports(config: Any) -> bool:
     return bool(config.ot.enabled)
 
@@ -108,7 +95,7 @@ def _similarity(given: Given) -> Artifact:
     """(2, H, W) cosine to the background and foreground centroid (Eq. 3), the zooms' mean. Without
     transport these are raw: the paper's ablation thresholds cosines."""
     from coin_ray.propagation.centroids import ClassSums, centroids, merge
-    from coin_ray.propagation.similarity import similarity_map
+    from coin_ray.propagation.similarity import similarity_map, stretched
 
     s = given.settings
     own = [ClassSums(**sums.arrays) for sums in given.each("centroids")]
@@ -121,13 +108,12 @@ def _similarity(given: Given) -> Artifact:
             of_all = None
             if everyone:
                 of_all = merge(everyone[zoom :: len(own)], s.centroid_weight)
-            vectors = centroids(own[zoom], of_all, scope=s.centroid_scope)
-            yield _normalised(features, s.normalise), vectors
+            yield _normalised(features, s.normalise), centroids(own[zoom], of_all)
 
-    stretched: dict[str, Any] = {"minmax": False, "percentile": 0.0, "complement": False}
-    if any(name in s for name in stretched):
-        stretched = {name: s[name] for name in stretched}
-    return Artifact({"array": similarity_map(pairs(), relu=s.relu, **stretched)})
+    maps = similarity_map(pairs(), relu=s.relu)
+    if any(name in s for name in STRETCH):
+        maps = stretched(maps, s.section(Uss))
+    return Artifact({"array": maps})
 
 
 SIMILARITY = Stage(
@@ -135,7 +121,7 @@ SIMILARITY = Stage(
     _similarity,
     reads=(
         Read("uss", ("normalise", "centroid_scope", "relu")),
-        Read("uss", ("minmax", "percentile", "complement"), when=_transports),
+        Read("uss", STRETCH, when=_transports),
         Read("uss", ("centroid_weight",), when=lambda c: c.uss.centroid_scope == "dataset"),
     ),
     takes=(
@@ -155,26 +141,11 @@ def _transport(given: Given) -> Artifact:
     """S^OT (2, H, W) (Eq. 4), or the paper's thresholded map when transport is off."""
     from coin_ray.propagation.transport import transport, without_transport
 
-    s, similarity = given.settings, given.array("similarity")
-    if not s.enabled:
-        return Artifact({"array": without_transport(similarity, s.threshold)})
-    coarse = given.array("ucis") if "ucis" in given else None
-    mass = s.foreground_mass
-    if mass == "coarse":
-        coarse = given.array("ucis")
-        # A transport needs some mass on either side, also for an image without a cell.
-        mass = float(np.clip(coarse.mean(), 1e-3, 1 - 1e-3))
-    found = transport(
-        similarity,
-        lambda_=s["lambda"],
-        mode=s.mode,
-        solver=s.solver,
-        foreground_mass=mass,
-        prior=s.prior,
-        output=s.output,
-        coarse=coarse,
-        complement=s.complement,
-    )
+    ot, similarity = given.settings.section(Ot), given.array("similarity")
+    if not ot.enabled:
+        return Artifact({"array": without_transport(similarity, ot.threshold)})
+    coarse = given.array("ucis") if needs_coarse(ot) else None
+    found = transport(similarity, ot, coarse, complement=given.settings.complement)
     return Artifact({"array": found})
 
 
@@ -193,7 +164,7 @@ TRANSPORT = Stage(
             "ucis",
             lambda chain, ref: Ref("ucis", ref.image),
             stages=("ucis",),
-            when=lambda chain, ref: needs_coarse(chain.config),
+            when=lambda chain, ref: needs_coarse(chain.config.ot),
         ),
     ),
 )
@@ -205,7 +176,7 @@ def _refine(given: Given) -> Artifact:
     if s.enabled:
         from coin_ray.propagation.crf import dense_crf
 
-        transported = dense_crf(given["image"], transported, **s.options(Crf, "enabled"))
+        transported = dense_crf(given["image"], transported, s.section(Crf))
     return Artifact({"array": transported[1] > transported[0]})
 
 
@@ -232,8 +203,8 @@ def _instances(given: Given) -> Artifact:
     """Label map (H, W) of a mask (Eq. 5)."""
     from coin_ray.imaging.instances import split_instances
 
-    options = given.settings.options(Instances)
-    found = split_instances(given.array("mask"), scale=given["scale"], **options)
+    instances = given.settings.section(Instances)
+    found = split_instances(given.array("mask"), instances, scale=given["scale"])
     return Artifact({"array": found})
 
 

@@ -1,0 +1,95 @@
+"""The house keeps to its measures: short functions and modules, few parameters, and a default
+stands once, in its section of settings. Read from the source; nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import coin_ray
+
+ROOT = Path(coin_ray.__file__).parent
+MOST_PARAMETERS, LONGEST_FUNCTION, LONGEST_MODULE = 8, 80, 350
+NOT_YET = ("cluster", "data", "distillation", "pretraining", "study", "ucis")
+"""Rooms that are being rebuilt, not yet measured."""
+OF_ITS_OWN = "seed"
+"""A parameter of many; the setting of that name is of the training of a coarse model alone."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules() -> Iterator[tuple[str, ast.Module, int]]:
+    """(path below the package, syntax tree, lines) of every module that is measured."""
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT)
+        if name.parts[0] not in NOT_YET:
+            text = path.read_text(encoding="utf-8")
+            yield name.as_posix(), ast.parse(text), len(text.splitlines())
+
+
+def functions() -> Iterator[tuple[str, Function]]:
+    for name, tree, _ in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                yield f"{name}:{node.lineno} {node.name}", node
+
+
+def parameters(function: Function) -> list[str]:
+    found = function.args
+    names = [arg.arg for arg in (*found.posonlyargs, *found.args, *found.kwonlyargs)]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def defaults(function: Function) -> Iterator[tuple[str, ast.expr]]:
+    found = function.args
+    positional = [*found.posonlyargs, *found.args]
+    yield from zip((a.arg for a in positional[::-1]), found.defaults[::-1], strict=False)
+    for argument, value in zip(found.kwonlyargs, found.kw_defaults, strict=True):
+        if value is not None:
+            yield argument.arg, value
+
+
+def section_defaults() -> set[tuple[str, str]]:
+    """(field, default) of every section of settings, the default as it is written."""
+    found = set()
+    for path in ROOT.rglob("settings.py"):
+        for section in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(section, ast.ClassDef):
+                for field in section.body:
+                    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                        found |= {(field.target.id, ast.unparse(d)) for d in _default(field.value)}
+    return found
+
+
+def _default(value: ast.expr | None) -> list[ast.expr]:
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field":
+        named = [k.value for k in value.keywords if k.arg == "default"]
+        return [*value.args[:1], *named]
+    return [] if value is None else [value]
+
+
+def test_no_function_has_too_many_parameters() -> None:
+    many = {
+        where: len(parameters(function))
+        for where, function in functions()
+        if len(parameters(function)) > MOST_PARAMETERS and not where.startswith("cli/")
+    }
+    assert not many
+
+
+def test_no_function_and_no_module_is_too_long() -> None:
+    long = {where: (f.end_lineno or 0) - f.lineno + 1 for where, f in functions()}
+    assert not {where: lines for where, lines in long.items() if lines > LONGEST_FUNCTION}
+    assert not {name: lines for name, _, lines in modules() if lines > LONGEST_MODULE}
+
+
+def test_a_default_of_a_setting_stands_in_its_section_alone() -> None:
+    settings = section_defaults()
+    assert {("lambda_", "0.1"), ("footprint", "12"), ("cap", "0.9")} <= settings
+    twice = [
+        f"{where}: {name} = {ast.unparse(value)}"
+        for where, function in functions()
+        for name, value in defaults(function)
+        if (name, ast.unparse(value)) in settings and name != OF_ITS_OWN
+    ]
+    assert not twice
