@@ -229,3 +229,23 @@ def test_dense_equals_sparse(pair):
     dense, sparse = contingency(*pair), contingency(*pair, dense_cells=0)
     for name in ("true_areas", "predicted_areas", "true_index", "predicted_index", "intersection"):
         np.testing.assert_array_equal(getattr(dense, name), getattr(sparse, name))
+
+
+def test_counts_add_up_to_pooled_counts():
+    from coin_ray.metrics.panoptic import panoptic
+
+    rng = np.random.default_rng(5)
+    true = [discs(rng, 6) for _ in range(4)]
+    predicted = [edited(rng, m) for m in true]
+
+    def matches(t, p):
+        table = contingency(t, p)
+        return panoptic(table).dq * (len(table.true_areas) + len(table.predicted_areas)) / 2
+
+    def side_by_side(maps):
+        starts = np.cumsum([0, *(m.max() for m in maps)])[:-1]
+        return np.hstack([np.where(m > 0, m + s, 0) for m, s in zip(maps, starts, strict=True)])
+
+    each = [matches(t, p) for t, p in zip(true, predicted, strict=True)]
+    assert sum(each) == pytest.approx(matches(side_by_side(true), side_by_side(predicted)))
+    assert sum(each) > 4

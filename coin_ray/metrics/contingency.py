@@ -75,11 +75,15 @@ def contingency(
         occupied, counts = np.unique(keys, return_counts=True)
     i, j = np.divmod(occupied, columns)
     pairs = (i > 0) & (j > 0)
+
+    def areas(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        return np.bincount(index, counts, size)[1:].astype(np.int64)  # exact below 2^53
+
     return Contingency(
         true_ids=true_ids,
-        true_areas=_sums(i, counts, rows)[1:],
+        true_areas=areas(i, rows),
         predicted_ids=predicted_ids,
-        predicted_areas=_sums(j, counts, columns)[1:],
+        predicted_areas=areas(j, columns),
         true_index=i[pairs] - 1,
         predicted_index=j[pairs] - 1,
         intersection=counts[pairs].astype(np.int64),
@@ -111,9 +115,3 @@ def check_maps(true: NDArray[np.integer], predicted: NDArray[np.integer]) -> Non
             found=f"{predicted.shape}",
             do="compare maps of the same image at the same resolution",
         )
-
-
-def _sums(index: NDArray[np.int64], counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    out = np.zeros(size, dtype=np.int64)
-    np.add.at(out, index, counts)
-    return out
