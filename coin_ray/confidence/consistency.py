@@ -93,8 +93,7 @@ def regrowth_agreement(evidence: NDArray[np.floating], label_map: LabelMap) -> S
 
     Markers: the pixels deeper than half the instance's depth, and as background those more than
     4 px from every instance; watershed of the gradient of ``evidence`` (H, W), smoothed by 1 px. An
-    instance whose outline is an edge of the image grows back as it was. (N,) in
-    [0, 1].
+    instance whose outline is an edge of the image grows back as it was. (N,) in [0, 1].
     """
     from scipy.ndimage import distance_transform_edt, gaussian_gradient_magnitude
     from skimage.segmentation import watershed

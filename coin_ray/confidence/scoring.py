@@ -20,8 +20,8 @@ def agreement(label_map: LabelMap, masks: InstanceMasks) -> NDArray[np.float32]:
     if len(masks) != len(own):
         raise ValueError(f"{len(masks)} masks for {len(own)} instances")
     both = np.zeros(len(own))
-    for i, ((y0, x0, y1, x1), crop) in enumerate(zip(masks.boxes, masks.crops, strict=True)):
-        both[i] = np.count_nonzero(crop & (label_map[y0:y1, x0:x1] == i + 1))
+    for i, (y0, x0, y1, x1) in enumerate(masks.boxes.tolist()):
+        both[i] = np.count_nonzero(masks.crops[i] & (label_map[y0:y1, x0:x1] == i + 1))
     return (both / (own + masks.areas() - both + EPSILON)).astype(np.float32)
 
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.metrics.contingency import check_maps, contingency
+from coin_ray.metrics.contingency import Contingency, contingency
 
 EPSILON = 1e-6
+Common = dict[int, int]
+"""Of a true instance: position of an overlapping prediction -> common pixels."""
 
 
 def evaluate_official(
@@ -30,13 +32,16 @@ def evaluate_official(
 
     Without true instances the public code stops; AJI, PQ, SQ and DQ are NaN then.
     """
-    check_maps(true, predicted)
+    table = contingency(_first_value_dropped(true), _first_value_dropped(predicted))
     out = {f"official_{k}": v for k, v in _pixels(true > 0, predicted > 0).items()}
-    overlaps = _Overlaps(true, predicted)
-    if not len(overlaps.true_areas):
+    if not len(table.true_areas):
         return dict.fromkeys(("official_aji", *_PQ), float("nan")) | out
+    common: list[Common] = [{} for _ in table.true_areas]
+    rows = (table.true_index, table.predicted_index, table.intersection)
+    for g, q, pixels in zip(*(r.tolist() for r in rows), strict=True):
+        common[g][q] = pixels
     try:
-        aji, pq = _aji(overlaps), _panoptic(overlaps)
+        aji, pq = _aji(table, common), _panoptic(table, common)
     except IndexError:  # the public code catches exactly this and goes on with 0
         return dict.fromkeys(("official_aji", *_PQ), 0.0) | out
     return {"official_aji": aji, **dict(zip(_PQ, pq, strict=True)), **out}
@@ -45,59 +50,46 @@ def evaluate_official(
 _PQ = ("official_pq", "official_sq", "official_dq")
 
 
-class _Overlaps:
-    """Areas by position, and for every true instance the overlapping predictions."""
-
-    def __init__(self, true: NDArray[np.integer], predicted: NDArray[np.integer]) -> None:
-        table = contingency(_first_value_dropped(true), _first_value_dropped(predicted))
-        self.true_areas, self.predicted_areas = table.true_areas, table.predicted_areas
-        self.ids = table.predicted_ids
-        self.pairs: list[dict[int, int]] = [{} for _ in self.true_areas]
-        """Per true instance: position of an overlapping prediction -> common pixels."""
-        rows = (table.true_index, table.predicted_index, table.intersection)
-        for g, q, common in zip(*(r.tolist() for r in rows), strict=True):
-            self.pairs[g][q] = common
-
-    def union(self, g: int, q: int) -> int:
-        return int(self.true_areas[g] + self.predicted_areas[q]) - self.pairs[g].get(q, 0)
-
-
 def _first_value_dropped(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     """A map without background loses its lowest instance to it."""
     lowest = labels.min() if labels.size else 0
     return np.where(labels == lowest, 0, labels) if lowest > 0 else labels
 
 
-def _aji(overlaps: _Overlaps) -> float:
-    used = np.zeros(len(overlaps.ids), dtype=bool)
+def _iou(table: Contingency, common: list[Common], g: int, q: int) -> float:
+    both = common[g].get(q, 0)
+    return both / (int(table.true_areas[g] + table.predicted_areas[q]) - both)
+
+
+def _aji(table: Contingency, common: list[Common]) -> float:
+    used = np.zeros(len(table.predicted_ids), dtype=bool)
     above = below = 0
-    for g, pairs in enumerate(overlaps.pairs):
-        if not pairs:
-            below += int(overlaps.true_areas[g])
-            continue
-        best = max(pairs, key=lambda q: (pairs[q] / overlaps.union(g, q), -q))
-        above += pairs[best]
-        below += overlaps.union(g, best)
-        used[overlaps.ids[best] - 1] = True  # by id, not by position
-    return above / (below + int(overlaps.predicted_areas[~used].sum()))
+    for g, (area, pairs) in enumerate(zip(table.true_areas.tolist(), common, strict=True)):
+        below += area
+        if pairs:
+            best = max(pairs, key=lambda q: (_iou(table, common, g, q), -q))
+            above += pairs[best]
+            below += int(table.predicted_areas[best]) - pairs[best]
+            used[table.predicted_ids[best] - 1] = True  # by id, not by position
+    return above / (below + int(table.predicted_areas[~used].sum()))
 
 
-def _panoptic(overlaps: _Overlaps) -> tuple[float, float, float]:
+def _panoptic(table: Contingency, common: list[Common]) -> tuple[float, float, float]:
     matched = 0
     total = 0.0
-    evaluated = len(overlaps.true_areas) - 1  # the last one is never reached
+    evaluated = len(table.true_areas) - 1  # the last one is never reached
     partners: set[int] = set()
     for g in range(evaluated):
-        for position in overlaps.pairs[g]:
-            looked_up = int(overlaps.ids[position]) - 1
-            if looked_up >= len(overlaps.ids):
+        for position in common[g]:
+            looked_up = int(table.predicted_ids[position]) - 1
+            if looked_up >= len(table.predicted_ids):
                 raise IndexError(looked_up)
-            iou = overlaps.pairs[g].get(looked_up, 0) / overlaps.union(g, looked_up)
+            iou = _iou(table, common, g, looked_up)
             if iou > 0.5:
                 matched += 1
                 total += iou
                 partners.add(looked_up)
-    fp, fn = len(overlaps.ids) - len(partners), evaluated - matched
+    fp, fn = len(table.predicted_ids) - len(partners), evaluated - matched
     dq = matched / (matched + fp / 2 + fn / 2 + EPSILON)
     sq = total / (matched + EPSILON)
     return dq * sq, sq, dq
