@@ -109,8 +109,8 @@ def test_the_crf_refines_the_stretched_map_before_the_decision(
 
     asked: list[tuple[np.ndarray, dict[str, Any]]] = []
 
-    def shrink(image: np.ndarray, maps: np.ndarray, **settings: Any) -> np.ndarray:
-        asked.append((maps, settings))
+    def shrink(image: np.ndarray, maps: np.ndarray, crf: Any) -> np.ndarray:
+        asked.append((maps, crf))
         return np.stack([1 - maps[1] ** 2, maps[1] ** 2])
 
     monkeypatch.setattr(room, "dense_crf", shrink)
@@ -119,9 +119,9 @@ def test_the_crf_refines_the_stretched_map_before_the_decision(
     model = student_from_weights(weights, arch="unet", width=4, encoder="", edge=True)
     seg, edge = predict_probability(model, image, scales=(1.0, 0.5))
     stretched = (seg - seg.min()) / (seg.max() - seg.min())
-    ((maps, settings),) = asked
+    ((maps, crf),) = asked
     np.testing.assert_allclose(maps, np.stack([1 - stretched, stretched]), atol=1e-6)
-    assert settings["iterations"] == 10 and "enabled" not in settings
+    assert crf.iterations == 10 and "enabled" not in crf
     expected = instances_from_probability(stretched**2, edge, footprint=9)
     np.testing.assert_array_equal(found, expected)
     without = predict(cell(minmax=True), weights, image)

@@ -22,6 +22,7 @@ from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Undeclared
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.propagation.settings import Ot
 from coin_ray.store.artifacts import Artifact
 
 SMALL: dict[str, Any] = {
@@ -188,6 +189,10 @@ def test_a_computation_sees_nothing_but_what_is_declared(
     given = runs["full"].given(Ref("transport", samples[0].image))
     with pytest.raises(Undeclared, match="transport reads footprint"):
         _ = given.settings.footprint
+    ot = given.settings.section(Ot)
+    assert ot.lambda_ == runs["full"].config.ot.lambda_
+    with pytest.raises(Undeclared, match="transport reads threshold"):
+        _ = ot.threshold
     with pytest.raises(Undeclared, match="transport takes 'image'"):
         given["image"]
 
