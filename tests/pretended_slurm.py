@@ -1,5 +1,5 @@
-"""SLURM as a batch script sees it, on this machine: nodes are processes, and the time limit comes when
-a test says so. ``submit`` is `sbatch`; `srun` and `scontrol` are written into a folder of the PATH.
+"""SLURM as a batch script sees it, on this machine: nodes are processes, and the time limit comes
+when a test says so. ``submit`` is `sbatch`; `srun` and `scontrol` are written into the PATH.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def submit(
         "REQUEUED": str(requeued),
         "PATH": f"{bin_}:{os.environ['PATH']}",
     }
-    end, starts, signals = time.monotonic() + timeout, 0, {limit: signal.SIGUSR1, kill: signal.SIGTERM}
+    end, starts = time.monotonic() + timeout, 0
+    signals = {limit: signal.SIGUSR1, kill: signal.SIGTERM}
     while True:
         before = _times(requeued)
         again = {"SLURM_RESTART_COUNT": str(starts)} if starts else {}
@@ -108,7 +109,8 @@ def submit(
             for due in [due for due in signals if due()]:
                 process.send_signal(signals.pop(due))
             if time.monotonic() > end:
-                process.kill()
+                process.terminate()
+                process.wait(60)
                 raise AssertionError(f"the job has not ended:\n{log.read_text()}")
             time.sleep(0.05)
         if _times(requeued) == before:
