@@ -21,11 +21,14 @@ import os, signal, subprocess, sys
 words = sys.argv[1:]
 while words and words[0].startswith("-"):
     words.pop(0)
-nodes = [
-    subprocess.Popen(words, env={**os.environ, "SLURM_PROCID": str(n), "SLURM_NODEID": str(n)})
-    for n in range(int(os.environ["SLURM_JOB_NUM_NODES"]))
-]
+nodes, mask = [], {signal.SIGTERM}
 signal.signal(signal.SIGTERM, lambda *_: [node.send_signal(signal.SIGTERM) for node in nodes])
+signal.pthread_sigmask(signal.SIG_BLOCK, mask)
+for n in range(int(os.environ["SLURM_JOB_NUM_NODES"])):
+    own = {"SLURM_PROCID": str(n), "SLURM_NODEID": str(n)}
+    free = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, mask)
+    nodes.append(subprocess.Popen(words, env={**os.environ, **own}, preexec_fn=free))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, mask)
 sys.exit(max(node.wait() for node in nodes))
 """
 SCONTROL = """\
