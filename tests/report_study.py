@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from coin_ray.report.panels import write_panels
-from coin_ray.report.results import Results, read_results
+from coin_ray.report.values.study_results import Results, read_results
 from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.study import resolve

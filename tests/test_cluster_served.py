@@ -26,7 +26,7 @@ from coin_ray.events import events
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.export import export
-from coin_ray.report.results import read_results
+from coin_ray.report.values.study_results import read_results
 from coin_ray.store.keys import Key
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.datasets import Resolved, with_data

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 from coin_ray.pipeline.settings import Cell
-from coin_ray.report.aggregate import AGGREGATE_SCHEMA, aggregate
-from coin_ray.report.comparisons import SCHEMA, comparisons
-from coin_ray.report.effects import EFFECTS_SCHEMA, factor_effects
-from coin_ray.report.objective import CORRELATION_SCHEMA, rank_correlation
-from coin_ray.report.profiles import performance_profile
-from coin_ray.report.tables import mode, tidy
+from coin_ray.report.values.across_data import AGGREGATE_SCHEMA, aggregate
+from coin_ray.report.values.comparisons import SCHEMA, comparisons
+from coin_ray.report.values.factor_effects import EFFECTS_SCHEMA, factor_effects
+from coin_ray.report.values.performance import performance_profile
+from coin_ray.report.values.rank_correlation import CORRELATION_SCHEMA, rank_correlation
+from coin_ray.report.values.tidy import mode, tidy
 from coin_ray.statistics.paired import compare, holm, sign_flip
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import Analysis, DataSpec, ResolvedStudy, StudyCell

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from coin_ray.report.figures import style
-from coin_ray.report.figures.settings import Varied
+from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings, varied
+from coin_ray.report.figures.of_study import figures_section
+from coin_ray.report.figures.slices import Varied
 from coin_ray.report.figures.style import PALETTE, is_named, spread, strokes
-from coin_ray.report.plots import figures_section
-from coin_ray.report.plots_design import of_budget, of_factors, of_settings, varied
-from coin_ray.report.results import Results, read_results
+from coin_ray.report.values.study_results import Results, read_results
 from coin_ray.study.search import with_trials
 from tests.report_study import DESIGNS, NUMBERS, finish, finished, study
 

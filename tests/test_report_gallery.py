@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coin_ray.report.gallery import gallery
+from coin_ray.report.document.gallery import gallery
 from coin_ray.report.panels import GAP, middles, write_panels
 from coin_ray.study.resolved import StudyCell
 from tests.report_study import NUMBERS, finished

@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 
 from coin_ray.outputs import claim
-from coin_ray.report.blocks import Notes, Table, Value
+from coin_ray.report.document.blocks import Notes, Table, Value
+from coin_ray.report.document.head import in_short
 from coin_ray.report.figures import style
-from coin_ray.report.head import in_short
-from coin_ray.report.latex import escape
-from coin_ray.report.latex import table as latex_table
-from coin_ray.report.markdown import table as markdown_table
-from coin_ray.report.page import table as page_table
-from coin_ray.report.provenance import keep_sweep
-from coin_ray.report.results import Results, read_results
+from coin_ray.report.formats.html import table as page_table
+from coin_ray.report.formats.latex import escape
+from coin_ray.report.formats.latex import table as latex_table
+from coin_ray.report.formats.markdown import table as markdown_table
+from coin_ray.report.values.study_results import Results, read_results
+from coin_ray.report.values.sweep_record import keep_sweep
 from coin_ray.report.write import write_report
 from coin_ray.study.resolved import StudyCell
 from tests.report_study import finish, finished, study

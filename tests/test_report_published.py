@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coin_ray.report.published import published_for, verdict
-from coin_ray.report.sections import published_section
+from coin_ray.report.document.sections import published_section
+from coin_ray.report.values.published import published_for, verdict
 from coin_ray.study.resolved import Published
 from tests.report_study import NUMBERS, finished
 

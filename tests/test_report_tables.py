@@ -15,10 +15,11 @@ import yaml
 from rich.console import Console
 
 from coin_ray.pipeline.settings import Cell
-from coin_ray.report.collect import collect
-from coin_ray.report.comparisons import comparisons
-from coin_ray.report.layout import result_tables, summary
-from coin_ray.report.tables import (
+from coin_ray.report.formats.terminal import renderables
+from coin_ray.report.values.collect import collect
+from coin_ray.report.values.comparisons import comparisons
+from coin_ray.report.values.result_tables import result_tables, summary
+from coin_ray.report.values.tidy import (
     SCHEMA,
     Column,
     columns,
@@ -27,7 +28,6 @@ from coin_ray.report.tables import (
     metric_title,
     tidy,
 )
-from coin_ray.report.terminal import renderables
 from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
 
 NAN = float("nan")

@@ -22,7 +22,7 @@ from coin_ray.cli.results import show_tables
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
 from coin_ray.files import SCRATCH
-from coin_ray.report.results import read_results
+from coin_ray.report.values.study_results import read_results
 from coin_ray.report.write import write_report
 from coin_ray.study.datasets import read_data
 from tests.cli_calls import call, enter

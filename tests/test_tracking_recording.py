@@ -10,7 +10,7 @@ import pytest
 
 from coin_ray.cli.recording import Recorder, recorder
 from coin_ray.errors import UserError
-from coin_ray.report.results import Results
+from coin_ray.report.values.study_results import Results
 from coin_ray.tracking.describe import describe_study
 from coin_ray.tracking.journal import read
 from coin_ray.tracking.records import STUDY, RunRecord, fold

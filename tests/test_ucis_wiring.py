@@ -29,7 +29,7 @@ from coin_ray.pipeline.training import train_coarse
 from coin_ray.planning.asked import cell_stages
 from coin_ray.planning.plan import plan_cells
 from coin_ray.report.export import export
-from coin_ray.report.results import read_results
+from coin_ray.report.values.study_results import read_results
 from coin_ray.section import Section, identity
 from coin_ray.store.keys import Key, make_key
 from coin_ray.study.command_line import Request

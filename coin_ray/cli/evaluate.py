@@ -118,7 +118,7 @@ def _table(values: Mapping[str, Mapping[str, float]]) -> object:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from coin_ray.report.tables import TITLES
+    from coin_ray.report.values.tidy import TITLES
     from coin_ray.statistics.intervals import estimate
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))

@@ -11,7 +11,7 @@ from coin_ray.study.resolved import ResolvedStudy
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from coin_ray.report.results import Results
+    from coin_ray.report.values.study_results import Results
     from coin_ray.study.datasets import Resolved
 
 
@@ -30,7 +30,7 @@ def as_known(study: ResolvedStudy, workspace: Path) -> ResolvedStudy:
 def results_of(study: ResolvedStudy, runs: Path) -> Results:
     """What the finished cells of a study say; of a search, of all that it has proposed."""
     from coin_ray.cluster.trials import with_proposals
-    from coin_ray.report.results import read_results
+    from coin_ray.report.values.study_results import read_results
 
     return read_results(with_proposals(study, runs), runs)
 
@@ -38,8 +38,8 @@ def results_of(study: ResolvedStudy, runs: Path) -> Results:
 def verdicts_in(runs: Path) -> Callable[[ResolvedStudy], dict[tuple[str, str], str | None]]:
     """What the finished cells of a part of a study say of its levels, by its first metric:
     (data set, level) -> better, worse, equal, open or None."""
-    from coin_ray.report.collect import collect
-    from coin_ray.report.comparisons import comparisons
+    from coin_ray.report.values.collect import collect
+    from coin_ray.report.values.comparisons import comparisons
 
     def verdicts(part: ResolvedStudy) -> dict[tuple[str, str], str | None]:
         rows = comparisons(collect(part, runs).frame, part).to_dicts()
@@ -51,14 +51,14 @@ def verdicts_in(runs: Path) -> Callable[[ResolvedStudy], dict[tuple[str, str], s
 
 def show_tables(screen: Console, results: Results) -> None:
     """Print the result tables and the comparison with the baseline."""
-    from coin_ray.report.terminal import renderables
+    from coin_ray.report.formats.terminal import renderables
 
     for item in renderables(results.tables, results.compared, screen.width):
         screen.print(item)
 
 
 def sweep_facts(data: Mapping[str, Resolved], device: str) -> dict[str, Any]:
-    """How the numbers of a sweep come about, but for its failures; see ``report.provenance``."""
+    """How the numbers of a sweep come about, but for its failures; see ``keep_sweep``."""
     from coin_ray.cli.recording import command_line
     from coin_ray.tracking.environment import environment, git_commit
 

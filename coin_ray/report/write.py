@@ -8,16 +8,16 @@ import polars as pl
 
 from coin_ray import safe
 from coin_ray.outputs import claim
-from coin_ray.report import head, sections
-from coin_ray.report.blocks import Document, Section
-from coin_ray.report.gallery import LEGEND, gallery
-from coin_ray.report.latex import latex
-from coin_ray.report.layout import summary
-from coin_ray.report.markdown import markdown
-from coin_ray.report.page import page
-from coin_ray.report.plots import figures_section
-from coin_ray.report.provenance import provenance
-from coin_ray.report.results import Results
+from coin_ray.report.document import head, sections
+from coin_ray.report.document.blocks import Document, Section
+from coin_ray.report.document.gallery import LEGEND, gallery
+from coin_ray.report.document.provenance import provenance
+from coin_ray.report.figures.of_study import figures_section
+from coin_ray.report.formats.html import page
+from coin_ray.report.formats.latex import latex
+from coin_ray.report.formats.markdown import markdown
+from coin_ray.report.values.result_tables import summary
+from coin_ray.report.values.study_results import Results
 
 KEYS = ["dataset", "level", "metric"]
 TABLES = ("results.csv", "per_image.csv", "per_image.parquet")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
-from coin_ray.report.blocks import Plot
+from coin_ray.report.document.blocks import Plot
 from coin_ray.study.names import file_word
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coin_ray.report.blocks import Value
+from coin_ray.report.document.blocks import Value
 from coin_ray.statistics.intervals import Estimate
 
 DASH = "–"

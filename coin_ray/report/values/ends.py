@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.tables import at_end
+from coin_ray.report.values.tidy import at_end
 from coin_ray.statistics.intervals import FEW_IMAGES, Estimate
 from coin_ray.statistics.paired import Values
 from coin_ray.study.resolved import ResolvedStudy

@@ -1,4 +1,4 @@
-"""How the numbers of a study came about: kept beside its cells, told at the end of its report."""
+"""How the numbers of a study came about, told at the end of its report."""
 
 from __future__ import annotations
 
@@ -7,30 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coin_ray.files import write_text
-from coin_ray.report.blocks import Block, Code, Fold, Section, Table, Value
+from coin_ray.report.document.blocks import Block, Code, Fold, Section, Table, Value
 from coin_ray.study.resolved import ResolvedStudy
 
-FILE = "sweep.json"
 DIGITS = 12
 """Characters of a content digest that are shown."""
-
-
-def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
-    """Write what is known about a sweep into the folder of its cells, in place of the last one.
-
-    ``facts``: ``command``, ``git_commit``, ``git_changed``, ``environment`` (python, platform,
-    processor, cores, device, packages), ``data`` (name -> train and evaluated images as name ->
-    content digest, and the number of labelled ones), ``missing`` (cell -> why it has no result).
-    """
-    runs.mkdir(parents=True, exist_ok=True)
-    write_text(runs / FILE, json.dumps(facts, indent=1))
-
-
-def last_sweep(runs: Path) -> dict[str, Any]:
-    """What ``keep_sweep`` wrote last; empty if no sweep did."""
-    path = runs / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def provenance(study: ResolvedStudy, sweep: Mapping[str, Any], files: tuple[str, ...]) -> Section:

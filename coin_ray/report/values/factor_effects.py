@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from coin_ray.report.ends import bounds, ends, few_notes
+from coin_ray.report.values.ends import bounds, ends, few_notes
 from coin_ray.statistics.effects import Effect, effects
 from coin_ray.statistics.intervals import estimate
 from coin_ray.statistics.paired import Values, aligned

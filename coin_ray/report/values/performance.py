@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import polars as pl
 
-from coin_ray.report.ends import ends
+from coin_ray.report.values.ends import ends
 from coin_ray.statistics.paired import aligned
 from coin_ray.study.resolved import ResolvedStudy
 

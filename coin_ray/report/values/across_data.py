@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from coin_ray.report.ends import End, ends
-from coin_ray.report.tables import mode
+from coin_ray.report.values.ends import End, ends
+from coin_ray.report.values.tidy import mode
 from coin_ray.statistics import datasets
 from coin_ray.statistics.intervals import estimate, weighted_mean
 from coin_ray.statistics.paired import aligned

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from coin_ray.report.tables import at_end
+from coin_ray.report.values.tidy import at_end
 from coin_ray.statistics.objective import spearman
 
 CORRELATION_SCHEMA = {

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.collect import collect
-from coin_ray.report.comparisons import comparisons
-from coin_ray.report.layout import ResultTable, result_tables
-from coin_ray.report.provenance import last_sweep
+from coin_ray.report.values.collect import collect
+from coin_ray.report.values.comparisons import comparisons
+from coin_ray.report.values.result_tables import ResultTable, result_tables
+from coin_ray.report.values.sweep_record import last_sweep
 from coin_ray.study.resolved import ResolvedStudy
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from coin_ray.pipeline.settings import Cell
-from coin_ray.report.tables import tidy
+from coin_ray.report.values.tidy import tidy
 from coin_ray.study.cells import config_digest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import polars as pl
 
-from coin_ray.report.blocks import Plot, Section
+from coin_ray.report.document.blocks import Plot, Section
+from coin_ray.report.document.numbers import minus
 from coin_ray.report.figures import curves, levels, scatter
+from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings
 from coin_ray.report.figures.style import Looks, plot, strokes
-from coin_ray.report.layout import ResultTable
-from coin_ray.report.numbers import minus
-from coin_ray.report.objective import rank_correlation
-from coin_ray.report.plots_design import of_budget, of_factors, of_settings
-from coin_ray.report.profiles import performance_profile
-from coin_ray.report.results import Results
-from coin_ray.report.tables import FINAL, at_end, metric_title, mode
+from coin_ray.report.values.performance import performance_profile
+from coin_ray.report.values.rank_correlation import rank_correlation
+from coin_ray.report.values.result_tables import ResultTable
+from coin_ray.report.values.study_results import Results
+from coin_ray.report.values.tidy import FINAL, at_end, metric_title, mode
 
 MOST_LEVELS = 40
 """Levels of a dot plot; of more, the best are shown."""

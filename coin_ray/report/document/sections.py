@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.aggregate import aggregate
-from coin_ray.report.blocks import Block, Notes, Section, Table, Value
-from coin_ray.report.layout import ResultTable, seeds_and_images
-from coin_ray.report.numbers import DASH, estimated, interval, p_value, plain, signed
-from coin_ray.report.published import MEANING, verdict
-from coin_ray.report.results import Results
-from coin_ray.report.tables import metric_title
+from coin_ray.report.document.blocks import Block, Notes, Section, Table, Value
+from coin_ray.report.document.numbers import DASH, estimated, interval, p_value, plain, signed
+from coin_ray.report.values.across_data import aggregate
+from coin_ray.report.values.published import MEANING, verdict
+from coin_ray.report.values.result_tables import ResultTable, seeds_and_images
+from coin_ray.report.values.study_results import Results
+from coin_ray.report.values.tidy import metric_title
 
 MOST_LEVELS = 12
 """Of more levels a page compares the first metric alone; ``results.csv`` has them all."""

@@ -7,16 +7,16 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.blocks import Plot
-from coin_ray.report.effects import factor_effects
+from coin_ray.report.document.blocks import Plot
+from coin_ray.report.document.numbers import minus
 from coin_ray.report.figures import levels
 from coin_ray.report.figures.levels import Interval
-from coin_ray.report.figures.settings import Varied, draw_budget, draw_parallel, draw_slices
+from coin_ray.report.figures.slices import Varied, draw_budget, draw_parallel, draw_slices
 from coin_ray.report.figures.style import plot
-from coin_ray.report.layout import ResultTable
-from coin_ray.report.numbers import minus
-from coin_ray.report.results import Results, objective_by_level
-from coin_ray.report.tables import metric_title
+from coin_ray.report.values.factor_effects import factor_effects
+from coin_ray.report.values.result_tables import ResultTable
+from coin_ray.report.values.study_results import Results, objective_by_level
+from coin_ray.report.values.tidy import metric_title
 from coin_ray.statistics.objective import expected_best
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import settings_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 
-from coin_ray.report.blocks import (
+from coin_ray.report.document.blocks import (
     Block,
     Code,
     Document,

@@ -3,7 +3,7 @@ into a paper."""
 
 from __future__ import annotations
 
-from coin_ray.report.blocks import Block, Document, Notes, Plot, Section, Table, Value
+from coin_ray.report.document.blocks import Block, Document, Notes, Plot, Section, Table, Value
 from coin_ray.safe import latex as escape
 
 PREAMBLE = r"""\documentclass{article}

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.ends import End, bounds, ends, few_notes
-from coin_ray.report.tables import mode
+from coin_ray.report.values.ends import End, bounds, ends, few_notes
+from coin_ray.report.values.tidy import mode
 from coin_ray.statistics.paired import Comparison, aligned, compare, holm, verdict
 from coin_ray.statistics.power import smallest_p
 from coin_ray.study.resolved import ResolvedStudy

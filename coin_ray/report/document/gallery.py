@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from coin_ray.report.blocks import Photo
+from coin_ray.report.document.blocks import Photo
 from coin_ray.report.panels import middles
-from coin_ray.report.tables import at_end
+from coin_ray.report.values.tidy import at_end
 from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
 
 LEGEND = (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from coin_ray import safe
-from coin_ray.report.layout import ResultTable, seeds_and_images
-from coin_ray.report.tables import metric_title
+from coin_ray.report.values.result_tables import ResultTable, seeds_and_images
+from coin_ray.report.values.tidy import metric_title
 from coin_ray.statistics.intervals import Estimate
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from coin_ray.report.ends import End, ends
-from coin_ray.report.published import Numbers, published_for
-from coin_ray.report.tables import FINAL, Column, columns, entry, mode
+from coin_ray.report.values.ends import End, ends
+from coin_ray.report.values.published import Numbers, published_for
+from coin_ray.report.values.tidy import FINAL, Column, columns, entry, mode
 from coin_ray.statistics.intervals import FEW_IMAGES, Estimate, estimate
 from coin_ray.statistics.paired import aligned
 from coin_ray.study.resolved import DataSpec, ResolvedStudy

@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.blocks import Notes, Section
-from coin_ray.report.layout import count
-from coin_ray.report.numbers import in_words, plain, signed
-from coin_ray.report.results import Results, objective_by_level
-from coin_ray.report.tables import metric_title
+from coin_ray.report.document.blocks import Notes, Section
+from coin_ray.report.document.numbers import in_words, plain, signed
+from coin_ray.report.values.result_tables import count
+from coin_ray.report.values.study_results import Results, objective_by_level
+from coin_ray.report.values.tidy import metric_title
 
 _WORDS = {
     "better": "Better than the baseline",

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from coin_ray import safe
-from coin_ray.report.blocks import Block, Code, Document, Fold, Notes, Photo, Plot, Table, Value
+from coin_ray.report.document.blocks import (
+    Block,
+    Code,
+    Document,
+    Fold,
+    Notes,
+    Photo,
+    Plot,
+    Table,
+    Value,
+)
 
 
 def markdown(document: Document) -> str:
