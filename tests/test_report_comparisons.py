@@ -13,9 +13,8 @@ import pytest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.values.across_data import AGGREGATE_SCHEMA, aggregate
 from coin_ray.report.values.comparisons import SCHEMA, comparisons
+from coin_ray.report.values.ends import ends, performance_profile
 from coin_ray.report.values.factor_effects import EFFECTS_SCHEMA, factor_effects
-from coin_ray.report.values.performance import performance_profile
-from coin_ray.report.values.rank_correlation import CORRELATION_SCHEMA, rank_correlation
 from coin_ray.report.values.tidy import mode, tidy
 from coin_ray.statistics.paired import compare, holm, sign_flip
 from coin_ray.study.metrics import METRICS
@@ -367,28 +366,13 @@ def test_effects_of_a_ladder_and_of_one_at_a_time() -> None:
     assert found["low"].to_list() == pytest.approx(same["low"].to_list())
 
 
-def test_rank_correlation_by_data_set() -> None:
-    given = study(one_factor("a", "b", "c", "d"), data=("one", "two", "three"), seeds=(0,))
-    worth = dict(zip("abcd", (0.1, 0.2, 0.4, 0.3), strict=True))
-    full = frame(given, lambda level, *_: worth[level])
-    objective = {c.key_label: float("abcd".index(c.level)) for c in given.cells}
-    objective |= {c.key_label: NAN for c in given.cells if c.data.name == "two" and c.level > "b"}
-    objective |= {c.key_label: 1.0 for c in given.cells if c.data.name == "three"}
-    found = rank_correlation(objective, full)
-    assert dict(found.schema) == CORRELATION_SCHEMA
-    one, two, three = (row(found, dataset=name) for name in ("one", "two", "three"))
-    assert one["rho"] == pytest.approx(0.8) and one["low"] <= 0.8 <= one["high"]
-    assert (two["rho"], two["cells"], two["reason"]) == (None, 2, "fewer than three cells")
-    assert (three["rho"], three["reason"]) == (None, "all cells have the same value")
-    assert rank_correlation({}, tidy([])).is_empty()
-
-
 def test_performance_profile_by_hand() -> None:
     given = study(one_factor("base", "gone"))
     full = frame(
         given, lambda _, __, image, seed: (0.2, 0.4, 0.4, 0.8)[image] + 0.1 * seed, images=4
     )
-    found = performance_profile(full.filter(pl.col("level") == "base"), given)
-    assert found["level"].unique().to_list() == ["base"]
-    assert found["threshold"].to_list() == pytest.approx([0, 0.25, 0.45, 0.85])
-    assert found["share"].to_list() == [1, 0.75, 0.25, 0]
+    found = ends(full.filter(pl.col("level") == "base"), given)
+    assert not found["tiles", "gone"].values
+    thresholds, shares = performance_profile(found["tiles", "base"].values["aji"])
+    assert thresholds == pytest.approx([0, 0.25, 0.45, 0.85])
+    assert shares == [1, 0.75, 0.25, 0]

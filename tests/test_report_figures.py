@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings
 from coin_ray.report.figures.of_study import figures_section
 from coin_ray.report.figures.slices import Varied
 from coin_ray.report.figures.style import PALETTE, is_named, spread, strokes
-from coin_ray.report.values.study_results import Results, read_results
+from coin_ray.report.values.study_results import Results, objective_points, read_results
 from coin_ray.study.search import with_trials
 from tests.report_study import DESIGNS, NUMBERS, finish, finished, study
 
@@ -91,6 +92,19 @@ def test_equal_numbers_are_equal_bytes(tmp_path: Path) -> None:
     results = search(tmp_path)
     first, second = (next(of_settings(results, results.tables[0])) for _ in range(2))
     assert (first.svg, first.pdf) == (second.svg, second.pdf)
+
+
+def test_the_objective_is_ranked_within_a_data_set(tmp_path: Path) -> None:
+    # Every cell's agreement is its AJI on the first image plus 0.1: the ranks are the same.
+    results = finished(tmp_path, NUMBERS, images=1)
+    lost, *others = (cell.key_label for cell in results.study.cells)
+    facts = {**results.facts, lost: {"agreement": float("nan")}}
+    points = objective_points(replace(results, facts=facts), "generated")
+    assert list(points) == others
+    assert all(x == pytest.approx(y + 0.1) for _, x, y in points.values())
+    assert not objective_points(results, "another")
+    plots = {plot.name: plot for plot in figures_section(results).blocks}  # type: ignore[union-attr]
+    assert "over 8 cells: 1.00 (1.00 to 1.00)." in plots["objective-generated"].caption
 
 
 def test_nothing_measured_nothing_drawn(tmp_path: Path, drawn_only: None) -> None:

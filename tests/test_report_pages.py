@@ -217,6 +217,7 @@ TABLE = Table(
         (Value("b|c"), Value("8"), Value("missing")),
     ),
     starts=(1,),
+    notes=("<few>",),
 )
 
 
@@ -235,6 +236,7 @@ b\textbar{}c & 8 & missing \\
         in text
     )
     assert r"\caption{What \textbar{} who}" in text
+    assert text.endswith("\\item \\textless{}few\\textgreater{}\n\\end{itemize}")
 
 
 def test_a_table_in_markdown_by_hand() -> None:
@@ -245,6 +247,8 @@ def test_a_table_in_markdown_by_hand() -> None:
         "|---|---:|---:|",
         "| a\\_1 | 8 | **0.600** (0.5–0.7) |",
         "| b\\|c | 8 | missing |",
+        "",
+        "- \\<few\\>",
     ]
 
 
@@ -253,6 +257,7 @@ def test_a_table_of_the_page() -> None:
     page = Reader(text)
     assert "a_1" in page.text and "b|c" in page.text
     assert text.count("<strong>") == 1 and "<small>0.5–0.7</small>" in text
+    assert text.endswith('<ul class="notes"><li>&lt;few&gt;</li></ul>')
     assert text.count("<tr") == 3 and text.count('<tr class="start">') == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from coin_ray.report.document.sections import published_section
 from coin_ray.report.values.published import published_for, verdict
+from coin_ray.statistics.intervals import Estimate
 from coin_ray.study.resolved import Published
 from tests.report_study import NUMBERS, finished
 
@@ -27,9 +28,10 @@ PAPER = Published("A paper", {"mae": {"MoNuSeg_test": {"aji": 0.58}}}, note="one
     ],
 )
 def test_verdicts(own: float | None, low: float | None, high: float | None, expected: str) -> None:
-    found = verdict(own, low, high, 0.58, tolerance=0.01, comparable=True)
-    assert found == expected
-    assert verdict(own, low, high, 0.58, tolerance=0.01, comparable=False) == "not comparable"
+    mean = None if own is None else Estimate(own, low, high, 8, 2)
+    found, inside = verdict(mean, 0.58, tolerance=0.01, comparable=True)
+    assert (found, inside) == (expected, bool(low and high and low <= 0.58 <= high))
+    assert verdict(mean, 0.58, tolerance=0.01, comparable=False) == ("not comparable", False)
 
 
 def test_numbers_belong_to_a_data_set_whatever_its_spelling_and_to_profiles() -> None:

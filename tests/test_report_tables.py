@@ -16,19 +16,19 @@ from rich.console import Console
 
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.formats.terminal import renderables
-from coin_ray.report.values.collect import collect
+from coin_ray.report.values.collect import ROUND_SCHEMA, collect
 from coin_ray.report.values.comparisons import comparisons
-from coin_ray.report.values.result_tables import result_tables, summary
+from coin_ray.report.values.result_tables import entry, result_tables, summary
+from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import (
     SCHEMA,
     Column,
     columns,
-    entry,
     final_step,
     metric_title,
     tidy,
 )
-from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import DataSpec, Published, ResolvedStudy, StudyCell
 
 NAN = float("nan")
 
@@ -182,31 +182,43 @@ def test_best_is_the_lowest_error() -> None:
     assert table.best_level("fn", baseline=False) == "none"
 
 
-@pytest.mark.parametrize("width", [72, 160])
-def test_terminal(width: int) -> None:
-    frame = tidy(full("mae") + full("[bold]none"))
-    given = study(("[bold]none", "mae"))
+def printed(given: ResolvedStudy, frame: pl.DataFrame, width: int) -> str:
+    tables, rounds = result_tables(given, frame), pl.DataFrame(schema=ROUND_SCHEMA)
+    compared = comparisons(frame, given)
+    found = Results(given, Path(), frame, tables, compared, {}, rounds, {})
     out = io.StringIO()
-    console = Console(file=out, width=width)
-    for item in renderables(result_tables(given, frame), comparisons(frame, given), width):
-        console.print(item)
-    text = out.getvalue()
-    assert "against the" in text and "+.000 to +.000" in text
-    assert "[bold]none" in text and "mae *" in text and "* baseline" in text
-    assert (".400–.600" in text) == (width == 160)  # no room, no interval
+    for item in renderables(found, width):
+        Console(file=out, width=width).print(item)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [72, 100, 160])
+def test_terminal(width: int) -> None:
+    given = study(("[bold]none", "mae"))
+    text = printed(given, tidy(full("mae") + full("[bold]none")), width)
+    assert "tiles, against the baseline mae: AJI" in text and "+.000 to +.000" in text
+    assert "[bold]none" in text and "mae (baseline)" in text
+    # No room, no interval: the last step is the last to lose its own.
+    assert (".100–.300" in text, ".500–.700" in text) == (width > 72, True)
     assert ".500" in text and "…" not in text
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_long_names_wrap_and_numbers_do_not() -> None:
     name = "ot.lambda 0.2288, ot.prior 2.146, select.rule top_fraction, select.value 0.9264"
-    frame = tidy(full("mae") + full(name))
-    given = study(("mae", name))
-    out = io.StringIO()
-    for item in renderables(result_tables(given, frame), comparisons(frame, given), 100):
-        Console(file=out, width=100).print(item)
-    text = out.getvalue()
+    text = printed(study(("mae", name)), tidy(full("mae") + full(name)), 100)
     assert "…" not in text and ".500" in text and "select.value" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_published_numbers_are_printed_with_their_verdict() -> None:
+    paper = Published("A paper", {"mae": {"tiles": {"aji": 0.6}}}, comparable=("mini",))
+    text = printed(study(published=paper), tidy(full("mae")), 100)
+    assert "tiles: A paper" in text and "reproduced" in text and "Published: A paper." in text
+    elsewhere = Published("A paper", {"mae": {"others": {"aji": 0.6}}}, comparable=("mini",))
+    assert "not comparable with profile mini on tiles" in " ".join(
+        printed(study(published=elsewhere), tidy(full("mae")), 100).split()
+    )
 
 
 def write_cell(folder: Path, config: Cell, value: float) -> None:

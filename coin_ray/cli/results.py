@@ -53,7 +53,7 @@ def show_tables(screen: Console, results: Results) -> None:
     """Print the result tables and the comparison with the baseline."""
     from coin_ray.report.formats.terminal import renderables
 
-    for item in renderables(results.tables, results.compared, screen.width):
+    for item in renderables(results, screen.width):
         screen.print(item)
 
 

@@ -1,4 +1,4 @@
-"""A report as data: what it says, before it is written as HTML, Markdown or LaTeX."""
+"""A report as data: what it says, before it is written as HTML, Markdown or LaTeX, or printed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """``labels``: how many leading columns are words (the others are numbers); ``starts``: rows
-    that begin a group and get a rule above them."""
+    """``words``: how many leading columns are words (the others are numbers); ``starts``: rows
+    that begin a group and get a rule above them; ``notes``: short sentences to read it by."""
 
-    caption: str
-    header: tuple[str, ...]
+    title: str
+    columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
-    labels: int = 1
+    words: int = 1
     starts: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from coin_ray.report.document.blocks import Value
 from coin_ray.statistics.intervals import Estimate
 
-DASH = "–"
+DASH, MISSING = "–", "missing"
 
 
 def estimated(found: Estimate | None, *, strong: bool = False) -> Value:
     """A mean with its interval below it; what is missing is said to be."""
     if found is None:
-        return Value("missing")
+        return Value(MISSING)
     return interval(found.mean, found.low, found.high, strong=strong)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.report.document.blocks import Block, Code, Fold, Section, Table, Value
+from coin_ray.report.document.numbers import DASH
 from coin_ray.study.resolved import ResolvedStudy
 
 DIGITS = 12
@@ -51,8 +52,8 @@ def _machine(found: Mapping[str, Any]) -> str:
     return ", ".join([found["platform"], *named, cores, f"device {found['device']}"])
 
 
-def _table(caption: str, rows: list[tuple[str, str]]) -> Table:
-    return Table(caption, ("", ""), tuple((Value(a), Value(b)) for a, b in rows), labels=2)
+def _table(title: str, rows: list[tuple[str, str]], columns: tuple[str, str] = ("", "")) -> Table:
+    return Table(title, columns, tuple((Value(a), Value(b)) for a, b in rows), words=2)
 
 
 def _data(data: Mapping[str, Any]) -> list[Block]:
@@ -60,49 +61,32 @@ def _data(data: Mapping[str, Any]) -> list[Block]:
     for name, found in data.items():
         train, evaluated = found["train"], found["evaluated"]
         where = "the same images" if train == evaluated else f"{len(train)} other images"
-        rows.append(
-            (
-                Value(name),
-                Value(found["digest"][:DIGITS]),
-                Value(str(len(evaluated))),
-                Value(str(found["labelled"])),
-                Value(where),
-            )
-        )
+        told = (name, found["digest"][:DIGITS], str(len(evaluated)), str(found["labelled"]), where)
+        rows.append(tuple(map(Value, told)))
         lines = [f"{image}  {digest[:DIGITS]}" for image, digest in evaluated.items()]
         if train != evaluated:
             lines += [f"{image}  {digest[:DIGITS]}  (train)" for image, digest in train.items()]
         folds.append(Fold(f"Images of {name} and the digests of their pixels", tuple(lines)))
-    header = ("data", "digest", "evaluated", "with labels", "trained, without labels, on")
-    return [Table("Data", header, tuple(rows), labels=2), *folds]
+    columns = ("data", "digest", "evaluated", "with labels", "trained, without labels, on")
+    return [Table("Data", columns, tuple(rows), words=2), *folds]
 
 
 def _settings(study: ResolvedStudy) -> Table:
-    rows = [
-        (
-            Value(level),
-            Value(", ".join(f"{k} = {_plain(v)}" for k, v in study.patches[level].items()) or "–"),
-        )
-        for level in study.levels
-    ]
-    return Table(
-        f"What each level sets on top of the profile {study.profile}",
+    title = f"What each level sets on top of the profile {study.profile}"
+    return _table(
+        title,
+        [(level, ", ".join(_written(study.patches[level])) or DASH) for level in study.levels],
         ("level", "settings"),
-        tuple(rows),
-        labels=2,
     )
 
 
-def _plain(value: Any) -> str:
-    """As it would be written in the study."""
-    return json.dumps(value) if not isinstance(value, str) else value
+def _written(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as they would be written in the study."""
+    return [f"{k} = {v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()]
 
 
 def _sources(study: ResolvedStudy) -> Fold:
-    lines = [f"{key} = {_plain(value)}" for key, value in study.overrides.items()]
-    text = (
-        Path(study.source_files[0]).read_text(encoding="utf-8").splitlines()
-        if study.source_files
-        else []
-    )
-    return Fold("The study file", (*(f"# --set {line}" for line in lines), *text))
+    lines = [f"# --set {line}" for line in _written(study.overrides)]
+    for file in study.source_files[:1]:
+        lines += Path(file).read_text(encoding="utf-8").splitlines()
+    return Fold("The study file", tuple(lines))

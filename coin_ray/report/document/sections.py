@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from coin_ray.report.document.blocks import Block, Notes, Section, Table, Value
-from coin_ray.report.document.numbers import DASH, estimated, interval, p_value, plain, signed
+from coin_ray.report.document.numbers import (
+    DASH,
+    MISSING,
+    estimated,
+    interval,
+    p_value,
+    plain,
+    signed,
+)
 from coin_ray.report.values.across_data import aggregate
 from coin_ray.report.values.published import MEANING, verdict
 from coin_ray.report.values.result_tables import ResultTable, seeds_and_images
@@ -17,11 +23,12 @@ from coin_ray.report.values.tidy import metric_title
 
 MOST_LEVELS = 12
 """Of more levels a page compares the first metric alone; ``results.csv`` has them all."""
+Row = tuple[Value, ...]
 
 
 def results_section(results: Results) -> Section:
     """The table of each data set with its notes."""
-    blocks: list[Block] = []
+    blocks = []
     for table in results.tables:
         best = table.best()
         rows = tuple(
@@ -33,8 +40,8 @@ def results_section(results: Results) -> Section:
             )
             for level, row in table.rows.items()
         )  # fmt: skip
-        header = ("level", "n", *(column.title for column in table.columns))
-        blocks += [Table(table.caption, header, rows), Notes(table.notes)]
+        titles = ("level", "n", *(column.title for column in table.columns))
+        blocks.append(Table(table.caption, titles, rows, notes=table.notes))
     return Section("Results", tuple(blocks))
 
 
@@ -64,36 +71,32 @@ def baseline_section(results: Results) -> Section | None:
 
 
 def _against_baseline(results: Results, table: ResultTable) -> Table:
-    own = results.compared.filter(pl.col("dataset") == table.dataset)
-    out: list[tuple[Value, ...]] = []
-    starts: list[int] = []
+    own = results.compared.filter(dataset=table.dataset)
     metrics = own["metric"].unique(maintain_order=True).to_list()
-    for metric in metrics if len(table.rows) <= MOST_LEVELS else metrics[:1]:
-        starts.append(len(out))
-        for row in own.filter(pl.col("metric") == metric).iter_rows(named=True):
-            name = metric_title(metric) if len(out) == starts[-1] else ""
-            out.append((Value(name), *_comparison(row, table)))
-    header = (
-        "metric",
-        "level",
-        "mean",
-        "Δ",
-        "p images",
-        "p seeds",
-        "effect",
-        "P(better)",
-        "verdict",
-    )
-    caption = f"{table.dataset}, against {table.reference}"
-    return Table(caption, header, tuple(out), labels=2, starts=tuple(starts[1:]))
+    groups = {
+        metric: [_comparison(row, table) for row in own.filter(metric=metric).iter_rows(named=True)]
+        for metric in (metrics if len(table.rows) <= MOST_LEVELS else metrics[:1])
+    }
+    columns = ("level", "mean", "Δ", "p images", "p seeds", "effect", "P(better)", "verdict")
+    return _by_metric(f"{table.dataset}, against {table.reference}", columns, groups)
 
 
-def _comparison(row: Mapping[str, Any], table: ResultTable) -> tuple[Value, ...]:
-    mean = estimated(table.at_end(row["level"], row["metric"]))
+def _by_metric(title: str, columns: Sequence[str], groups: Mapping[str, Sequence[Row]]) -> Table:
+    """A table with a group of rows a metric, whose name stands in the first of them."""
+    rows: list[Row] = []
+    starts = []
+    for metric, own in groups.items():
+        starts.append(len(rows))
+        names = [metric_title(metric), *[""] * (len(own) - 1)]
+        rows += [(Value(name), *row) for name, row in zip(names, own, strict=True)]
+    return Table(title, ("metric", *columns), tuple(rows), words=2, starts=tuple(starts[1:]))
+
+
+def _comparison(row: Mapping[str, Any], table: ResultTable) -> Row:
     said = row["verdict"] or DASH
     return (
         Value(row["level"]),
-        mean,
+        estimated(table.at_end(row["level"], row["metric"])),
         interval(row["delta"], row["low"], row["high"], "+.3f"),
         Value(p_value(row["p_image_adjusted"])),
         Value(p_value(row["p_seed_adjusted"])),
@@ -109,20 +112,18 @@ def _across(results: Results) -> list[Table]:
     if rows.is_empty():
         return []
     ranked = not rows["average_rank"].drop_nulls().is_empty()
-    out = []
+    groups: dict[str, list[Row]] = {}
     for row in rows.iter_rows(named=True):
         values = (
             interval(row["iqm"], row["iqm_low"], row["iqm_high"]),
             interval(row["delta"], row["delta_low"], row["delta_high"], "+.3f"),
             interval(row["improvement"], row["improvement_low"], row["improvement_high"], ".2f"),
         )
-        rank = (Value(DASH if row["average_rank"] is None else f"{row['average_rank']:.1f}"),)
-        metric = metric_title(row["metric"])
-        out.append((Value(metric), Value(row["level"]), *values, *(rank if ranked else ())))
-    header: tuple[str, ...] = ("metric", "level", "interquartile mean", "Δ", "P(better)")
-    caption = f"{len(results.study.data)} data sets together, each with the same weight"
-    header += ("average rank",) if ranked else ()
-    return [Table(caption, header, tuple(out), labels=2)]
+        rank = (interval(row["average_rank"], None, None, ".1f"),) if ranked else ()
+        groups.setdefault(row["metric"], []).append((Value(row["level"]), *values, *rank))
+    columns = ("level", "interquartile mean", "Δ", "P(better)", *["average rank"] * ranked)
+    title = f"{len(results.study.data)} data sets together, each with the same weight"
+    return [_by_metric(title, columns, groups)]
 
 
 def published_section(results: Results) -> Section | None:
@@ -139,37 +140,25 @@ def published_section(results: Results) -> Section | None:
             if level in table.rows
             for metric, value in values.items()
         )
-        if rows:
-            header = ("level", "metric", "ours", "published", "difference", "verdict")
-            blocks.append(Table(f"{table.dataset}: {published.source}", header, rows, labels=2))
-        blocks.append(Notes((table.published.note,)))
+        notes = (table.published.note,)
+        columns = ("level", "metric", "ours", "published", "difference", "verdict")
+        title = f"{table.dataset}: {published.source}"
+        blocks.append(Table(title, columns, rows, 2, notes=notes) if rows else Notes(notes))
     if any(table.published and table.published.comparable for table in results.tables):
         blocks.append(Notes((MEANING.format(tolerance=published.tolerance),)))
     return Section("Against published numbers", tuple(blocks))
 
 
-def _claim(
-    table: ResultTable, level: str, metric: str, value: float, tolerance: float
-) -> tuple[Value, ...]:
+def _claim(table: ResultTable, level: str, metric: str, value: float, tolerance: float) -> Row:
     assert table.published is not None
-    own = table.at_end(level, metric)
-    low, high = (own.low, own.high) if own is not None else (None, None)
-    said = verdict(
-        own.mean if own is not None else None,
-        low,
-        high,
-        value,
-        tolerance=tolerance,
-        comparable=table.published.comparable,
-    )
-    inside = low is not None and high is not None and low <= value <= high
-    show = own is not None and table.published.comparable
+    own, comparable = table.at_end(level, metric), table.published.comparable
+    said, inside = verdict(own, value, tolerance=tolerance, comparable=comparable)
     return (
         Value(level),
         Value(metric_title(metric)),
         estimated(own),
         Value(f"{value:.3f}"),
-        Value(signed(own.mean - value) if own is not None and show else DASH),
+        Value(signed(own.mean - value) if own is not None and comparable else DASH),
         Value(said, "inside our interval" if said == "differs" and inside else ""),
     )
 
@@ -184,8 +173,8 @@ def label_free_section(results: Results) -> Section | None:
         cells = [cell.key_label for cell in results.study.cells if cell.level == level]
         found = [results.facts[cell] for cell in cells if cell in results.facts]
         values = ([f[name] for f in found if name in f] for name in names)
-        means = (Value(plain(sum(v) / len(v)) if v else "missing") for v in values)
+        means = (Value(plain(sum(v) / len(v)) if v else MISSING) for v in values)
         rows.append((Value(level), Value(str(len(found))), *means))
-    header = ("level", "cells", *(name.replace("_", " ") for name in names))
-    caption = "Means over cells; no label is read"
-    return Section("Without labels", (Table(caption, header, tuple(rows)),))
+    columns = ("level", "cells", *(name.replace("_", " ") for name in names))
+    title = "Means over cells; no label is read"
+    return Section("Without labels", (Table(title, columns, tuple(rows)),))

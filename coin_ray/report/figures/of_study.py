@@ -13,11 +13,11 @@ from coin_ray.report.document.numbers import minus
 from coin_ray.report.figures import curves, levels, scatter
 from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings
 from coin_ray.report.figures.style import Looks, plot, strokes
-from coin_ray.report.values.performance import performance_profile
-from coin_ray.report.values.rank_correlation import rank_correlation
+from coin_ray.report.values.ends import ends, performance_profile
 from coin_ray.report.values.result_tables import ResultTable
-from coin_ray.report.values.study_results import Results
-from coin_ray.report.values.tidy import FINAL, at_end, metric_title, mode
+from coin_ray.report.values.study_results import Results, objective_points
+from coin_ray.report.values.tidy import FINAL, metric_title, mode
+from coin_ray.statistics.objective import spearman
 
 MOST_LEVELS = 40
 """Levels of a dot plot; of more, the best are shown."""
@@ -89,9 +89,7 @@ def _shown(results: Results, table: ResultTable, metric: str) -> list[str]:
 def _differences(results: Results, table: ResultTable) -> Iterator[Plot]:
     """Differences from the baseline with intervals."""
     metrics = _metrics(results, table)
-    own = results.compared.filter(
-        (pl.col("dataset") == table.dataset) & pl.col("delta").is_not_null()
-    )
+    own = results.compared.filter(pl.col("delta").is_not_null(), dataset=table.dataset)
     found = {
         (row["level"], row["metric"]): (row["delta"], row["low"], row["high"])
         for row in own.iter_rows(named=True)
@@ -140,12 +138,11 @@ def _steps(results: Results, table: ResultTable) -> Iterator[Plot]:
 
 def _profile(results: Results, table: ResultTable) -> Iterator[Plot]:
     metric = results.study.report[0]
-    found = performance_profile(results.frame, results.study).filter(
-        (pl.col("dataset") == table.dataset) & (pl.col("metric") == metric)
-    )
+    found = ends(results.frame, results.study)
     lines = {
-        level: (part["threshold"].to_list(), part["share"].to_list())
-        for (level,), part in found.group_by("level", maintain_order=True)
+        level: performance_profile(values)
+        for level in table.rows
+        if (values := found[table.dataset, level].values.get(metric))
     }
     if lines:
         title = metric_title(metric)
@@ -188,30 +185,16 @@ def _rounds(results: Results, table: ResultTable) -> Iterator[Plot]:
 def _objective(results: Results, table: ResultTable) -> Iterator[Plot]:
     """The objective that reads no label against AJI, with their rank correlation."""
     goal = results.study.objective.metric
-    cells = [c for c in results.study.cells if c.data.name == table.dataset]
-    objective = {
-        c.key_label: results.facts[c.key_label][goal]
-        for c in cells
-        if goal in results.facts.get(c.key_label, {})
-    }
-    frame = results.frame.filter(pl.col("dataset") == table.dataset)
-    found = rank_correlation(objective, frame).filter(pl.col("rho").is_not_null()).to_dicts()
-    if not found:
+    points = objective_points(results, table.dataset)
+    found = spearman([x for _, x, _ in points.values()], [y for _, _, y in points.values()])
+    if found is None:
         return
-    own = at_end(frame).filter(pl.col("metric") == "aji").drop_nans("value")
-    means = dict(own.group_by("cell").agg(pl.col("value").mean()).iter_rows())
-    points = {
-        c.key_label: (c.level, objective[c.key_label], means[c.key_label])
-        for c in cells
-        if c.key_label in objective and c.key_label in means
-    }
-    row = found[0]
-    rho = f"{row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    rho = f"{found.rho:.2f} ({found.low:.2f} to {found.high:.2f})"
     yield plot(
         "objective",
         table.dataset,
         f"Each cell's {goal} against its mean AJI. Spearman's rank correlation over "
-        f"{row['cells']} cells: {minus(rho)}.",
+        f"{found.count} cells: {minus(rho)}.",
         lambda: scatter.draw_objective(
             points, _looks(results, table), objective=goal, metric="mean AJI"
         ),

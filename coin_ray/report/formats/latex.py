@@ -3,6 +3,8 @@ into a paper."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coin_ray.report.document.blocks import Block, Document, Notes, Plot, Section, Table, Value
 from coin_ray.safe import latex as escape
 
@@ -35,11 +37,10 @@ def latex(document: Document) -> str:
 
 def _block(section: Section, block: Block) -> str:
     match block:
-        case Table() if len(block.header) > block.labels:  # a table of numbers
+        case Table() if len(block.columns) > block.words:  # a table of numbers
             return table(block)
         case Notes(lines) if lines:
-            items = "\n".join(f"  \\item {escape(line)}" for line in lines)
-            return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
+            return _items(lines)
         case Plot(name, caption):
             graphic = f"\\includegraphics[scale=0.9]{{figures/{name}.pdf}}"
             return _floating("figure", graphic, caption, f"fig:{name}")
@@ -48,15 +49,21 @@ def _block(section: Section, block: Block) -> str:
 
 def table(given: Table) -> str:
     """One table: words left, numbers right, groups apart, no vertical rule."""
-    columns = "l" * given.labels + "r" * (len(given.header) - given.labels)
-    lines = [" & ".join(escape(title) for title in given.header) + r" \\", r"\midrule"]
+    columns = "l" * given.words + "r" * (len(given.columns) - given.words)
+    lines = [" & ".join(escape(title) for title in given.columns) + r" \\", r"\midrule"]
     for i, row in enumerate(given.rows):
         if i in given.starts:
             lines.append(r"\addlinespace")
         lines.append(" & ".join(_cell(value) for value in row) + r" \\")
     body = "\n".join([r"\toprule", *lines, r"\bottomrule"])
     drawn = f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}\n{body}\n\\end{{tabular}}"
-    return _floating("table", f"\\begin{{fitted}}\n{drawn}\n\\end{{fitted}}", given.caption)
+    floating = _floating("table", f"\\begin{{fitted}}\n{drawn}\n\\end{{fitted}}", given.title)
+    return "\n".join([floating, *([_items(given.notes)] if given.notes else [])])
+
+
+def _items(lines: Sequence[str]) -> str:
+    items = "\n".join(f"  \\item {escape(line)}" for line in lines)
+    return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
 
 
 def _floating(kind: str, body: str, caption: str, label: str = "") -> str:

@@ -54,11 +54,12 @@ def _block(block: Block) -> str:
 
 
 def table(given: Table) -> str:
-    """One table, its caption above it."""
-    rule = "|" + "---|" * given.labels + "---:|" * (len(given.header) - given.labels)
+    """One table, its title above and its notes below it."""
+    rule = "|" + "---|" * given.words + "---:|" * (len(given.columns) - given.words)
     rows = [_row([_cell(value) for value in row]) for row in given.rows]
-    lines = [_row([safe.markdown(title) for title in given.header]), rule, *rows]
-    return "\n".join([safe.markdown_block(given.caption), "", *lines])
+    lines = [_row([safe.markdown(title) for title in given.columns]), rule, *rows]
+    notes = ["", _items(given.notes)] if given.notes else []
+    return "\n".join([safe.markdown_block(given.title), "", *lines, *notes])
 
 
 def _cell(value: Value) -> str:

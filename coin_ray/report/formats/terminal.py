@@ -1,133 +1,106 @@
-"""The result tables and the comparison with the baseline for a rich console."""
+"""The tables of a report for a rich console."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from coin_ray import safe
-from coin_ray.report.values.result_tables import ResultTable, seeds_and_images
-from coin_ray.report.values.tidy import metric_title
-from coin_ray.statistics.intervals import Estimate
+from coin_ray.report.document import sections
+from coin_ray.report.document.blocks import Notes, Table, Value
+from coin_ray.report.document.numbers import DASH, MISSING
+from coin_ray.report.values.study_results import Results
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.table import Table as Drawn
     from rich.text import Text
 
-
 MOST = 44
-"""Characters of a level's name in a line: those of a search are long."""
+"""Characters of a word in a line: the names of a search's levels are long."""
+STYLES = {DASH: "red", "worse": "red"}
 
 
-def renderables(
-    tables: Sequence[ResultTable], compared: pl.DataFrame, width: int
-) -> list[RenderableType]:
-    """All tables for a rich console of ``width`` characters: the interval stands below its mean,
-    and is left out where it does not fit. ``compared``: see ``comparisons``; of its metrics the
-    first is shown."""
-    out: list[RenderableType] = []
-    for table in tables:
-        names = min(MOST, max(len(level) for level in table.rows) + 2)
-        needed = names + 10 + 12 * (len(table.columns) + len(_paper_columns(table)))
-        out += _drawn(table, intervals=width >= needed)
-        own = compared.filter(pl.col("dataset") == table.dataset)
-        if not own["delta"].drop_nulls().is_empty():
-            out.append(_against_baseline(own.filter(pl.col("metric") == own["metric"][0])))
+def renderables(results: Results, width: int) -> list[RenderableType]:
+    """The result tables, those against a paper's numbers and the comparison with the baseline (its
+    first metric) for a rich console of ``width`` characters."""
+    against = sections.baseline_section(results)
+    tables = [b for b in against.blocks if isinstance(b, Table)] if against else []
+    paper = sections.published_section(results)
+    out: list[RenderableType] = [safe.styled(results.study.title, "bold")]
+    for block in (
+        *sections.results_section(results).blocks,
+        *(paper.blocks if paper else ()),
+        *tables,
+    ):
+        match block:
+            case Table():
+                shown = _first_group(block)
+                out += [safe.styled(shown.title), table(shown, width)]
+                out += [safe.styled(note, "dim") for note in shown.notes]
+            case Notes(lines):
+                out += [safe.styled(line, "dim") for line in lines]
     return out
 
 
-def _drawn(table: ResultTable, *, intervals: bool) -> list[RenderableType]:
-
-    best, metrics = table.best(), _paper_columns(table)
-    drawn = _plain(padding=(0, 1) if intervals else (0, 0, 0, 1))
-    drawn.add_column("level", max_width=MOST)  # wraps, numbers do not
-    for title in ["n", *(c.title for c in table.columns)]:
-        drawn.add_column(re.sub(r" (?!\d)", "\n", title), justify="right", no_wrap=True)
-    for metric in metrics:
-        drawn.add_column(f"{metric_title(metric)}\npaper", justify="right", no_wrap=True)
-    for level, row in table.rows.items():
-        name = f"{level} *" if table.is_baseline(level) else level
-        cells = [_cell(e, top, intervals) for e, top in zip(row, best, strict=True)]
-        drawn.add_row(
-            safe.styled(name),
-            seeds_and_images(row),
-            *cells,
-            *(_paper(table, level, m) for m in metrics),
-        )
-    star = ["* baseline"] if len(table.rows) > 1 else []
-    paper = [table.published.note] if table.published is not None else []
-    notes = [safe.styled(note, "dim") for note in (*star, *table.notes, *paper)]
-    return [safe.styled(table.title, "bold"), safe.styled(table.caption), drawn, *notes]
+def _first_group(given: Table) -> Table:
+    """The rows of the first group; what they have in common stands in the title."""
+    rows = given.rows[: given.starts[0]] if given.starts else given.rows
+    if given.words > 1 and len(rows) and not any(row[0].text for row in rows[1:]):
+        title, columns = f"{given.title}: {rows[0][0].text}", given.columns[1:]
+        rows = tuple(row[1:] for row in rows)
+        return replace(given, title=title, columns=columns, rows=rows, words=given.words - 1)
+    return replace(given, rows=rows)
 
 
-def _against_baseline(rows: pl.DataFrame) -> Table:
-    from rich.text import Text
+def table(given: Table, width: int) -> Drawn:
+    """One table: an interval stands below its number; those that ``width`` characters do not hold
+    are left out, the ones of the leftmost columns first."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as Drawn
 
-    drawn = _plain(padding=(0, 0, 0, 1))
-    drawn.add_column("against the\nbaseline", max_width=MOST)
-    change = f"Δ {metric_title(rows['metric'][0])}"
-    for title in (change, "p\nimages", "p\nseeds", "effect", "P\nbetter"):
-        drawn.add_column(title, justify="right", no_wrap=True)
-    drawn.add_column("verdict", no_wrap=True)
-    styles = {"better": "bold green", "worse": "red"}
-    for row in rows.iter_rows(named=True):
-        delta = Text("–" if row["delta"] is None else _short(f"{row['delta']:+.3f}"))
-        if row["low"] is not None:
-            bounds = _short(f"{row['low']:+.3f} to {row['high']:+.3f}")
-            delta.append(f"\n{bounds}", style="dim")
-        numbers = [
-            "–" if row[name] is None else _short(f"{row[name]:{form}}")
-            for name, form in (
-                ("p_image_adjusted", ".3f"),
-                ("p_seed_adjusted", ".3f"),
-                ("effect_size", "+.2f"),
-                ("improvement", ".2f"),
-            )
+    titles = [re.sub(r" (?!\d)", "\n", title) for title in given.columns]
+    rows = [[_short(value) if j >= given.words else value for j, value in enumerate(row)]
+            for row in given.rows]  # fmt: skip
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(titles)
+    details = [j for j, column in enumerate(columns) if any(value.detail for value in column)]
+
+    def needed() -> int:
+        parts = [
+            [*title.split("\n"), *(v.text for v in own), *(v.detail for v in own if j in details)]
+            for j, (title, own) in enumerate(zip(titles, columns, strict=True))
         ]
-        said = row["verdict"] or "–"
-        drawn.add_row(
-            safe.styled(row["level"]), delta, *numbers, Text(said, style=styles.get(said, ""))
-        )
+        most = [max(map(len, texts)) for texts in parts]
+        return sum(min(MOST, n) if j < given.words else n for j, n in enumerate(most))
+
+    gap = 2 if needed() + 2 * len(titles) < width else 1
+    while details and needed() + gap * len(titles) >= width:
+        details.pop(0)
+    drawn = Drawn(box=SIMPLE_HEAD, padding=(0, 0, 0, gap - 1))
+    for j, title in enumerate(titles):
+        if j < given.words:
+            drawn.add_column(title, max_width=MOST)  # wraps, numbers do not
+        else:
+            drawn.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        words, numbers = row[: given.words], row[given.words :]
+        cells = [_cell(v, j in details) for j, v in enumerate(numbers, start=given.words)]
+        drawn.add_row(*(safe.styled(value.text) for value in words), *cells)
     return drawn
 
 
-def _plain(padding: tuple[int, ...]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    return Table(box=SIMPLE_HEAD, padding=padding)  # type: ignore[arg-type]
-
-
-def _paper_columns(table: ResultTable) -> list[str]:
-    """The metrics of the table that a paper measured in the same way."""
-    if table.published is None or not table.published.comparable:
-        return []
-    held = {metric for values in table.published.rows.values() for metric in values}
-    return [m for m in dict.fromkeys(c.metric for c in table.columns) if m in held]
+def _short(value: Value) -> Value:
+    """Numbers without the zero before the point; a dash where one is missing."""
+    if value.text == MISSING:
+        return Value(DASH)
+    text, detail = (re.sub(r"(?<!\d)0\.", ".", part) for part in (value.text, value.detail))
+    return replace(value, text=text, detail=detail)
 
 
-def _paper(table: ResultTable, level: str, metric: str) -> str:
-    assert table.published is not None
-    value = table.published.rows.get(level, {}).get(metric)
-    return "–" if value is None else _short(f"{value:.3f}")
-
-
-def _cell(value: Estimate | None, best: float | None, intervals: bool) -> Text:
+def _cell(value: Value, detailed: bool) -> Text:
     from rich.text import Text
 
-    if value is None:
-        return Text("–", style="red")
-    mean = Text(_short(f"{value.mean:.3f}"), style="bold green" if value.mean == best else "")
-    if intervals and value.low is not None and value.high is not None:
-        bounds = _short(f"{value.low:.3f}–{value.high:.3f}")
-        mean = Text.assemble(mean, (f"\n{bounds}", "dim"))
-    return mean
-
-
-def _short(numbers: str) -> str:
-    """Without the zero before the point."""
-    return re.sub(r"(?<!\d)0\.", ".", numbers)
+    style = STYLES.get(value.text, "bold green" if value.strong else "")
+    detail = ((f"\n{value.detail}", "dim"),) if detailed and value.detail else ()
+    return Text.assemble((safe.printable(value.text), style), *detail)

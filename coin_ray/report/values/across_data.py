@@ -17,24 +17,13 @@ from coin_ray.statistics.paired import aligned
 from coin_ray.study.resolved import ResolvedStudy
 
 AGGREGATE_SCHEMA = {
-    "level": pl.String,
-    "metric": pl.String,
-    "datasets": pl.Int64,
-    "images": pl.Int64,
-    "iqm": pl.Float64,
-    "iqm_low": pl.Float64,
-    "iqm_high": pl.Float64,
-    "delta": pl.Float64,
-    "delta_low": pl.Float64,
-    "delta_high": pl.Float64,
-    "improvement": pl.Float64,
-    "improvement_low": pl.Float64,
-    "improvement_high": pl.Float64,
-    "average_rank": pl.Float64,
-    "critical_difference": pl.Float64,
-    "p_friedman": pl.Float64,
-    "reason": pl.String,
-    "caution": pl.String,
+    **dict.fromkeys(("level", "metric"), pl.String),
+    **dict.fromkeys(("datasets", "images"), pl.Int64),
+    **dict.fromkeys(("iqm", "iqm_low", "iqm_high"), pl.Float64),
+    **dict.fromkeys(("delta", "delta_low", "delta_high"), pl.Float64),
+    **dict.fromkeys(("improvement", "improvement_low", "improvement_high"), pl.Float64),
+    **dict.fromkeys(("average_rank", "critical_difference", "p_friedman"), pl.Float64),
+    **dict.fromkeys(("reason", "caution"), pl.String),
 }
 """Columns of ``aggregate``: every data set weighs the same.
 

@@ -17,11 +17,8 @@ from coin_ray.study.cells import config_digest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 ROUND_SCHEMA = {
-    "cell": pl.String,
-    "level": pl.String,
-    "dataset": pl.String,
-    "seed": pl.Int64,
-    "round": pl.Int64,
+    **dict.fromkeys(("cell", "level", "dataset"), pl.String),
+    **dict.fromkeys(("seed", "round"), pl.Int64),
     "fact": pl.String,
     "value": pl.Float64,
 }

@@ -16,31 +16,13 @@ from coin_ray.statistics.power import smallest_p
 from coin_ray.study.resolved import ResolvedStudy
 
 SCHEMA = {
-    "dataset": pl.String,
-    "level": pl.String,
-    "metric": pl.String,
-    "family": pl.String,
-    "step": pl.String,
-    "level_mean": pl.Float64,
-    "baseline_mean": pl.Float64,
-    "delta": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "t_low": pl.Float64,
-    "t_high": pl.Float64,
-    "images": pl.Int64,
-    "seeds": pl.Int64,
-    "skipped": pl.Int64,
-    "p_image": pl.Float64,
-    "p_image_adjusted": pl.Float64,
-    "p_seed": pl.Float64,
-    "p_seed_adjusted": pl.Float64,
-    "p_wilcoxon": pl.Float64,
-    "effect_size": pl.Float64,
-    "improvement": pl.Float64,
-    "verdict": pl.String,
-    "reason": pl.String,
-    "caution": pl.String,
+    **dict.fromkeys(("dataset", "level", "metric", "family", "step"), pl.String),
+    **dict.fromkeys(("level_mean", "baseline_mean", "delta", "low", "high"), pl.Float64),
+    **dict.fromkeys(("t_low", "t_high"), pl.Float64),
+    **dict.fromkeys(("images", "seeds", "skipped"), pl.Int64),
+    **dict.fromkeys(("p_image", "p_image_adjusted", "p_seed", "p_seed_adjusted"), pl.Float64),
+    **dict.fromkeys(("p_wilcoxon", "effect_size", "improvement"), pl.Float64),
+    **dict.fromkeys(("verdict", "reason", "caution"), pl.String),
 }
 """Columns of ``comparisons``.
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from coin_ray.report.values.tidy import at_end
+from coin_ray.report.values.tidy import at_end, by_metric
 from coin_ray.statistics.intervals import FEW_IMAGES, Estimate
-from coin_ray.statistics.paired import Values
+from coin_ray.statistics.paired import Values, aligned
 from coin_ray.study.resolved import ResolvedStudy
 
 
@@ -54,25 +55,24 @@ def _end(part: pl.DataFrame, study: ResolvedStudy, dataset: str, level: str) -> 
     missing = tuple(sorted(c.seed for c in cells if c.seed not in done))
     if part.is_empty():
         return End(None, {}, 0, missing, None)
-    values: dict[str, dict[tuple[str, int], float]] = {}
-    known = part.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
-    for metric, image, seed, value in known.select("metric", "image", "seed", "value").iter_rows():
-        values.setdefault(metric, {})[image, seed] = value
     step = ", ".join(sorted(set(part["step"])))
     rounds = max(c.config.rounds.count for c in cells)
     short = rounds > 0 and step not in (f"round_{rounds}", "final")
     early = f"ended at {step} of {rounds}" if short else None
-    return End(step, values, part["image"].n_unique(), missing, early)
+    return End(step, by_metric(part), part["image"].n_unique(), missing, early)
+
+
+def performance_profile(values: Values) -> tuple[list[float], list[float]]:
+    """Thresholds and the share of images above each, from the means over random seeds: a step down
+    at each image's value, from 1 at threshold 0."""
+    by_image = np.nanmean(aligned(values)[0], axis=1)
+    thresholds = np.unique([0.0, *by_image])
+    return thresholds.tolist(), (by_image > thresholds[:, None]).mean(axis=1).tolist()
 
 
 def bounds(found: Estimate) -> dict[str, Any]:
     """The columns of an interval."""
-    return {
-        "low": found.low,
-        "high": found.high,
-        "images": found.images,
-        "seeds": found.seeds,
-    }
+    return {name: getattr(found, name) for name in ("low", "high", "images", "seeds")}
 
 
 def few_notes(found: Estimate) -> list[str]:

@@ -17,20 +17,10 @@ from coin_ray.statistics.paired import Values, aligned
 from coin_ray.study.resolved import ResolvedStudy
 
 EFFECTS_SCHEMA = {
-    "dataset": pl.String,
-    "metric": pl.String,
-    "kind": pl.String,
-    "factor": pl.String,
-    "level": pl.String,
-    "other": pl.String,
-    "effect": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "share": pl.Float64,
-    "images": pl.Int64,
-    "seeds": pl.Int64,
-    "reason": pl.String,
-    "caution": pl.String,
+    **dict.fromkeys(("dataset", "metric", "kind", "factor", "level", "other"), pl.String),
+    **dict.fromkeys(("effect", "low", "high", "share"), pl.Float64),
+    **dict.fromkeys(("images", "seeds"), pl.Int64),
+    **dict.fromkeys(("reason", "caution"), pl.String),
 }
 """Columns of ``factor_effects``.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from coin_ray.statistics.intervals import Estimate
 from coin_ray.study.resolved import Published
 
 Verdict = Literal["reproduced", "within tolerance", "differs", "not comparable", "missing"]
@@ -48,26 +49,21 @@ def published_for(published: Published, profile: str, data: str) -> Numbers:
 
 
 def verdict(
-    own: float | None,
-    low: float | None,
-    high: float | None,
-    value: float,
-    *,
-    tolerance: float,
-    comparable: bool,
-) -> Verdict:
-    """What our mean ``own`` with its interval says about a published ``value``; see ``MEANING``.
+    own: Estimate | None, value: float, *, tolerance: float, comparable: bool
+) -> tuple[Verdict, bool]:
+    """What our mean ``own`` says about a published ``value``, see ``MEANING``, and whether the
+    value lies in its interval.
 
     ``own`` is compared at the three decimals of a published value; ``tolerance`` is inclusive.
     """
     if not comparable:
-        return "not comparable"
+        return "not comparable", False
     if own is None:
-        return "missing"
-    if abs(round(own, 3) - value) > tolerance + 1e-9:
-        return "differs"
-    inside = low is not None and high is not None and low <= value <= high
-    return "reproduced" if inside else "within tolerance"
+        return "missing", False
+    inside = own.low is not None and own.high is not None and own.low <= value <= own.high
+    if abs(round(own.mean, 3) - value) > tolerance + 1e-9:
+        return "differs", inside
+    return "reproduced" if inside else "within tolerance", inside
 
 
 def _same(left: str, right: str) -> bool:

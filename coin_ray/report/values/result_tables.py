@@ -9,15 +9,22 @@ import polars as pl
 
 from coin_ray.report.values.ends import End, ends
 from coin_ray.report.values.published import Numbers, published_for
-from coin_ray.report.values.tidy import FINAL, Column, columns, entry, mode
-from coin_ray.statistics.intervals import FEW_IMAGES, Estimate, estimate
-from coin_ray.statistics.paired import aligned
+from coin_ray.report.values.tidy import FINAL, Column, by_metric, columns, mode
+from coin_ray.statistics.intervals import CONFIDENCE, FEW_IMAGES, Estimate, estimate
+from coin_ray.statistics.paired import Values, aligned
 from coin_ray.study.resolved import DataSpec, ResolvedStudy
 
 SETTINGS = {
     "transductive": "transductive: trained, without labels, on the images it is evaluated on",
     "inductive": "inductive: trained, without labels, on other images",
 }
+SUMMARY_SCHEMA = {
+    **dict.fromkeys(("dataset", "level", "step", "metric"), pl.String),
+    **dict.fromkeys(("mean", "low", "high"), pl.Float64),
+    **dict.fromkeys(("images", "seeds", "skipped"), pl.Int64),
+    **dict.fromkeys(("t_low", "t_high"), pl.Float64),
+}
+"""Columns of ``summary``."""
 MOST_NOTES = 20
 """Missing levels that are named one by one."""
 
@@ -30,7 +37,6 @@ class ResultTable:
     """
 
     dataset: str
-    title: str
     caption: str
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[Estimate | None, ...]]
@@ -41,8 +47,8 @@ class ResultTable:
     def at_end(self, level: str, metric: str) -> Estimate | None:
         """A metric at the end of a level's chain; None where it is missing or not in the table."""
         # The last column of a metric is its final one; see ``columns``.
-        places = [i for i, column in enumerate(self.columns) if column.metric == metric]
-        return self.rows[level][places[-1]] if places else None
+        places = {column.metric: i for i, column in enumerate(self.columns)}
+        return self.rows[level][places[metric]] if metric in places else None
 
     def interval(self, level: str, metric: str) -> tuple[float, float | None, float | None] | None:
         """Mean and ends of the interval of ``at_end``."""
@@ -63,17 +69,11 @@ class ResultTable:
     def best(self) -> list[float | None]:
         """The best mean of each column; None where more is neither better nor worse."""
         out: list[float | None] = []
-        by_column = zip(*self.rows.values(), strict=True)
-        for column, values in zip(self.columns, by_column, strict=True):
-            means = [e.mean for e in values if e is not None]
-            direction = mode(column.metric)
-            pick = min if direction == "min" else max
-            out.append(pick(means) if means and direction and len(self.rows) > 1 else None)
+        for i, column in enumerate(self.columns):
+            means = [found.mean for row in self.rows.values() if (found := row[i]) is not None]
+            pick = {"min": min, "max": max}.get(mode(column.metric) or "")
+            out.append(pick(means) if pick and means and len(self.rows) > 1 else None)
         return out
-
-    def is_baseline(self, level: str) -> bool:
-        """True for the level that the others are compared with."""
-        return level == self.baseline and len(self.rows) > 1
 
     @property
     def reference(self) -> str:
@@ -82,7 +82,7 @@ class ResultTable:
 
     def name(self, level: str) -> str:
         """The level's label, saying of the baseline that it is."""
-        said = self.is_baseline(level) and level != "baseline"
+        said = level == self.baseline != "baseline" and len(self.rows) > 1
         return f"{level} (baseline)" if said else level
 
 
@@ -92,16 +92,30 @@ def result_tables(
     """One table per data set of ``study``, from its tidy per-image values; ``causes`` says of a
     cell (its label) why it has none."""
     found = ends(frame, study)
-    return [
-        _table(
-            study,
-            spec,
-            frame.filter(pl.col("dataset") == spec.name),
-            {level: found[spec.name, level] for level in study.levels},
-            causes or {},
-        )
-        for spec in study.data
-    ]
+    tables = []
+    for spec in study.data:
+        final = {level: found[spec.name, level] for level in study.levels}
+        own = frame.filter(pl.col("dataset") == spec.name)
+        tables.append(_table(study, spec, own, final, causes or {}))
+    return tables
+
+
+def entry(
+    frame: pl.DataFrame, level: str, column: Column, confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """Mean and interval of a column at one step for one level of a table of one data set; None
+    where no image has a value. An image that is empty in truth and prediction (NaN) is skipped and
+    counted."""
+    cells = frame.filter(level=level, step=column.step, metric=column.metric)
+    values = by_metric(cells).get(column.metric)
+    return _estimate(values, cells["image"].n_unique(), confidence)
+
+
+def _estimate(values: Values | None, images: int, confidence: float) -> Estimate | None:
+    if not values:
+        return None
+    (table,) = aligned(values)
+    return estimate(table, skipped=images - len(table), confidence=confidence)
 
 
 def _table(
@@ -116,7 +130,7 @@ def _table(
     by_level = frame.partition_by("level", as_dict=True)
     rows = {
         level: tuple(
-            _final(end, column.metric, confidence)
+            _estimate(end.values.get(column.metric), end.images, confidence)
             if column.step == FINAL
             else entry(by_level.get((level,), frame.clear()), level, column, confidence)
             for column in wanted
@@ -146,7 +160,6 @@ def _table(
     )
     return ResultTable(
         spec.name,
-        study.title,
         caption,
         tuple(wanted),
         rows,
@@ -154,14 +167,6 @@ def _table(
         numbers,
         tuple(notes),
     )
-
-
-def _final(end: End, metric: str, confidence: float) -> Estimate | None:
-    """A metric at the end of a level's chain."""
-    if not end.values.get(metric):
-        return None
-    (values,) = aligned(end.values[metric])
-    return estimate(values, skipped=end.images - len(values), confidence=confidence)
 
 
 def count(n: int, word: str) -> str:
@@ -199,11 +204,8 @@ def seeds_and_images(row: Sequence[Estimate | None]) -> str:
 
 
 def summary(tables: Sequence[ResultTable]) -> pl.DataFrame:
-    """Long table: dataset, level, step, metric, mean, low, high, images, seeds, skipped, t_low,
-    t_high.
-
-    Every level appears in every column; values that do not exist are null, never left out.
-    """
+    """Long table (``SUMMARY_SCHEMA``): every level appears in every column, and values that
+    do not exist are null, never left out."""
     rows = [
         {"dataset": table.dataset, "level": level, "step": column.step, "metric": column.metric}
         | (found.as_dict() if found else {})
@@ -211,8 +213,4 @@ def summary(tables: Sequence[ResultTable]) -> pl.DataFrame:
         for level, row in table.rows.items()
         for column, found in zip(table.columns, row, strict=True)
     ]
-    names = dict.fromkeys(("dataset", "level", "step", "metric"), pl.String)
-    numbers = dict.fromkeys(("mean", "low", "high"), pl.Float64)
-    counts = dict.fromkeys(("images", "seeds", "skipped"), pl.Int64)
-    student = dict.fromkeys(("t_low", "t_high"), pl.Float64)
-    return pl.DataFrame(rows, schema={**names, **numbers, **counts, **student})
+    return pl.DataFrame(rows, schema=SUMMARY_SCHEMA)

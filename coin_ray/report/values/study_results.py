@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from coin_ray.report.values.collect import collect
 from coin_ray.report.values.comparisons import comparisons
 from coin_ray.report.values.result_tables import ResultTable, result_tables
 from coin_ray.report.values.sweep_record import last_sweep
+from coin_ray.report.values.tidy import at_end, measured
 from coin_ray.study.resolved import ResolvedStudy
 
 
@@ -41,6 +43,23 @@ def objective_by_level(results: Results, dataset: str | None) -> dict[str, float
         if found is not None and dataset in (None, cell.data.name):
             values.setdefault(cell.level, []).append(found)
     return {level: sum(found) / len(found) for level, found in values.items()}
+
+
+def objective_points(
+    results: Results, dataset: str, metric: str = "aji"
+) -> dict[str, tuple[str, float, float]]:
+    """Each cell of a data set that has both -> its level, its label-free objective and its mean of
+    ``metric`` over images at the end of its chain. Data sets are not mixed: one is harder than
+    another, which is no merit of the objective."""
+    own = at_end(results.frame.filter(dataset=dataset)).filter(metric=metric)
+    found = measured(own).group_by("cell").agg(pl.col("value").mean())
+    means, goal = dict(found.iter_rows()), results.study.objective.metric
+    values = {cell: facts.get(goal, math.nan) for cell, facts in results.facts.items()}
+    return {
+        cell.key_label: (cell.level, values[cell.key_label], means[cell.key_label])
+        for cell in results.study.cells
+        if cell.key_label in means and not math.isnan(values[cell.key_label])
+    }
 
 
 def read_results(study: ResolvedStudy, runs: Path) -> Results:

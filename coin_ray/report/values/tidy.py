@@ -1,4 +1,4 @@
-"""The result table of a study, by level, from per-image values.
+"""The per-image values of a study, and how metrics and steps are called and ordered.
 
 Everything is computed from one tidy table (``SCHEMA``): a row is one metric of one image at one
 step of one cell. Nothing is averaged before it gets here.
@@ -13,17 +13,10 @@ from typing import Literal
 
 import polars as pl
 
-from coin_ray.statistics.intervals import CONFIDENCE, Estimate, estimate
-
 SCHEMA = {
-    "study": pl.String,
-    "cell": pl.String,
-    "level": pl.String,
-    "dataset": pl.String,
-    "image": pl.String,
+    **dict.fromkeys(("study", "cell", "level", "dataset", "image"), pl.String),
     "seed": pl.Int64,
-    "step": pl.String,
-    "metric": pl.String,
+    **dict.fromkeys(("step", "metric"), pl.String),
     "value": pl.Float64,
 }
 """Columns of the tidy table; ``step`` is ucis, step1, pseudo_labels, round_1 .. round_R, final."""
@@ -112,21 +105,15 @@ def _round(step: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def entry(
-    frame: pl.DataFrame, level: str, column: Column, confidence: float = CONFIDENCE
-) -> Estimate | None:
-    """Mean and interval of a column at one step for one level of a table of one data set; None
-    where no image has a value. An image that is empty in truth and prediction (NaN) is skipped and
-    counted."""
-    cells = frame.filter(
-        (pl.col("level") == level)
-        & (pl.col("step") == column.step)
-        & (pl.col("metric") == column.metric)
-    )
-    valid = cells.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
-    if valid.is_empty():
-        return None
-    by_image = valid.sort("image", "seed").pivot(on="seed", index="image", values="value")
-    skipped = cells["image"].n_unique() - len(by_image)
-    values = by_image.drop("image").to_numpy()
-    return estimate(values, skipped=skipped, confidence=confidence)
+def measured(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows that have a value: an image that is empty in truth and prediction has none."""
+    return frame.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
+
+
+def by_metric(frame: pl.DataFrame) -> dict[str, dict[tuple[str, int], float]]:
+    """Metric -> (image, random seed) -> value, of one level on one data set at one step."""
+    values: dict[str, dict[tuple[str, int], float]] = {}
+    found = measured(frame).select("metric", "image", "seed", "value")
+    for metric, image, seed, value in found.iter_rows():
+        values.setdefault(metric, {})[image, seed] = value
+    return values
