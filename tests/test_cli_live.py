@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from coin_ray.cli.live import headline, line, table, watch
-from coin_ray.cli.progress import Progress, clock
+from coin_ray.cli.live import clock, headline, line, table, watch
 from coin_ray.events import events
+from coin_ray.events.state import StudyState
 
 
 def cell(level: str, seed: int = 0) -> dict[str, object]:
@@ -20,8 +20,8 @@ def finished(level: str, stage: str, key: str, seconds: float) -> events.StageFi
     return events.StageFinished(**cell(level), stage=stage, seconds=seconds, key=key)
 
 
-def progress(*found: events.Event, **options: object) -> Progress:
-    out = Progress(**options)
+def progress(*found: events.Event, **options: object) -> StudyState:
+    out = StudyState(**options)
     start = events.StudyStarted("s", 3, {"features": 4, "round": 2}, stored=5, workers=1)
     for event in (start, *found):
         out.update(event)
@@ -46,7 +46,7 @@ def test_eta_by_hand() -> None:
     # Left: 2 features of 3 s and 1 round of 10 s; 16 s of work took 8 s of the clock.
     assert state.eta(8.0) == pytest.approx(16.0 / (16.0 / 8.0))
     assert progress().eta(1.0) is None
-    nothing = Progress()
+    nothing = StudyState()
     nothing.update(events.StudyStarted("s", 1, {}, stored=9))
     assert nothing.eta(1.0) == 0.0
 
@@ -62,7 +62,7 @@ def test_best_so_far_reads_the_objective_of_finished_cells() -> None:
     state.larger_is_better = False
     best = state.best()
     assert best is not None and best.level == "b"
-    assert Progress().best() is None
+    assert StudyState().best() is None
 
 
 def test_states_of_a_cell() -> None:
@@ -72,11 +72,34 @@ def test_states_of_a_cell() -> None:
     assert state.cells["a--d--s0"].reused == 1
     state.update(events.CellFailed(**cell("a"), cause="ValueError: no"))
     state.update(finished("a", "features", "late", 1.0))  # a task that was still on its way
-    assert state.cells["a--d--s0"].step == "ValueError: no" and state.count("failed") == 1
+    assert state.cells["a--d--s0"].step == "ValueError: no" and len(state.of("failed")) == 1
     state.update(events.CellStarted(**cell("a")))  # tried again
     state.update(events.CellFinished(**cell("a")))
     state.update(finished("a", "features", "later", 1.0))
-    assert state.cells["a--d--s0"].state == "done" and state.count("failed") == 0
+    assert state.cells["a--d--s0"].state == "finished" and not state.of("failed")
+
+
+def test_what_has_ended_is_opened_by_a_start_alone_and_what_has_finished_by_nothing() -> None:
+    state = progress(events.CellStarted(**cell("a")), events.CellStarted(**cell("b")))
+    state.update(events.CellFinished(**cell("a"), metrics={"agreement": 0.5}))
+    state.update(events.RoundFinished(**cell("a"), round=1, metrics={"agreement": 0.1}))  # late
+    state.update(events.CellStarted(**cell("a")))  # looked at again
+    state.update(events.StudyFinished("s", computed=1, reused=0, interrupted=True))
+    assert {c.level: c.state for c in state.cells.values()} == {"a": "finished", "b": "interrupted"}
+    assert state.cells["a--d--s0"].metrics == {"agreement": 0.5} and not state.open
+    state.update(events.CellFailed(**cell("a"), cause="no"))
+    state.update(finished("a", "features", "late", 1.0))
+    state.update(events.CellStarted(**cell("b")))
+    assert {c.level: c.state for c in state.cells.values()} == {"a": "failed", "b": "running"}
+
+
+def test_a_cell_has_one_state_whatever_its_settings() -> None:
+    state = progress(events.CellFailed(**cell("a"), cause="no"))
+    edited = cell("a") | {"cell": "a--d--s0-other"}
+    state.update(events.CellStarted(**edited))
+    assert list(state.cells) == ["a--d--s0-other"] and not state.of("failed")
+    assert state.about("a", "d", 0) is state.cells["a--d--s0-other"]
+    assert state.about("b", "d", 0) is None
 
 
 def test_clock() -> None:
@@ -168,7 +191,7 @@ def test_a_phase_counts_its_own_stages_on_top_of_what_is_done() -> None:
 
 
 def test_a_search_is_timed_by_its_cells() -> None:
-    state = Progress()
+    state = StudyState()
     state.update(events.StudyStarted("s", 4, {}))
     state.update(events.CellFinished(**cell("base")))
     proposed = events.CellsProposed("ot.lambda 0.1", {"ot.lambda": 0.1}, ["a"], {"round": 2})
@@ -187,10 +210,10 @@ def test_cells_that_end_before_their_last_round_or_are_left_out() -> None:
     )
     rows = {c.level: (c.state, c.step) for c in state.cells.values()}
     assert rows == {
-        "a": ("waiting", "scored"),
-        "b": ("done", "ended after round 1"),
+        "a": ("queued", "scored"),
+        "b": ("finished", "ended after round 1"),
         "c": ("left out", "decided after 2 random seeds: worse"),
-        "d": ("running", "training, 120 of 400"),
+        "d": ("running", "training step 120 of 400"),
     }
     assert "cells 1/3 · 1 left out" in headline(state, 1.0)
     ended = events.CellFinished(**cell("b"), metrics={"agreement": 0.3}, rounds=1)

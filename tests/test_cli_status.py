@@ -134,17 +134,33 @@ def test_all_studies_of_a_workspace(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_restart_forgets_earlier_failures() -> None:
-    cell = {"cell": "a", "time": 5}
-    told = history(
+    cell = {"cell": "a", "level": "l", "data": "d", "seed": 0, "time": 5}
+    tags = {"study": "small", "profile": "mini", "dataset": "x, y"}
+    name, told = history(
         [
+            {"event": "StudyDescribed", "name": "n", "tags": tags, "time": 4},
             {"event": "CellFailed", "cause": "no", **cell},
-            {"event": "StudyFinished", "time": 6},
-            {"event": "StudyStarted", "cells": 2, "time": 7},
+            {"event": "StudyFinished", "study": "s", "computed": 0, "reused": 0, "time": 6},
+            {"event": "StudyStarted", "study": "s", "cells": 2, "time": 7},
+            {"event": "KindOfALaterVersion", "time": 7},
             {"event": "CellStarted", **cell, "time": 8},
         ]
     )
+    assert name == "small-mini-x+y"
     assert (told.open, told.total, told.time) == (True, 2, 8)
-    assert told.cells["a"].state == "started" and told.count("failed") == 0
+    assert told.cells["a"].state == "running" and not told.of("failed")
+
+
+def test_a_cell_that_was_ended_early_is_finished(folder: Path) -> None:
+    journal(
+        folder,
+        {"event": "StudyStarted", "study": "small", "cells": 3},
+        {"event": "CellFinished", **who(folder, "0.3"), "rounds": 0},
+        {"event": "CellFinished", **who(folder, "1.0"), "cell": "of other settings", "rounds": 0},
+    )
+    done = call("status", "s.yaml")
+    assert rows(done)["0.3"][2] == "finished" and "ended after round 0" in done.output
+    assert rows(done)["1.0"][2] == "missing" and "have changed since it ran" in done.output
 
 
 def test_status_needs_a_workspace_and_no_ray(folder: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
-from coin_ray.events import events
+from coin_ray.events import events, tracked
 
 CELL = {"cell": "mae--tiles--s0", "level": "mae", "data": "tiles", "seed": 0}
 EVENTS = [
@@ -27,18 +28,26 @@ EVENTS = [
     events.CellFailed(**CELL, cause="ValueError: no", trace="…"),
     events.Note("a retry", severity="warning"),
     events.StudyFinished("s", computed=3, reused=4, failed=1, seconds=10.0, interrupted=True),
+    tracked.StudyDescribed("s (mini)", {"study": "s"}, {"profile": "mini"}, {"study/s.yaml": "µ"}),
+    tracked.CellDescribed("mae", {"seed": 0}),
+    tracked.Stages({"ucis": tracked.Counted("1", computed=1, reused=0, seconds=2.0)}),
+    tracked.Metrics({"aji": 0.5}, step=2, cell="mae--tiles--s0"),
+    tracked.Table("per_image", [{"image": "a", "aji": 0.5}]),
+    tracked.File("runs/s/a.png", "overlays", "0af"),
+    tracked.Text("summary.md", "text"),
+    tracked.Tags({"name.x": "y"}),
 ]
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
 def test_round_trip(event: events.Event) -> None:
-    text = json.dumps(event.to_json())
+    text = json.dumps(event.to_json(), default=dataclasses.asdict)
     assert events.from_json(json.loads(text)) == event
 
 
 def test_every_kind_is_covered() -> None:
-    kinds = {c for c in events.Event.__subclasses__() if c is not events.CellEvent}
-    assert {type(e) for e in EVENTS} == kinds | set(events.CellEvent.__subclasses__())
+    bases = {events.CellEvent, tracked.Description}
+    assert {type(e) for e in EVENTS} == set(events.Event.KINDS.values()) - bases
 
 
 def test_unknown_fields_are_dropped_and_unknown_kinds_are_not() -> None:
@@ -46,6 +55,21 @@ def test_unknown_fields_are_dropped_and_unknown_kinds_are_not() -> None:
     assert events.from_json(later) == events.Note("x")
     with pytest.raises(KeyError):
         events.from_json({"event": "Never"})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"round": "1"}, {"round": True}, {"metrics": {"aji": "much"}}, {"seed": None}]
+)
+def test_a_field_is_what_it_is_declared_to_be(changes: dict[str, object]) -> None:
+    good = events.RoundFinished(**CELL, round=1, metrics={"aji": 0.5}).to_json()
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        events.from_json(good | changes)
+    absent = {name: value for name, value in good.items() if name not in changes}
+    if "metrics" not in changes:
+        with pytest.raises(ValueError, match="Field required"):
+            events.from_json(absent)
+    unknown = events.from_json(good | {"metrics": {"aji": None}})
+    assert isinstance(unknown, events.RoundFinished) and math.isnan(unknown.metrics["aji"])
 
 
 def test_events_do_not_change() -> None:

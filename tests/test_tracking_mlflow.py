@@ -438,7 +438,7 @@ def test_the_usual_variables_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tracking_uri(tmp_path) == AWAY
     assert MlflowWriter(tmp_path, "s").experiment == "mine"
     (tmp_path / "journal").mkdir()
-    (tmp_path / "journal" / "s.jsonl").write_text('{"event": "StudyStarted", "time": 1}\n')
+    (tmp_path / "journal" / "s.jsonl").write_text('{"event": "Tags", "time": 1, "tags": {}}\n')
     with pytest.raises(UserError, match="does not take the runs"):
         sync_journals(tmp_path)
 

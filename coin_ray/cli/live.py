@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from coin_ray import safe
-from coin_ray.cli.progress import Progress, clock
 from coin_ray.events import events
 from coin_ray.events.events import CellEvent, Event
+from coin_ray.events.state import StudyState
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -20,25 +20,35 @@ _SILENCE = 30.0
 """Seconds after which plain lines say where things stand, if nothing else was worth a line."""
 _ROWS = 24
 """Cells shown at once: those at work, then the last to finish."""
+_ORDER = ("running", "failed", "finished", "queued", "interrupted", "left out")
+STYLES = {"running": "cyan", "failed": "red", "finished": "green", "left out": "dim"}
+"""How each state of a cell is drawn, here and by ``status``."""
 
 
-def headline(progress: Progress, elapsed: float) -> str:
+def clock(seconds: float | None) -> str:
+    """1:05 or 2:03:04; ``?`` for None."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def headline(study: StudyState, elapsed: float) -> str:
     """One line: cells, stages, best so far, elapsed, time to go."""
     parts = [
-        f"cells {progress.count('done')}/{progress.total}",
-        f"stages {progress.computed} computed, {progress.remaining} to go, "
-        f"{progress.stored} stored",
+        f"cells {len(study.of('finished'))}/{study.total}",
+        f"stages {study.computed} computed, {study.remaining} to go, {study.stored} stored",
         f"elapsed {clock(elapsed)}",
-        f"left {clock(progress.eta(elapsed))}",
+        f"left {clock(study.eta(elapsed))}",
     ]
-    for state in ("left out", "failed"):
-        if n := progress.count(state):
-            parts.insert(1, f"{n} {state}")
-    working = [cell.step for cell in progress.cells.values() if cell.state == "running"]
+    out, failed = study.of("left out"), study.of("failed")
+    parts[1:1] = [f"{len(cells)} {cells[0].state}" for cells in (failed, out) if cells]
+    working = [cell.step for cell in study.of("running")]
     if len(working) == 1 and working[0]:
         parts.append(working[0])
-    if best := progress.best():
-        parts.append(f"best so far {best.level} ({_values(best.metrics, progress.objective)})")
+    if best := study.best():
+        parts.append(f"best so far {best.level} ({_values(best.metrics, study.objective)})")
     return " · ".join(parts)
 
 
@@ -48,82 +58,83 @@ def _values(metrics: Mapping[str, float], objective: str) -> str:
     return ", ".join(f"{name} {metrics[name]:.3f}" for name in shown if name in metrics)
 
 
-def table(progress: Progress, elapsed: float) -> RenderableType:
+def table(study: StudyState, elapsed: float) -> RenderableType:
     """The live view for a terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
 
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1), expand=True)
-    hits = any(cell.reused for cell in progress.cells.values())
+    hits = any(cell.reused for cell in study.cells.values())
     names = ["level", "data", "seed", "now", "computed", *(["hits"] if hits else []), "metrics"]
     for name in names:
         right = name in ("seed", "computed", "hits")
         drawn.add_column(name, justify="right" if right else "left", no_wrap=True)
-    rank = {"running": 0, "failed": 1, "done": 2, "waiting": 3, "left out": 4}
-    cells = sorted(progress.cells.values(), key=lambda c: (rank[c.state], -c.touched))
-    styles = {"running": "cyan", "failed": "red", "done": "green"}
+    cells = sorted(study.cells.values(), key=lambda c: (_ORDER.index(c.state), -c.touched))
     for cell in cells[:_ROWS]:
-        style = styles.get(cell.state, "dim")
-        now = safe.styled(cell.step if cell.step else cell.state, style)
+        counts = (cell.computed, cell.reused) if hits else (cell.computed,)
         drawn.add_row(
             safe.styled(cell.level),
             safe.styled(cell.data),
             str(cell.seed),
-            now,
-            str(cell.computed),
-            *([str(cell.reused)] if hits else []),
-            _values(cell.metrics, progress.objective),
+            safe.styled(cell.step or cell.state, STYLES.get(cell.state, "dim")),
+            *map(str, counts),
+            _values(cell.metrics, study.objective),
         )
-    notes = [safe.styled(progress.phase)] if progress.phase else []
-    notes += [safe.styled(note, "yellow") for note in progress.notes]
-    notes += [safe.styled(text, "red") for text in progress.stalled]
-    return Group(drawn, *notes, safe.styled(headline(progress, elapsed), "bold"))
+    notes = [safe.styled(study.phase)] if study.phase else []
+    notes += [safe.styled(note, "yellow") for note in study.notes]
+    notes += [safe.styled(text, "red") for text in study.stalled]
+    return Group(drawn, *notes, safe.styled(headline(study, elapsed), "bold"))
 
 
-def line(event: Event, progress: Progress, elapsed: float) -> str | None:
+def line(event: Event, study: StudyState, elapsed: float) -> str | None:
     """An event as one plain line, None for those that would only fill a log."""
-    if isinstance(event, events.StudyStarted):
-        work = ", ".join(f"{stage} {n}" for stage, n in event.to_compute.items()) or "nothing"
-        cells = f"{event.cells} cell{'' if event.cells == 1 else 's'}"
-        return f"[{clock(elapsed)}] {cells}; to compute: {work}; stored: {event.stored}"
-    if isinstance(event, events.PhaseStarted):
-        return f"[{clock(elapsed)}] {event.what}"
-    if isinstance(event, events.CellsProposed):
-        return f"[{clock(elapsed)}] proposed: {safe.line(event.level)}"
-    if isinstance(event, events.Stalled):
-        heading = f"[{clock(elapsed)}] nothing has been heard for {clock(event.seconds)}:"
-        return "\n  ".join([heading, *event.lines])
-    if isinstance(event, events.Note):
-        return f"[{clock(elapsed)}] {event.text}"
-    if not isinstance(event, CellEvent):
-        return None
-    cell = f"{event.level} · {event.data} · seed {event.seed}"
-    who = f"[{clock(elapsed)}] {safe.line(cell)}:"
+    match event:
+        case events.StudyStarted():
+            work = ", ".join(f"{stage} {n}" for stage, n in event.to_compute.items()) or "nothing"
+            cells = f"{event.cells} cell{'' if event.cells == 1 else 's'}"
+            text: str | None = f"{cells}; to compute: {work}; stored: {event.stored}"
+        case events.PhaseStarted():
+            text = event.what
+        case events.CellsProposed():
+            text = f"proposed: {safe.line(event.level)}"
+        case events.Stalled():
+            heading = f"nothing has been heard for {clock(event.seconds)}:"
+            text = "\n  ".join([heading, *event.lines])
+        case events.Note():
+            text = event.text
+        case CellEvent() if told := _of_cell(event, study, elapsed):
+            cell = f"{event.level} · {event.data} · seed {event.seed}"
+            text = f"{safe.line(cell)}: {told}"
+        case _:
+            return None
+    return f"[{clock(elapsed)}] {text}"
+
+
+def _of_cell(event: CellEvent, study: StudyState, elapsed: float) -> str:
     match event:
         case events.StageStarted(stage="round"):
-            return f"{who} training {event.image}".rstrip()
+            return f"training {event.image}".rstrip()
         case events.StageStarted(stage="ucis_model"):
-            return f"{who} training the coarse model"
+            return "training the coarse model"
         case events.RoundFinished():
             values = ", ".join(
                 f"{k} {v:.0f}" if float(v).is_integer() else f"{k} {v:.3f}"
                 for k, v in event.metrics.items()
             )
-            return f"{who} round {event.round} done in {clock(event.seconds)} ({values})"
+            return f"round {event.round} done in {clock(event.seconds)} ({values})"
         case events.CellFinished():
-            values = _values(event.metrics, progress.objective)
-            done = f"{progress.count('done')}/{progress.total} cells"
-            left = clock(progress.eta(elapsed))
+            values = _values(event.metrics, study.objective)
+            done = f"{len(study.of('finished'))}/{study.total} cells"
             how = f"done in {clock(event.seconds)}"
             if event.rounds is not None:
                 how = f"ended after round {event.rounds}"
-            return f"{who} {how} ({values}); {done}, left {left}"
+            return f"{how} ({values}); {done}, left {clock(study.eta(elapsed))}"
         case events.CellScored():
-            return f"{who} scored ({_values(event.metrics, progress.objective)})"
+            return f"scored ({_values(event.metrics, study.objective)})"
         case events.CellFailed():
-            return f"{who} FAILED: {event.cause}"
-    return None
+            return f"FAILED: {event.cause}"
+    return ""
 
 
 @contextmanager
@@ -139,32 +150,32 @@ def watch(
     On a terminal one table is kept up to date; elsewhere (a log, a pipe) whole lines are printed.
     An interruption passes through, after a line that says where the study stands.
     """
-    progress, start = Progress(objective, larger_is_better), now()
+    study, start = StudyState(objective, larger_is_better), now()
     view = _live if console.is_terminal else _plain
     try:
-        with view(console, progress, lambda: now() - start) as take:
+        with view(console, study, lambda: now() - start) as take:
             yield take
     except KeyboardInterrupt:
-        finished, gone = progress.count("done"), progress.count("left out")
-        to_go = progress.total - finished - gone
-        stand = f"{finished} of {progress.total} cells finished, {to_go} to go"
-        _say(console, f"{stand}; {headline(progress, now() - start)}")
+        finished, gone = len(study.of("finished")), len(study.of("left out"))
+        to_go = study.total - finished - gone
+        stand = f"{finished} of {study.total} cells finished, {to_go} to go"
+        _say(console, f"{stand}; {headline(study, now() - start)}")
         raise
 
 
 @contextmanager
 def _plain(
-    console: Console, progress: Progress, elapsed: Callable[[], float]
+    console: Console, study: StudyState, elapsed: Callable[[], float]
 ) -> Iterator[Callable[[Event], None]]:
     lock, said = threading.Lock(), 0.0
 
     def take(event: Event) -> None:
         nonlocal said
         with lock:
-            progress.update(event)
-            text = line(event, progress, elapsed())
+            study.update(event)
+            text = line(event, study, elapsed())
             if text is None and elapsed() - said >= _SILENCE:
-                text = f"[{clock(elapsed())}] {headline(progress, elapsed())}"
+                text = f"[{clock(elapsed())}] {headline(study, elapsed())}"
             if text is not None:
                 said = elapsed()
                 _say(console, text)
@@ -178,7 +189,7 @@ def _say(console: Console, text: str) -> None:
 
 @contextmanager
 def _live(
-    console: Console, progress: Progress, elapsed: Callable[[], float]
+    console: Console, study: StudyState, elapsed: Callable[[], float]
 ) -> Iterator[Callable[[Event], None]]:
     from rich.live import Live
 
@@ -189,11 +200,11 @@ def _live(
 
         def __rich__(self) -> RenderableType:
             with lock:
-                return table(progress, elapsed())
+                return table(study, elapsed())
 
     def take(event: Event) -> None:
         with lock:
-            progress.update(event)
+            study.update(event)
 
     with Live(View(), console=console, refresh_per_second=4, transient=True):
         yield take

@@ -18,6 +18,7 @@ from coin_ray.events.events import (
     RoundProgress,
     StudyFinished,
 )
+from coin_ray.events.tracked import File, Metrics, Table, Tags
 from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -54,47 +55,40 @@ class Recorder:
             from coin_ray.tracking.describe import describe_cells
 
             self._tracker.add(describe_cells(proposal(self._study, event.settings)))
-        self._tracker.record(event.to_json())
+        self._record(event)
         if isinstance(event, CellFinished):
-            self._files(self._tracker, event.cell)
+            self._files(event.cell)
 
-    def _files(self, tracker: Tracker, cell: str) -> None:
+    def _files(self, cell: str) -> None:
         folder = self._runs / cell
         if not (folder / "metrics.json").is_file():
             return  # nothing but its coarse model was asked for
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         if rows:
-            tracker.record({"event": "Table", "cell": cell, "name": "per_image", "rows": rows})
+            self._record(Table("per_image", rows, cell))
         for picture in sorted((folder / "overlays").glob("*.png"))[:MOST_PICTURES]:
-            tracker.record(
-                {"event": "File", "cell": cell, "path": str(picture), "folder": "overlays"}
-            )
+            self._record(File(str(picture), "overlays", cell=cell))
 
     def metrics(self, cell: str, step: int, values: Mapping[str, float]) -> None:
         """Values of a cell's run at a step."""
-        if self._tracker is not None:
-            event = {"event": "Metrics", "cell": cell, "step": step, "metrics": dict(values)}
-            self._tracker.record(event)
+        self._record(Metrics(dict(values), step, cell))
 
     def report(self, files: Sequence[Path], rows: list[dict[str, Any]]) -> None:
         """Attach the files of a report to the study's own run, the page first, and ``rows`` as a
         table."""
-        if self._tracker is None:
-            return
-        top = files[0].parent
         for path in files:
-            folder = Path("report", path.relative_to(top)).parent
-            self._tracker.record({"event": "File", "path": str(path), "folder": str(folder)})
+            folder = Path("report", path.relative_to(files[0].parent)).parent
+            self._record(File(str(path), str(folder)))
         if rows:
-            self._tracker.record({"event": "Table", "name": "summary", "rows": rows})
+            self._record(Table("summary", rows))
 
     def comparisons(self, rows: list[dict[str, Any]]) -> None:
-        """Attach the comparison with the baseline (``report.comparisons``) to the study's own run:
-        ``rows`` as a table, and the columns ``COMPARED`` as values
+        """Attach the comparison with the baseline (``report.values.comparisons``) to the study's
+        own run: ``rows`` as a table, and the columns ``COMPARED`` as values
         ``<data set>/<level>/<metric>_delta`` and so on; tags of the run give in full what a name
         says shortened. One that does not exist is in the table only, where a reason stands beside
         it."""
-        if self._tracker is None or not rows:
+        if not rows:
             return
         data = safe_names(spec.name for spec in self._study.data)
         levels = safe_names([*self._study.levels, *(row["level"] for row in rows)])
@@ -105,10 +99,14 @@ class Recorder:
             for column, end in COMPARED.items()
             if row[column] is not None
         }
-        self._tracker.record({"event": "Table", "name": "comparisons", "rows": rows})
-        self._tracker.record({"event": "Metrics", "metrics": values})
+        self._record(Table("comparisons", rows))
+        self._record(Metrics(values))
         if full:
-            self._tracker.record({"event": "Tags", "tags": full})
+            self._record(Tags(full))
+
+    def _record(self, event: Event) -> None:
+        if self._tracker is not None:
+            self._tracker.record(event.to_json())
 
 
 @contextmanager

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coin_ray.cli import options
+from coin_ray.cli.live import STYLES
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
+from coin_ray.events.state import StudyState
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from coin_ray.cli.history import History, Told
+    from coin_ray.events.state import CellState
     from coin_ray.planning.states import CellStages
     from coin_ray.store.upkeep import AtWork
     from coin_ray.study.datasets import Resolved
@@ -28,7 +30,7 @@ MOST_ROWS = 40
 QUIET = 60.0
 """Seconds after its last word for which a study without a stage at work counts as running."""
 STATES = ("running", "failed", "missing", "left out", "finished")
-STYLES = {"running": "cyan", "failed": "red", "finished": "green", "left out": "dim"}
+"""Those of ``events.state`` that outlive a run, and what the store lacks; most urgent first."""
 
 Study = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="a study; default: all of the workspace")
@@ -66,7 +68,7 @@ def status(
 
 
 def _studies(workspace: Path) -> None:
-    from coin_ray.cli.history import History, histories
+    from coin_ray.cli.history import histories
     from coin_ray.cli.output import console
     from coin_ray.store.artifacts import Store
     from coin_ray.store.upkeep import leases
@@ -76,8 +78,8 @@ def _studies(workspace: Path) -> None:
     working = [work for work in leases(Store(workspace / "store")) if work.holder.alive]
     table = _table("study", "cells", "finished", "failed", "last heard of", "")
     for name in sorted({*told, *written}):
-        one = told.get(name, History())
-        row = [name, str(one.total or "?"), str(written[name]), str(one.count("failed") or "")]
+        one = told.get(name, StudyState())
+        row = [name, str(one.total or "?"), str(written[name]), str(len(one.of("failed")) or "")]
         table.add_row(*row, _ago(one.time), _driver(one, bool(working)))
     screen = console()
     if table.row_count:
@@ -87,7 +89,7 @@ def _studies(workspace: Path) -> None:
     _show_work(working)
 
 
-def _driver(one: History, working: bool) -> str:
+def _driver(one: StudyState, working: bool) -> str:
     if not one.open:
         return "ended" if one.time else "not tracked"
     heard = time.time() - one.time / 1000 < QUIET  # between two stages nobody holds a lease
@@ -96,7 +98,7 @@ def _driver(one: History, working: bool) -> str:
 
 def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
     from coin_ray.cli import preamble
-    from coin_ray.cli.history import History, histories
+    from coin_ray.cli.history import histories
     from coin_ray.cli.output import console
     from coin_ray.cli.results import runs_folder
     from coin_ray.planning.states import stages_by_cell
@@ -105,9 +107,9 @@ def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) 
 
     stages = stages_by_cell(study.cells, data, workspace)
     working = {work.path: work for work in leases(Store(workspace / "store")) if work.holder.alive}
-    told = histories(workspace).get(study.run_name, History())
+    told = histories(workspace).get(study.run_name, StudyState())
     rows = [
-        _row(cell, own, told.about(cell), working)
+        _row(cell, own, told.about(cell.level, cell.data.name, cell.seed), working)
         for cell, own in zip(study.cells, stages, strict=True)
     ]
     rows.sort(key=lambda row: STATES.index(row[3]))
@@ -127,7 +129,7 @@ def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) 
 
 
 def _row(
-    cell: StudyCell, own: CellStages, told: Told | None, working: Mapping[str, AtWork]
+    cell: StudyCell, own: CellStages, told: CellState | None, working: Mapping[str, AtWork]
 ) -> tuple[str, ...]:
     """Level, data set, seed, state, stages that are there, and what there is to say."""
     state, note = "missing", ""
@@ -136,12 +138,17 @@ def _row(
         state = "finished"
     elif held:
         state, note = "running", f"at {held[0].stage} {held[0].name}"
-    elif told is not None and told.state in ("failed", "left out"):
-        state, note = told.state, told.why
+    elif told is not None and (told.state in ("failed", "left out") or _ended_early(told, cell)):
+        state, note = told.state, told.step
     elif told is not None and told.state == "finished":
         note = "its settings, images or code have changed since it ran"
     count = f"{len(own.stages) - len(own.missing)} of {len(own.stages)}"
     return cell.level, cell.data.name, str(cell.seed), state, count, note
+
+
+def _ended_early(told: CellState, cell: StudyCell) -> bool:
+    """Whether a search or a screening ended it, with these settings, before its last round."""
+    return told.state == "finished" and told.rounds is not None and told.cell == cell.key_label
 
 
 def _show_work(working: Sequence[AtWork]) -> None:
@@ -164,7 +171,7 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _ago(milliseconds: int) -> str:
+def _ago(milliseconds: float) -> str:
     """``3 min ago``."""
     from coin_ray.cli.costs import duration
 

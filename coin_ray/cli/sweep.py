@@ -156,7 +156,7 @@ def _close(
     study: ResolvedStudy, outcome: Outcome, runs: Path, workspace: Path, tracked: bool
 ) -> None:
     """Last lines: what was computed, what was left out or failed and why, where everything lies."""
-    from coin_ray.cli.progress import clock
+    from coin_ray.cli.live import clock
 
     say(f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}")
     levels = {cell.key_label: cell.level for cell in study.cells}

@@ -94,5 +94,5 @@ def train_models(
             interrupted = False
         finally:
             seconds, failed = time.perf_counter() - start, len(tally.failed)
-            tally(StudyFinished(study.name, tally.computed, stored, failed, seconds, interrupted))
-    return Outcome(tally.computed, stored, tally.failed, seconds, tally.traces)
+            tally(StudyFinished(study.name, len(tally.made), stored, failed, seconds, interrupted))
+    return Outcome(len(tally.made), stored, tally.failed, seconds, tally.traces)

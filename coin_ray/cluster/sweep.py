@@ -87,11 +87,11 @@ def run_study(
         for line in store.damaged()[damaged:]:
             tally(Note(f"damaged, thrown away and made again where needed: {line}", "warning"))
         seconds = time.perf_counter() - start
-        counts = (tally.computed, batches.reused, len(tally.failed))
+        counts = (len(tally.made), batches.reused, len(tally.failed))
         if batches.started:
             tally(StudyFinished(study.name, *counts, seconds, interrupted))
     found = (tally.failed, seconds, tally.traces, tally.left_out)
-    return Outcome(tally.computed, batches.reused, *found)
+    return Outcome(len(tally.made), batches.reused, *found)
 
 
 def _in_order(

@@ -20,82 +20,77 @@ from coin_ray.events.events import (
     CellFinished,
     CellLeftOut,
     CellScored,
-    CellStarted,
     Event,
     Note,
-    RoundProgress,
     StageFinished,
     StageReused,
     from_json,
 )
+from coin_ray.events.state import StudyState
 
 log = logging.getLogger(__name__)
 Listen = Callable[[Event], None]
 
 
 class Tally:
-    """Hands events on, one at a time whatever thread they come from, and keeps what the end of a
-    study and its next step ask for.
+    """Hands events on, one at a time whatever thread they come from, and folds them into ``state``,
+    which the end of a study and its next step ask.
 
     ``waiting``: cells that are to be run or are at it; an ending (finished, scored, failed, left
     out) takes them from it.
-
-    ``made``: digests of the stages computed; ``failed``: cell -> cause; ``traces``: cause -> its
-    first traceback; ``left_out``: cell -> reason; ``finished``: cell -> metrics, of those that were
-    not screened out; ``running``: cell -> what it last said.
     """
 
     def __init__(self, listen: Listen) -> None:
         self._listen, self._lock = listen, threading.Lock()
         self._told = set[tuple[str, str]]()
-        self.made: set[str] = set()
-        self.failed: dict[str, str] = {}
-        self.traces: dict[str, str] = {}
-        self.left_out: dict[str, str] = {}
-        self.finished: dict[str, Mapping[str, float]] = {}
-        self.running: dict[str, str] = {}
+        self.state = StudyState()
         self.waiting: set[str] = set()
         self.pulse = Pulse()
 
     @property
-    def computed(self) -> int:
-        return len(self.made)
+    def made(self) -> set[str]:
+        """Digests of the stages computed."""
+        return set[str]().union(*self.state.made.values())
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Cell -> the cause, in a line."""
+        return {cell.cell: cell.step for cell in self.state.of("failed")}
+
+    @property
+    def traces(self) -> dict[str, str]:
+        """Cause -> one traceback."""
+        return {cell.step: cell.trace for cell in reversed(self.state.of("failed"))}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Cell -> the reason."""
+        return {cell.cell: cell.step for cell in self.state.of("left out")}
+
+    @property
+    def finished(self) -> dict[str, Mapping[str, float]]:
+        """Cell -> its metrics, of those that were not screened out."""
+        return {c.cell: c.metrics for c in self.state.of("finished") if c.rounds != 0}
+
+    @property
+    def running(self) -> dict[str, str]:
+        """Cell -> what it last said."""
+        return {cell.cell: cell.step or "its start" for cell in self.state.of("running")}
 
     def __call__(self, event: Event) -> None:
         with self._lock:
+            self.state.update(event)
             if isinstance(event, CellEvent):
-                self._cell(event)
+                self.pulse.beat()
+            if isinstance(event, CellFinished | CellScored | CellFailed | CellLeftOut):
+                self.waiting.discard(event.cell)
             if isinstance(event, StageFinished | StageReused):
                 # A cell asks for what it has computed itself, and asks again: neither is a hit.
                 known = (event.cell, event.key) in self._told
                 self._told.add((event.cell, event.key))
-                if isinstance(event, StageFinished):
-                    self.made.add(event.key)
-                elif known:
+                if known and isinstance(event, StageReused):
                     return
             self._listen(event)
-
-    def _cell(self, event: CellEvent) -> None:
-        self.pulse.beat()
-        match event:
-            case CellFinished() | CellScored() | CellFailed() | CellLeftOut():
-                self.running.pop(event.cell, None)
-                self.waiting.discard(event.cell)
-            case CellStarted():
-                self.running[event.cell] = "its start"
-                self.failed.pop(event.cell, None)
-            case RoundProgress():
-                self.running[event.cell] = f"training step {event.step} of {event.steps}"
-            case StageFinished() | StageReused() if event.cell in self.running:
-                self.running[event.cell] = f"{event.stage} {event.image}".strip()
-        match event:
-            case CellFinished() if event.rounds != 0:
-                self.finished[event.cell] = event.metrics
-            case CellFailed():
-                self.failed[event.cell] = event.cause
-                self.traces.setdefault(event.cause, event.trace)
-            case CellLeftOut():
-                self.left_out[event.cell] = event.reason
 
 
 @contextmanager

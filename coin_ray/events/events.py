@@ -1,24 +1,38 @@
 """What happens while a study runs, as small facts: for the live view, the journal and the tracker.
 
 Every field is a plain JSON value, so an event crosses a process, a file or a network unchanged. An
-event never carries a clock time: whoever writes it down adds one.
+event never carries a clock time: whoever writes it down adds one. The fields as they are declared
+here are what :func:`from_json`, and so the reader of a journal, holds an event to.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, Strict, TypeAdapter
+
+Count = Annotated[int, Strict(), Field(gt=-(2**53), lt=2**53)]
+"""Whole numbers: MLflow keeps them in 64 bits, other readers in a float."""
+Number = Annotated[float, Strict(), BeforeValidator(lambda v: math.nan if v is None else v)]
+"""A number that is not finite is null in a journal."""
 
 
 @dataclass(frozen=True)
 class Event:
     """Base of all events; ``to_json`` adds the kind under ``event``."""
 
+    KINDS: ClassVar[dict[str, type[Event]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.KINDS[cls.__name__] = cls
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that ``json.dumps`` takes and :func:`from_json` turns back."""
-        return {"event": type(self).__name__, **dataclasses.asdict(self)}
+        return {"event": type(self).__name__, **vars(self)}
 
 
 @dataclass(frozen=True)
@@ -26,10 +40,10 @@ class StudyStarted(Event):
     """``to_compute``: stage name -> how many unique stages the store does not have yet."""
 
     study: str
-    cells: int
-    to_compute: Mapping[str, int] = field(default_factory=dict)
-    stored: int = 0
-    workers: int = 1
+    cells: Count
+    to_compute: Mapping[str, Count] = field(default_factory=dict)
+    stored: Count = 0
+    workers: Count = 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class PhaseStarted(Event):
     this part alone."""
 
     what: str
-    to_compute: Mapping[str, int] = field(default_factory=dict)
+    to_compute: Mapping[str, Count] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,14 +63,14 @@ class CellsProposed(Event):
     level: str
     settings: Mapping[str, Any]
     cells: Sequence[str]
-    to_compute: Mapping[str, int] = field(default_factory=dict)
+    to_compute: Mapping[str, Count] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Stalled(Event):
     """No cell has said anything for ``seconds``; ``lines`` say who waits for what."""
 
-    seconds: float
+    seconds: Number
     lines: Sequence[str]
 
 
@@ -68,7 +82,7 @@ class CellEvent(Event):
     cell: str
     level: str
     data: str
-    seed: int
+    seed: Annotated[int, Strict()]
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ class StageFinished(CellEvent):
 
     stage: str
     image: str = ""
-    seconds: float = 0.0
+    seconds: Number = 0.0
     key: str = ""
 
 
@@ -108,8 +122,8 @@ class RoundProgress(CellEvent):
     """A training, of a round or of a coarse model, is at this step of ``steps``; said every few
     seconds."""
 
-    step: int
-    steps: int
+    step: Count
+    steps: Count
 
 
 @dataclass(frozen=True)
@@ -117,9 +131,9 @@ class RoundFinished(CellEvent):
     """A distillation round is committed; ``metrics`` may hold ``agreement``, ``accepted``, ``loss``
     and, where the data has labels, ``aji`` and its like."""
 
-    round: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    round: Count
+    metrics: Mapping[str, Number] = field(default_factory=dict)
+    seconds: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ class CellScored(CellEvent):
     """The stages before the first round are in the store, which is all that a screening asks for
     at first; ``metrics`` as of ``CellFinished``."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,9 +149,9 @@ class CellFinished(CellEvent):
     """All stages of the cell are in the store; ``metrics`` are means over its images. ``rounds``:
     after how many it was ended, where that is before its last (0: screened out)."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    rounds: int | None = None
+    metrics: Mapping[str, Number] = field(default_factory=dict)
+    seconds: Number = 0.0
+    rounds: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -168,39 +182,20 @@ class StudyFinished(Event):
     """The last event, also after an interruption."""
 
     study: str
-    computed: int
-    reused: int
-    failed: int = 0
-    seconds: float = 0.0
+    computed: Count
+    reused: Count
+    failed: Count = 0
+    seconds: Number = 0.0
     interrupted: bool = False
 
 
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind
-    for kind in (
-        StudyStarted,
-        PhaseStarted,
-        CellsProposed,
-        Stalled,
-        CellStarted,
-        StageStarted,
-        StageFinished,
-        StageReused,
-        RoundProgress,
-        RoundFinished,
-        CellScored,
-        CellFinished,
-        CellFailed,
-        CellLeftOut,
-        Note,
-        StudyFinished,
-    )
-}
+@functools.cache
+def _adapter(kind: str) -> TypeAdapter[Event]:
+    return TypeAdapter(Event.KINDS[kind])
 
 
 def from_json(values: Mapping[str, Any]) -> Event:
-    """Inverse of ``to_json``. An unknown kind raises KeyError; unknown fields (a journal written by
-    a later version) are dropped."""
-    kind = _KINDS[values["event"]]
-    names = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in names})
+    """Inverse of ``to_json``. An unknown kind raises KeyError, a field that is missing or not what
+    it should be ValueError (pydantic's); unknown fields (a journal written by a later version) are
+    dropped."""
+    return _adapter(values["event"]).validate_python(values)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray import safe
+from coin_ray.events.tracked import CellDescribed, StudyDescribed
 from coin_ray.pipeline.settings import Cell, flatten
 from coin_ray.section import identity
 from coin_ray.store.keys import SHORT, digest
@@ -111,11 +112,10 @@ def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
     note = [safe.markdown_block(part) for part in (info["title"], info["question"]) if part]
     if info["command"]:
         note.append(safe.fenced(info["command"]))
-    return {
-        "event": "StudyDescribed",
-        "name": within(f"{info['study']} ({info['profile']}, {', '.join(info['data'])})", NAME),
-        "params": {"profile": info["profile"], "data": info["data"]},
-        "tags": {
+    told = StudyDescribed(
+        name=within(f"{info['study']} ({info['profile']}, {', '.join(info['data'])})", NAME),
+        params={"profile": info["profile"], "data": info["data"]},
+        tags={
             **_common(info),
             **design,
             **factors,
@@ -124,12 +124,13 @@ def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
             "dataset": ", ".join(info["data"]),
             "mlflow.note.content": "\n\n".join(note),
         },
-        "texts": {
+        texts={
             **{f"study/{file}": source for file, source in info["sources"].items()},
             "study/resolved.yaml": yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
             "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
         },
-    }
+    )
+    return told.to_json()
 
 
 def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,12 +144,10 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, An
         "dataset": cell["data"],
         "seed": cell["seed"],
     }
-    return {
-        "event": "CellDescribed",
-        "run": cell["digest"],
-        "name": f"{within(cell['level'], NAME - 130)} · {cell['data']} · seed {cell['seed']}",
-        "params": {**_factors(cell["factors"], ours), **ours},
-        "tags": {
+    told = CellDescribed(
+        name=f"{within(cell['level'], NAME - 130)} · {cell['data']} · seed {cell['seed']}",
+        params={**_factors(cell["factors"], ours), **ours},
+        tags={
             **_common(info),
             "level": cell["level"],
             "dataset": cell["data"],
@@ -156,11 +155,12 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, An
             "seed": cell["seed"],
             "cell": cell["cell"],
         },
-        "texts": {
+        texts={
             "config.yaml": yaml.safe_dump(cell["config"], sort_keys=False, allow_unicode=True),
             "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
         },
-    }
+    )
+    return {**told.to_json(), "run": cell["digest"]}
 
 
 def _factors(levels: Mapping[str, str], ours: Mapping[str, Any]) -> dict[str, str]:

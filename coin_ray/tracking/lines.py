@@ -3,19 +3,18 @@ elsewhere, and may be damaged."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from coin_ray.events.events import Count, Event, from_json
+from coin_ray.events.tracked import LONGEST
 from coin_ray.tracking.journal import read_lines
-
-LONGEST = 500
-"""Most characters of the path of an artifact, or of a run's identity."""
-_BOUND = 1e308
-_COUNT = 2**53
-"""Whole numbers are smaller: MLflow keeps them in 64 bits, other readers in a float."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,21 @@ class Lines:
     bad: list[str]
     offset: int
     number: int
+
+
+@dataclass(frozen=True)
+class _Envelope:
+    """What every line has besides its event: ``time`` in ms since 1970, ``run`` the identity of a
+    cell's run."""
+
+    time: Annotated[Count, Field(ge=0)]
+    run: Annotated[str, Field(max_length=LONGEST)] = ""
+    cell: str = ""
+
+
+@functools.cache
+def _envelope() -> TypeAdapter[_Envelope]:
+    return TypeAdapter(_Envelope)
 
 
 def read_checked(path: Path, offset: int = 0, number: int = 0) -> Lines:
@@ -47,127 +61,24 @@ def read_checked(path: Path, offset: int = 0, number: int = 0) -> Lines:
 
 
 def line_fault(row: Mapping[str, Any]) -> str:
-    """What is wrong with a journal line (a JSON object); empty if nothing is."""
+    """What is wrong with a journal line (a JSON object), by the declaration of its event; empty if
+    nothing is."""
     if not row:
         return ""
     try:
-        json.dumps(row, ensure_ascii=False).encode()
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         return "it holds text that is no Unicode"
+    except ValueError:
+        return "it holds a number that is not finite"
     if not isinstance(row.get("event"), str):
         return "it names no event"
-    needed = {"time": _time, **_NEEDED.get(row["event"], {})}
-    for name, right in needed.items():
-        if name not in row:
-            return f"its {name!r} is missing"
-        if not right(row[name]):
-            return f"its {name!r} cannot be used"
-    for name, right in {**_COMMON, **_OPTIONAL.get(row["event"], {})}.items():
-        if name in row and not right(row[name]):
-            return f"its {name!r} cannot be used"
+    try:
+        _envelope().validate_python(row)
+        if row["event"] in Event.KINDS:
+            from_json(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        wrong = "is missing" if first["type"] == "missing" else "cannot be used"
+        return f"its {first['loc'][0]!r} {wrong}"
     return ""
-
-
-def inside(path: Any) -> bool:
-    """True for the path of an artifact below its run: relative, and nowhere up."""
-    if not _text(path) or len(path) > LONGEST or "\0" in path:
-        return False
-    parts = path.split("/")
-    return all(p not in ("", ".", "..") and len(p.encode()) <= 255 for p in parts)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _identity(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and -_BOUND <= value <= _BOUND
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and -_COUNT < value < _COUNT
-
-
-def _time(value: Any) -> bool:
-    return _count(value) and value >= 0
-
-
-def _folder(value: Any) -> bool:
-    return value in ("", ".") or inside(value)
-
-
-def _file(value: Any) -> bool:
-    whole = _text(value) and len(value) < 4000 and "\0" not in value
-    parts = value.split("/") if whole else [""]
-    return all(len(part.encode()) <= 255 for part in parts) and inside(parts[-1])
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _values(value: Any) -> bool:
-    return isinstance(value, dict) and all(v is None or _number(v) for v in value.values())
-
-
-def _texts(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(map(_text, value.values()))
-        and all(map(inside, value))
-        and not any(one.startswith(f"{other}/") for one in value for other in value)
-    )
-
-
-def _rows(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_object, value))
-
-
-def _stages(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(v, dict)
-        and _text(v.get("key"))
-        and _count(v.get("computed"))
-        and _count(v.get("reused"))
-        for v in value.values()
-    )
-
-
-def _maybe(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or right(value)
-
-
-_Rules = Mapping[str, Callable[[Any], bool]]
-_COMMON: _Rules = {"run": _identity, "cell": _text}
-_NEEDED: Mapping[str, _Rules] = {
-    "StudyDescribed": {"name": _text, "tags": _object},
-    "CellDescribed": {"name": _text, "tags": _object},
-    "RoundFinished": {"round": _count},
-    "CellFailed": {"cause": _text},
-    "Stages": {"stages": _stages},
-    "Metrics": {"metrics": _values},
-    "Table": {"name": _text, "rows": _rows},
-    "File": {"path": _file},
-    "Text": {"path": inside, "text": _text},
-}
-_OPTIONAL: Mapping[str, _Rules] = {
-    "StudyDescribed": {"params": _object, "texts": _texts},
-    "CellDescribed": {"params": _object, "texts": _texts},
-    "StudyStarted": {"cells": _maybe(_count)},
-    "RoundFinished": {"metrics": _values, "seconds": _maybe(_number)},
-    "CellFinished": {
-        "metrics": _values,
-        "seconds": _maybe(_number),
-        "rounds": _maybe(_count),
-    },
-    "CellFailed": {"trace": _maybe(_text)},
-    "CellLeftOut": {"reason": _maybe(_text)},
-    "StudyFinished": dict.fromkeys(("computed", "reused", "failed", "seconds"), _maybe(_number)),
-    "Metrics": {"step": _count},
-    "File": {"folder": _folder, "digest": _text},
-    "Tags": {"tags": _object},
-}

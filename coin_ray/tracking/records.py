@@ -17,11 +17,19 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from coin_ray import safe
+from coin_ray.events.state import State, next_state
 from coin_ray.store.keys import SHORT, digest
 
 STUDY = ""
 """Key of the study's own run among the records; the others are cell digests."""
 
+STATUS: Mapping[State, str] = {
+    "queued": "SCHEDULED",
+    "running": "RUNNING",
+    "interrupted": "KILLED",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+}
 PARAM_LENGTH = 500
 TAG_LENGTH = 5000
 """Cut here by us, visibly: MLflow cuts silently at 6000 and 8000, older servers refuse from 500."""
@@ -45,11 +53,16 @@ class RunRecord:
     tables: set[str] = field(default_factory=set)
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
-    status: str = "SCHEDULED"
+    state: State = "queued"
     described: Mapping[str, Any] | None = None
     """A description that came after the cell was finished: taken up if anything is recomputed."""
     start: int | None = None
     end: int | None = None
+
+    @property
+    def status(self) -> str:
+        """MLflow's word for the state."""
+        return STATUS[self.state]
 
     def all_tags(self) -> dict[str, str]:
         """Tags, with those that follow from the rest of the record."""
@@ -87,7 +100,7 @@ def fold(records: dict[str, RunRecord], event: Mapping[str, Any]) -> set[str]:
 
 def _described(record: RunRecord, event: Mapping[str, Any]) -> None:
     record.name = event["name"]
-    if record.status == "FINISHED" and record.run != STUDY:
+    if record.state == "finished" and record.run != STUDY:
         # Its results are older than this driver, and so are its commit and environment.
         names = {tag: event["tags"][tag] for tag in ("level", "cell") if tag in event["tags"]}
         record.tags.update({tag: cut(text(value), TAG_LENGTH) for tag, value in names.items()})
@@ -104,10 +117,10 @@ def _describe(record: RunRecord, event: Mapping[str, Any]) -> None:
 
 def _started(record: RunRecord, event: Mapping[str, Any]) -> None:
     record.start = record.start or event["time"]
-    # A finished cell that is looked at again is served from the store: nothing about it changes.
-    # The study's own run, however, is running again.
-    if record.status != "FINISHED" or record.run == STUDY:
-        record.status, record.end = "RUNNING", None
+    # The study's own run is running again; a finished cell is served from the store.
+    record.state = "running" if record.run == STUDY else next_state(record.state, event["event"])
+    if record.state == "running":
+        record.end = None
     if "cells" in event:
         _metric(record, "cells", 0, event["cells"], event["time"])
 
@@ -124,7 +137,7 @@ def _finished(record: RunRecord, event: Mapping[str, Any]) -> None:
     for metric, value in event.get("metrics", {}).items():
         _metric(record, metric, last, value, event["time"])
     _seconds(record, "cell_seconds", last, event)
-    _end(record, "FINISHED", event)
+    _end(record, next_state(record.state, event["event"]), event)
     for tag in ("failure", "ended_after_rounds"):
         record.tags.pop(tag, None)
     if event.get("rounds") is not None:
@@ -135,11 +148,11 @@ def _failed(record: RunRecord, event: Mapping[str, Any]) -> None:
     record.tags["failure"] = cut(event["cause"], TAG_LENGTH)
     if event.get("trace"):
         record.texts["failure.txt"] = event["trace"]
-    _end(record, "FAILED", event)
+    _end(record, next_state(record.state, event["event"]), event)
 
 
 def _stages(record: RunRecord, event: Mapping[str, Any]) -> None:
-    if record.status == "FINISHED":
+    if record.state == "finished":
         if not any(found["computed"] for found in event["stages"].values()):
             return  # served from the store: how it came about is already told
         if record.described is not None:
@@ -185,19 +198,17 @@ def _study_finished(records: dict[str, RunRecord], event: Mapping[str, Any]) -> 
     for metric in ("computed", "reused", "failed", "seconds"):
         if metric in event:
             _metric(record, f"study_{metric}", 0, event[metric], event["time"])
-    killed = event.get("interrupted", False)
-    _end(record, "KILLED" if killed else "FAILED" if event.get("failed") else "FINISHED", event)
-    touched = {STUDY}
-    for cell in records.values():  # nobody is working on these any more
-        if cell.status == "RUNNING":
-            _end(cell, "KILLED", event)
-            touched.add(cell.run)
-    return touched
+    interrupted, failed = event.get("interrupted"), event.get("failed")
+    _end(record, "interrupted" if interrupted else "failed" if failed else "finished", event)
+    ended = [record, *(cell for cell in records.values() if cell.state == "running")]
+    for cell in ended[1:]:
+        _end(cell, next_state(cell.state, event["event"]), event)
+    return {cell.run for cell in ended}
 
 
-def _end(record: RunRecord, status: str, event: Mapping[str, Any]) -> None:
-    if record.status != status or record.end is None:
-        record.status, record.end = status, event["time"]
+def _end(record: RunRecord, state: State, event: Mapping[str, Any]) -> None:
+    if record.state != state or record.end is None:
+        record.state, record.end = state, event["time"]
 
 
 def _metric(record: RunRecord, metric: str, step: int, value: Any, time: int) -> None:

@@ -7,28 +7,23 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from coin_ray import safe
 from coin_ray.events import events
+from coin_ray.events.state import StageCount, StudyState
+from coin_ray.events.tracked import File
 from coin_ray.tracking import describe
 from coin_ray.tracking.journal import Journal, plain
-from coin_ray.tracking.lines import inside, read_checked
+from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.mlflow_store import tracking_uri, unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY
 from coin_ray.tracking.replay import Replay, journal_path, reason, redacted, study_identity
 
-OWN_KINDS = {
-    "Metrics": {"metrics"},
-    "Table": {"name", "rows"},
-    "File": {"path"},
-    "Text": {"path", "text"},
-    "Tags": {"tags"},
-}
-"""Kinds of events beside those of ``events.events``, and the fields each must have."""
 PATIENCE = (5.0, 15.0, 60.0)
 """Seconds between attempts while the tracker is away; the last one repeats."""
 
@@ -42,18 +37,9 @@ class Tracker:
     perhaps killed, driver left in it. ``warn`` gets one line when the tracker goes away and one
     when it is back, from the writing thread; by default they go to the log.
 
-    ``record(event)`` takes dictionaries of plain JSON values (NumPy scalars and paths are fine):
-
-    - every event of ``coin_ray.events.events`` as its ``to_json()``, where ``cell`` is the cell's
-      key label. Stage events are counted, and written as one line when the cell ends;
-    - ``{"event": "Metrics", "metrics": {name: value}, "step": 0}``;
-    - ``{"event": "Table", "name": "per_image", "rows": [{column: value}, ...]}``, attached as CSV
-      and as a table that MLflow opens;
-    - ``{"event": "File", "path": path, "folder": "overlays"}``: attaches a file, such as a picture;
-    - ``{"event": "Text", "path": "summary.md", "text": text}``: attaches a text;
-    - ``{"event": "Tags", "tags": {name: value}}``.
-
-    The last five are about a cell's run with ``"cell": label``, else about the study's own.
+    ``record(event)`` takes what the ``to_json()`` of an event gives, of ``coin_ray.events.events``
+    and of ``coin_ray.events.tracked`` (NumPy scalars and paths are fine); ``cell`` is a cell's key
+    label. Stage events are counted, and written as one line when the cell ends.
     """
 
     def __init__(
@@ -72,7 +58,7 @@ class Tracker:
         self._cells: dict[str, Mapping[str, Any]] = {}
         self.add(study_info["cells"])
         self._seen: set[str] = set()
-        self._stages: dict[str, dict[str, _Stage]] = {}
+        self._state = StudyState()
         told = warn or logging.getLogger(__name__).warning
         self._warn = lambda text: told(safe.printable(text))  # what a server says is any text
         path = journal_path(workspace, self.study)
@@ -99,24 +85,24 @@ class Tracker:
         that JSON cannot hold, OSError for a file that is not there, UserError where the journal
         cannot be written: the event is not written then.
         """
-        _check(event)
-        kind, label = event["event"], event.get("cell", "")
-        row = dict(event)
+        row, label = plain(event), event.get("cell", "")
+        told = _checked(row)
         if label:
             if label not in self._cells:
                 raise ValueError(f"no cell {label!r} in this study: {', '.join(self._cells)}")
             row["run"] = self._cells[label]["digest"]
-            if label not in self._seen and kind != "CellLeftOut":  # that cell has no run
-                self._seen.add(label)
+            if label not in self._seen and not isinstance(told, events.CellLeftOut):
+                self._seen.add(label)  # a cell that is left out has no run
                 self._describe(describe.cell_event(self._info, self._cells[label]))
-        if kind in ("StageStarted", "StageFinished", "StageReused"):
-            self._count(label, row)
+        cell = self._state.cells.get(label)
+        if isinstance(told, events.CellFinished | events.CellFailed) and cell and cell.stages:
+            counts = {name: _summary(count) for name, count in cell.stages.items()}
+            self._journal.append({"event": "Stages", "run": row["run"], "stages": counts})
+        self._state.update(told)
+        if isinstance(told, events.StageStarted | events.StageFinished | events.StageReused):
             return
-        if kind in ("CellFinished", "CellFailed") and label in self._stages:
-            stages = {name: stage.summary() for name, stage in self._stages.pop(label).items()}
-            self._journal.append({"event": "Stages", "run": row["run"], "stages": stages})
-        if kind == "File":
-            row |= _file(self.workspace, Path(event["path"]))
+        if isinstance(told, File):
+            row |= _file(self.workspace, Path(told.path))
         self._journal.append(row)
         self._news.set()
 
@@ -179,34 +165,15 @@ class Tracker:
             self._described[run] = plain(event)
             self._journal.append(event)
 
-    def _count(self, label: str, event: Mapping[str, Any]) -> None:
-        if event["event"] != "StageStarted":
-            stages = self._stages.setdefault(label, {})
-            stages.setdefault(event["stage"], _Stage()).add(event)
 
-
-@dataclass
-class _Stage:
-    """Stage events of a cell, counted."""
-
-    computed: int = 0
-    reused: int = 0
-    seconds: float = 0.0
-    keys: set[str] = field(default_factory=set)
-
-    def add(self, event: Mapping[str, Any]) -> None:
-        self.computed += event["event"] == "StageFinished"
-        self.reused += event["event"] == "StageReused"
-        self.seconds += event.get("seconds", 0.0)
-        self.keys |= {event["key"]} if event.get("key") else set()
-
-    def summary(self) -> dict[str, Any]:
-        key = "".join(sorted(self.keys))
-        if len(self.keys) > 1:  # one key an image: a tag holds their digest and how many they are
-            digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
-            key = f"{digest} ({len(self.keys)} keys)"
-        counts = {"computed": self.computed, "reused": self.reused}
-        return {"key": key, **counts, "seconds": round(self.seconds, 3)}
+def _summary(count: StageCount) -> dict[str, Any]:
+    """One key an image: a tag holds their digest and how many they are."""
+    key = "".join(sorted(count.keys))
+    if len(count.keys) > 1:
+        digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+        key = f"{digest} ({len(count.keys)} keys)"
+    counts = {"computed": count.computed, "reused": count.reused}
+    return {"key": key, **counts, "seconds": round(count.seconds, 3)}
 
 
 def _descriptions(path: Path) -> dict[str, dict[str, Any]]:
@@ -216,18 +183,11 @@ def _descriptions(path: Path) -> dict[str, dict[str, Any]]:
     return {row.get("run", STUDY): {k: v for k, v in row.items() if k != "time"} for row in rows}
 
 
-def _check(event: Mapping[str, Any]) -> None:
-    kind = event.get("event", "")
-    if kind in OWN_KINDS:
-        absent = OWN_KINDS[kind] - set(event)
-        if absent:
-            raise ValueError(f"a {kind} event needs {', '.join(sorted(absent))}")
-        if kind == "Text" and not inside(event["path"]):
-            raise ValueError(f"a text cannot be attached as {event['path']!r}")
-        return
+def _checked(row: Mapping[str, Any]) -> events.Event:
     try:
-        events.from_json(event)
-    except (KeyError, TypeError) as error:
+        return events.from_json(row)
+    except (KeyError, ValidationError) as error:
+        kind = row.get("event", "")
         raise ValueError(f"not an event that the tracker takes: {kind!r} ({error})") from error
 
 
