@@ -14,6 +14,7 @@ from coin_ray.cli.history import history
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Store
 from coin_ray.tracking.journal import Journal
+from coin_ray.tracking.lines import parsed
 from tests.cli_calls import call, cell_of, enter, fill, stages_of, study_of
 
 STUDY = """
@@ -137,7 +138,8 @@ def test_a_restart_forgets_earlier_failures() -> None:
     cell = {"cell": "a", "level": "l", "data": "d", "seed": 0, "time": 5}
     tags = {"study": "small", "profile": "mini", "dataset": "x, y"}
     name, told = history(
-        [
+        parsed(row)
+        for row in [
             {"event": "StudyDescribed", "name": "n", "tags": tags, "time": 4},
             {"event": "CellFailed", "cause": "no", **cell},
             {"event": "StudyFinished", "study": "s", "computed": 0, "reused": 0, "time": 6},

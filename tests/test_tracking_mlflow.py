@@ -23,8 +23,10 @@ from coin_ray import safe
 from coin_ray.cli.recording import Recorder
 from coin_ray.errors import UserError
 from coin_ray.events import events
+from coin_ray.events.tracked import Table
 from coin_ray.pipeline.settings import Cell, dotted_fields
 from coin_ray.tracking.describe import cell_digest, describe_cells, describe_study, study_event
+from coin_ray.tracking.lines import Line
 from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
@@ -421,12 +423,12 @@ def test_no_filter_holds_both_kinds_of_quotes() -> None:
 
 def test_notes_and_tables_are_the_text_that_was_given() -> None:
     told = info("notes") | {"question": "<b>*any*</b>", "command": "coin-ray sweep '```'"}
-    note, tags = markdown_text(study_event(told)["tags"]["mlflow.note.content"])
+    note, tags = markdown_text(study_event(told).tags["mlflow.note.content"])
     assert "<b>*any*</b>" in note and "coin-ray sweep '```'" in note
     assert not tags & {"b", "em"}
     rows = [{"image": "=1+1", "value": -0.5}]
     records: dict[str, RunRecord] = {}
-    fold(records, {"event": "Table", "name": "t", "rows": rows, "time": 1})
+    fold(records, Line(1, event=Table("t", rows)))
     assert records[STUDY].texts["t.csv"] == "image,value\n'=1+1,-0.5\n"
     assert json.loads(records[STUDY].texts["t.json"])["data"] == [["=1+1", -0.5]]
 

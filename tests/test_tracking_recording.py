@@ -12,7 +12,7 @@ from coin_ray.cli.recording import Recorder, recorder
 from coin_ray.errors import UserError
 from coin_ray.report.values.study_results import Results
 from coin_ray.tracking.describe import describe_study
-from coin_ray.tracking.journal import read
+from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.tracking.replay import journal_path
 from coin_ray.tracking.tracker import Tracker
@@ -37,8 +37,8 @@ def tracker(results: Results, tmp_path: Path) -> Iterator[Tracker]:
 
 def parent(tracker: Tracker) -> RunRecord:
     records: dict[str, RunRecord] = {}
-    for row in read(journal_path(tracker.workspace, tracker.study))[0]:
-        fold(records, row)
+    for line in read_checked(journal_path(tracker.workspace, tracker.study)).good:
+        fold(records, line)
     return records[STUDY]
 
 
@@ -96,6 +96,6 @@ def test_a_study_that_did_not_even_start_is_not_left_scheduled(
         raise error
     (journal,) = (tmp_path / "journal").iterdir()
     records: dict[str, RunRecord] = {}
-    for row in read(journal)[0]:
-        fold(records, row)
+    for line in read_checked(journal).good:
+        fold(records, line)
     assert records[STUDY].status == status

@@ -100,8 +100,8 @@ def within(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - SHORT - 2]}…-{digest(text)[:SHORT]}"
 
 
-def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Journal line that describes the study's own run."""
+def study_event(info: Mapping[str, Any]) -> StudyDescribed:
+    """What describes the study's own run."""
     import yaml
 
     # A study file may be edited, and MLflow's params cannot: what an edit may change is a tag.
@@ -112,7 +112,7 @@ def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
     note = [safe.markdown_block(part) for part in (info["title"], info["question"]) if part]
     if info["command"]:
         note.append(safe.fenced(info["command"]))
-    told = StudyDescribed(
+    return StudyDescribed(
         name=within(f"{info['study']} ({info['profile']}, {', '.join(info['data'])})", NAME),
         params={"profile": info["profile"], "data": info["data"]},
         tags={
@@ -130,11 +130,10 @@ def study_event(info: Mapping[str, Any]) -> dict[str, Any]:
             "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
         },
     )
-    return told.to_json()
 
 
-def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Journal line that describes a cell's run: every factor and every setting as a flat param, and
+def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> CellDescribed:
+    """What describes a cell's run: every factor and every setting as a flat param, and
     once more as tags what a flat list of runs is grouped by."""
     import yaml
 
@@ -144,7 +143,7 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, An
         "dataset": cell["data"],
         "seed": cell["seed"],
     }
-    told = CellDescribed(
+    return CellDescribed(
         name=f"{within(cell['level'], NAME - 130)} · {cell['data']} · seed {cell['seed']}",
         params={**_factors(cell["factors"], ours), **ours},
         tags={
@@ -160,7 +159,6 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, An
             "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
         },
     )
-    return {**told.to_json(), "run": cell["digest"]}
 
 
 def _factors(levels: Mapping[str, str], ours: Mapping[str, Any]) -> dict[str, str]:

@@ -18,67 +18,62 @@ from coin_ray.tracking.journal import read_lines
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Part of a journal: its events, its bad lines as ``line <number>: <what is wrong>``, and the
-    offset and number of the line to go on from."""
+class Line:
+    """``time`` in ms since 1970; ``run``: the identity of a cell's run, empty for the study's own;
+    ``event``: None for a kind of a later version."""
 
-    rows: list[dict[str, Any]]
+    time: Annotated[Count, Field(ge=0)]
+    run: Annotated[str, Field(max_length=LONGEST)] = ""
+    event: Event | None = None
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Part of a journal: its lines that are what they should be, the bad ones as ``line <number>:
+    <what is wrong>``, and the offset and number of the line to go on from."""
+
+    good: list[Line]
     bad: list[str]
     offset: int
     number: int
 
 
-@dataclass(frozen=True)
-class _Envelope:
-    """What every line has besides its event: ``time`` in ms since 1970, ``run`` the identity of a
-    cell's run."""
-
-    time: Annotated[Count, Field(ge=0)]
-    run: Annotated[str, Field(max_length=LONGEST)] = ""
-    cell: str = ""
-
-
 @functools.cache
-def _envelope() -> TypeAdapter[_Envelope]:
-    return TypeAdapter(_Envelope)
+def _envelope() -> TypeAdapter[Line]:
+    return TypeAdapter(Line)
 
 
 def read_checked(path: Path, offset: int = 0, number: int = 0) -> Lines:
-    """The events of a journal that are what they should be; kinds of a later version included.
-
-    Starts at byte ``offset``, after ``number`` lines. OSError if the file cannot be read.
-    """
+    """The lines of a journal from byte ``offset`` on, after ``number`` lines. OSError if the file
+    cannot be read."""
     found, offset = read_lines(path, offset)
-    rows, bad = [], []
-    for row in found:
-        number += 1
-        fault = row if isinstance(row, str) else line_fault(row)
-        if fault:
-            bad.append(f"line {number}: {fault}")
-        elif not isinstance(row, str) and row:
-            rows.append(row)
-    return Lines(rows, bad, offset, number)
+    good, bad = [], []
+    for number, row in enumerate(found, number + 1):  # noqa: B020  (it is told from here on)
+        if row:
+            try:
+                good.append(parsed(row))
+            except ValueError as error:
+                bad.append(f"line {number}: {error}")
+    return Lines(good, bad, offset, number)
 
 
-def line_fault(row: Mapping[str, Any]) -> str:
-    """What is wrong with a journal line (a JSON object), by the declaration of its event; empty if
-    nothing is."""
-    if not row:
-        return ""
+def parsed(row: Mapping[str, Any] | str) -> Line:
+    """A journal line (a JSON object, or in words what it is instead), held to the declaration of
+    its event. ValueError says what is wrong with it."""
+    if isinstance(row, str):
+        raise ValueError(row)
     try:
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        return "it holds text that is no Unicode"
-    except ValueError:
-        return "it holds a number that is not finite"
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds text that is no Unicode") from error
+    except ValueError as error:
+        raise ValueError("it holds a number that is not finite") from error
     if not isinstance(row.get("event"), str):
-        return "it names no event"
+        raise ValueError("it names no event")
     try:
-        _envelope().validate_python(row)
-        if row["event"] in Event.KINDS:
-            from_json(row)
+        event = from_json(row) if row["event"] in Event.KINDS else None
+        return _envelope().validate_python({**row, "event": event})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         wrong = "is missing" if first["type"] == "missing" else "cannot be used"
-        return f"its {first['loc'][0]!r} {wrong}"
-    return ""
+        raise ValueError(f"its {first['loc'][0]!r} {wrong}") from error

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from coin_ray import safe
+from coin_ray.events import events
 from coin_ray.events.state import State, next_state
+from coin_ray.events.tracked import Description, File, Metrics, Stages, Table, Tags, Text
 from coin_ray.store.keys import SHORT, digest
+from coin_ray.tracking.lines import Line
 
 STUDY = ""
 """Key of the study's own run among the records; the others are cell digests."""
@@ -54,7 +58,7 @@ class RunRecord:
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
     state: State = "queued"
-    described: Mapping[str, Any] | None = None
+    described: Description | None = None
     """A description that came after the cell was finished: taken up if anything is recomputed."""
     start: int | None = None
     end: int | None = None
@@ -63,6 +67,11 @@ class RunRecord:
     def status(self) -> str:
         """MLflow's word for the state."""
         return STATUS[self.state]
+
+    @property
+    def last(self) -> int:
+        """The last step of any of its curves."""
+        return max((step for _, step in self.metrics), default=0)
 
     def all_tags(self) -> dict[str, str]:
         """Tags, with those that follow from the rest of the record."""
@@ -82,138 +91,144 @@ class RunRecord:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def fold(records: dict[str, RunRecord], event: Mapping[str, Any]) -> set[str]:
+def fold(records: dict[str, RunRecord], line: Line) -> set[str]:
     """Apply one journal line to ``records`` in place; returns the runs it touched.
 
     Kinds that say nothing about a run (notes, or kinds of a later version) touch none.
     """
-    handler = _HANDLERS.get(event["event"])
-    if handler is None:
-        return set()
-    if event["event"] == "StudyFinished":
-        return _study_finished(records, event)
-    run = event.get("run", STUDY)
-    record = records.setdefault(run, RunRecord(run))
-    handler(record, event)
-    return {run}
+    event, time = line.event, line.time
+    record = records.get(line.run) or RunRecord(line.run)
+    match event:
+        case Description():
+            _described(record, event)
+        case events.StudyStarted():
+            record.start, record.end, record.state = record.start or time, None, "running"
+            _metric(record, "cells", 0, event.cells, time)
+        case events.StudyFinished():
+            return _study_finished(records, event, time)
+        case (
+            events.CellStarted()
+            | events.RoundFinished()
+            | events.CellFinished()
+            | events.CellFailed()
+        ):
+            _cell(record, event, time)
+        case Stages():
+            _stages(record, event, time)
+        case Metrics():
+            _metrics(record, event.metrics, event.step, time)
+        case Table():
+            _table(record, event)
+        case File():
+            target = PurePosixPath(event.folder, PurePosixPath(event.path).name)
+            record.files[str(target)] = {"path": event.path, "digest": event.digest}
+        case Text():
+            record.texts[event.path] = event.text
+        case Tags():
+            _tags(record, event.tags)
+        case _:
+            return set()
+    records[line.run] = record
+    return {line.run}
 
 
-def _described(record: RunRecord, event: Mapping[str, Any]) -> None:
-    record.name = event["name"]
+def _cell(record: RunRecord, event: events.CellEvent, time: int) -> None:
+    state = next_state(record.state, type(event).__name__)
+    match event:
+        case events.CellStarted():
+            # A finished cell that is looked at again is served from the store.
+            record.start = record.start or time
+            if state == "running":
+                record.state, record.end = state, None
+        case events.RoundFinished():
+            _metrics(record, event.metrics, event.round, time)
+            _seconds(record, "round_seconds", event.round, event.seconds, time)
+        case events.CellFinished():
+            # Final values belong to the last round, so that a curve over rounds ends in them.
+            last = record.last
+            _metrics(record, event.metrics, last, time)
+            _seconds(record, "cell_seconds", last, event.seconds, time)
+            _end(record, state, time)
+            for tag in ("failure", "ended_after_rounds"):
+                record.tags.pop(tag, None)
+            if event.rounds is not None:
+                record.tags["ended_after_rounds"] = str(event.rounds)
+        case events.CellFailed():
+            record.tags["failure"] = cut(event.cause, TAG_LENGTH)
+            if event.trace:
+                record.texts["failure.txt"] = event.trace
+            _end(record, state, time)
+
+
+def _described(record: RunRecord, event: Description) -> None:
+    record.name = event.name
     if record.state == "finished" and record.run != STUDY:
         # Its results are older than this driver, and so are its commit and environment.
-        names = {tag: event["tags"][tag] for tag in ("level", "cell") if tag in event["tags"]}
-        record.tags.update({tag: cut(text(value), TAG_LENGTH) for tag, value in names.items()})
+        _tags(record, {tag: event.tags[tag] for tag in ("level", "cell") if tag in event.tags})
         record.described = event
         return
     _describe(record, event)
 
 
-def _describe(record: RunRecord, event: Mapping[str, Any]) -> None:
-    record.params.update({name(k): cut(text(v)) for k, v in event.get("params", {}).items()})
-    _tags(record, event)
-    record.texts.update(event.get("texts", {}))
+def _describe(record: RunRecord, event: Description) -> None:
+    record.params.update({name(key): cut(text(value)) for key, value in event.params.items()})
+    _tags(record, event.tags)
+    record.texts.update(event.texts)
 
 
-def _started(record: RunRecord, event: Mapping[str, Any]) -> None:
-    record.start = record.start or event["time"]
-    # The study's own run is running again; a finished cell is served from the store.
-    record.state = "running" if record.run == STUDY else next_state(record.state, event["event"])
-    if record.state == "running":
-        record.end = None
-    if "cells" in event:
-        _metric(record, "cells", 0, event["cells"], event["time"])
-
-
-def _round(record: RunRecord, event: Mapping[str, Any]) -> None:
-    for metric, value in event.get("metrics", {}).items():
-        _metric(record, metric, event["round"], value, event["time"])
-    _seconds(record, "round_seconds", event["round"], event)
-
-
-def _finished(record: RunRecord, event: Mapping[str, Any]) -> None:
-    # Final values belong to the last round, so that a curve over rounds ends in them.
-    last = max((step for _, step in record.metrics), default=0)
-    for metric, value in event.get("metrics", {}).items():
-        _metric(record, metric, last, value, event["time"])
-    _seconds(record, "cell_seconds", last, event)
-    _end(record, next_state(record.state, event["event"]), event)
-    for tag in ("failure", "ended_after_rounds"):
-        record.tags.pop(tag, None)
-    if event.get("rounds") is not None:
-        record.tags["ended_after_rounds"] = str(event["rounds"])
-
-
-def _failed(record: RunRecord, event: Mapping[str, Any]) -> None:
-    record.tags["failure"] = cut(event["cause"], TAG_LENGTH)
-    if event.get("trace"):
-        record.texts["failure.txt"] = event["trace"]
-    _end(record, next_state(record.state, event["event"]), event)
-
-
-def _stages(record: RunRecord, event: Mapping[str, Any]) -> None:
+def _stages(record: RunRecord, event: Stages, time: int) -> None:
+    computed = sum(found.computed for found in event.stages.values())
     if record.state == "finished":
-        if not any(found["computed"] for found in event["stages"].values()):
+        if not computed:
             return  # served from the store: how it came about is already told
         if record.described is not None:
             _describe(record, record.described)
-    for stage, found in event["stages"].items():
-        record.tags[f"stage.{stage}"] = found["key"]
-    last = max((step for _, step in record.metrics), default=0)
-    for metric in ("computed", "reused"):
-        total = sum(found[metric] for found in event["stages"].values())
-        _metric(record, f"stages_{metric}", last, total, event["time"])
+    record.tags.update({f"stage.{stage}": found.key for stage, found in event.stages.items()})
+    reused = sum(found.reused for found in event.stages.values())
+    counts = {"stages_computed": computed, "stages_reused": reused}
+    _metrics(record, counts, record.last, time)
 
 
-def _table(record: RunRecord, event: Mapping[str, Any]) -> None:
-    title = PurePosixPath(name(event["name"])).name
-    columns = list(dict.fromkeys(key for row in event["rows"] for key in row))
-    data = [[row.get(column) for column in columns] for row in event["rows"]]
+def _table(record: RunRecord, event: Table) -> None:
+    title = PurePosixPath(name(event.name)).name
+    columns = list(dict.fromkeys(key for row in event.rows for key in row))
+    data = [[row.get(column) for column in columns] for row in event.rows]
     record.texts[f"{title}.csv"] = _csv(columns, data)
     record.texts[f"{title}.json"] = json.dumps({"columns": columns, "data": data})
     record.tables.add(f"{title}.json")
 
 
-def _file(record: RunRecord, event: Mapping[str, Any]) -> None:
-    target = PurePosixPath(event.get("folder", ""), PurePosixPath(event["path"]).name)
-    record.files[str(target)] = {"path": event["path"], "digest": event.get("digest", "")}
-
-
-def _text(record: RunRecord, event: Mapping[str, Any]) -> None:
-    record.texts[event["path"]] = event["text"]
-
-
-def _tags(record: RunRecord, event: Mapping[str, Any]) -> None:
-    tags = event.get("tags", {})
-    record.tags.update({name(k): cut(text(v), TAG_LENGTH) for k, v in tags.items()})
-
-
-def _metrics(record: RunRecord, event: Mapping[str, Any]) -> None:
-    for metric, value in event["metrics"].items():
-        _metric(record, metric, event.get("step", 0), value, event["time"])
-
-
-def _study_finished(records: dict[str, RunRecord], event: Mapping[str, Any]) -> set[str]:
+def _study_finished(
+    records: dict[str, RunRecord], event: events.StudyFinished, time: int
+) -> set[str]:
     record = records.setdefault(STUDY, RunRecord(STUDY))
     for metric in ("computed", "reused", "failed", "seconds"):
-        if metric in event:
-            _metric(record, f"study_{metric}", 0, event[metric], event["time"])
-    interrupted, failed = event.get("interrupted"), event.get("failed")
-    _end(record, "interrupted" if interrupted else "failed" if failed else "finished", event)
-    ended = [record, *(cell for cell in records.values() if cell.state == "running")]
-    for cell in ended[1:]:
-        _end(cell, next_state(cell.state, event["event"]), event)
-    return {cell.run for cell in ended}
+        _metric(record, f"study_{metric}", 0, getattr(event, metric), time)
+    ended: State = "failed" if event.failed else "finished"
+    _end(record, "interrupted" if event.interrupted else ended, time)
+    running = [cell for cell in records.values() if cell.state == "running"]
+    for cell in running:
+        _end(cell, next_state(cell.state, "StudyFinished"), time)
+    return {STUDY, *(cell.run for cell in running)}
 
 
-def _end(record: RunRecord, state: State, event: Mapping[str, Any]) -> None:
+def _end(record: RunRecord, state: State, time: int) -> None:
     if record.state != state or record.end is None:
-        record.state, record.end = state, event["time"]
+        record.state, record.end = state, time
 
 
-def _metric(record: RunRecord, metric: str, step: int, value: Any, time: int) -> None:
-    key = (name(metric), int(step))
-    if value is None:  # the journal's spelling of NaN and infinity, which MLflow stores as 1.8e308
+def _tags(record: RunRecord, tags: Mapping[str, Any]) -> None:
+    record.tags.update({name(key): cut(text(value), TAG_LENGTH) for key, value in tags.items()})
+
+
+def _metrics(record: RunRecord, values: Mapping[str, float], step: int, time: int) -> None:
+    for metric, value in values.items():
+        _metric(record, metric, step, value, time)
+
+
+def _metric(record: RunRecord, metric: str, step: int, value: float, time: int) -> None:
+    key = (name(metric), step)
+    if not math.isfinite(value):  # MLflow would store it as 1.8e308
         record.dropped.add(f"{key[0]} at {key[1]}")
         return
     if key not in record.metrics or record.metrics[key][0] != float(value):
@@ -221,11 +236,10 @@ def _metric(record: RunRecord, metric: str, step: int, value: Any, time: int) ->
     record.dropped.discard(f"{key[0]} at {key[1]}")
 
 
-def _seconds(record: RunRecord, metric: str, step: int, event: Mapping[str, Any]) -> None:
+def _seconds(record: RunRecord, metric: str, step: int, seconds: float, time: int) -> None:
     """Time spent. A later look at a finished cell takes no time and must not overwrite it."""
-    before = record.metrics.get((metric, step), (0.0, 0))[0]
-    if event.get("seconds") and event["seconds"] > before:
-        _metric(record, metric, step, event["seconds"], event["time"])
+    if seconds > record.metrics.get((metric, step), (0.0, 0))[0]:
+        _metric(record, metric, step, seconds, time)
 
 
 def name(raw: str) -> str:
@@ -255,21 +269,3 @@ def _csv(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> str:
     rows = [[safe.cell(v) if isinstance(v, str) else v for v in row] for row in data]
     writer.writerows([[safe.cell(column) for column in columns], *rows])
     return out.getvalue()
-
-
-_HANDLERS = {
-    "StudyDescribed": _described,
-    "CellDescribed": _described,
-    "StudyStarted": _started,
-    "CellStarted": _started,
-    "RoundFinished": _round,
-    "CellFinished": _finished,
-    "CellFailed": _failed,
-    "StudyFinished": _finished,  # never called: it touches several runs, see fold
-    "Stages": _stages,
-    "Metrics": _metrics,
-    "Table": _table,
-    "File": _file,
-    "Text": _text,
-    "Tags": _tags,
-}

@@ -39,9 +39,9 @@ class Replay:
         lines = read_checked(self.path, self.offset, self.number)
         self.offset, self.number = lines.offset, lines.number
         self.bad += lines.bad
-        for row in lines.rows:
-            self.dirty |= fold(self.records, row)
-        if lines.rows:  # the parent must exist even if a crash took the line that describes it
+        for line in lines.good:
+            self.dirty |= fold(self.records, line)
+        if lines.good:  # the parent must exist even if a crash took the line that describes it
             self.records.setdefault(STUDY, RunRecord(STUDY, name=self.writer.study))
             self.dirty.add(STUDY)
 

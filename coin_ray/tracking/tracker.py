@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from coin_ray import safe
 from coin_ray.events import events
 from coin_ray.events.state import StageCount, StudyState
-from coin_ray.events.tracked import File
+from coin_ray.events.tracked import Description, File
 from coin_ray.tracking import describe
 from coin_ray.tracking.journal import Journal, plain
 from coin_ray.tracking.lines import read_checked
@@ -70,7 +70,7 @@ class Tracker:
         self._writing = threading.Lock()
         self._fault: BaseException | None = None
         self._warned = False
-        self._describe(describe.study_event(study_info))
+        self._describe(STUDY, describe.study_event(study_info))
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
         self._thread.start()
 
@@ -93,7 +93,7 @@ class Tracker:
             row["run"] = self._cells[label]["digest"]
             if label not in self._seen and not isinstance(told, events.CellLeftOut):
                 self._seen.add(label)  # a cell that is left out has no run
-                self._describe(describe.cell_event(self._info, self._cells[label]))
+                self._describe(row["run"], describe.cell_event(self._info, self._cells[label]))
         cell = self._state.cells.get(label)
         if isinstance(told, events.CellFinished | events.CellFailed) and cell and cell.stages:
             counts = {name: _summary(count) for name, count in cell.stages.items()}
@@ -158,12 +158,12 @@ class Tracker:
         if self._fault is not None:
             raise self._fault
 
-    def _describe(self, event: Mapping[str, Any]) -> None:
+    def _describe(self, run: str, event: events.Event) -> None:
         """Unless the journal has it: looking again at a thousand cells adds no thousand lines."""
-        run = event.get("run", STUDY)
-        if self._described.get(run) != plain(event):
-            self._described[run] = plain(event)
-            self._journal.append(event)
+        row = plain(event.to_json())
+        if self._described.get(run) != events.from_json(row):
+            self._described[run] = events.from_json(row)
+            self._journal.append(row | ({"run": run} if run else {}))
 
 
 def _summary(count: StageCount) -> dict[str, Any]:
@@ -176,11 +176,10 @@ def _summary(count: StageCount) -> dict[str, Any]:
     return {"key": key, **counts, "seconds": round(count.seconds, 3)}
 
 
-def _descriptions(path: Path) -> dict[str, dict[str, Any]]:
-    """The last description of each run in a journal, without its time."""
-    found = read_checked(path).rows
-    rows = [row for row in found if row["event"] in ("StudyDescribed", "CellDescribed")]
-    return {row.get("run", STUDY): {k: v for k, v in row.items() if k != "time"} for row in rows}
+def _descriptions(path: Path) -> dict[str, events.Event]:
+    """The last description of each run in a journal."""
+    lines = read_checked(path).good
+    return {line.run: line.event for line in lines if isinstance(line.event, Description)}
 
 
 def _checked(row: Mapping[str, Any]) -> events.Event:
