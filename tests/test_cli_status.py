@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from coin_ray.cli.history import history
+from coin_ray.cli.status import history
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Store
 from coin_ray.tracking.journal import Journal

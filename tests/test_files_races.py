@@ -15,7 +15,7 @@ from coin_ray.data.write import write_label_map
 from coin_ray.files import SCRATCH
 from coin_ray.pretraining.loop import save_weights
 from coin_ray.report.panels import write_panels
-from coin_ray.report.values.sweep_record import keep_sweep
+from coin_ray.report.values.study_results import keep_sweep
 
 MAP = np.eye(32, dtype=np.int32)
 IMAGE = np.zeros((32, 32, 3), np.uint8)

@@ -17,8 +17,7 @@ from coin_ray.report.formats.html import table as page_table
 from coin_ray.report.formats.latex import escape
 from coin_ray.report.formats.latex import table as latex_table
 from coin_ray.report.formats.markdown import table as markdown_table
-from coin_ray.report.values.study_results import Results, read_results
-from coin_ray.report.values.sweep_record import keep_sweep
+from coin_ray.report.values.study_results import Results, keep_sweep, read_results
 from coin_ray.report.write import write_report
 from coin_ray.study.resolved import StudyCell
 from tests.report_study import finish, finished, study

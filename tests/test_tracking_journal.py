@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,15 @@ from coin_ray.errors import UserError
 from coin_ray.events.tracked import inside
 from coin_ray.tracking import journal as journals
 from coin_ray.tracking import records as recorded
-from coin_ray.tracking.journal import Journal, read
+from coin_ray.tracking.journal import Journal, read_lines
 from coin_ray.tracking.lines import parsed, read_checked
 from coin_ray.tracking.records import STUDY, RunRecord, name
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The events among the lines."""
+    lines, offset = read_lines(path, offset)
+    return [row for row in lines if isinstance(row, dict) and "event" in row], offset
 
 
 def test_lines_are_read_back_as_plain_values(tmp_path: Path) -> None:

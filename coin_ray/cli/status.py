@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 from coin_ray.events.state import StudyState
+from coin_ray.events.tracked import StudyDescribed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from coin_ray.store.upkeep import AtWork
     from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
+    from coin_ray.tracking.lines import Line
 
 MOST_ROWS = 40
 QUIET = 60.0
@@ -68,7 +70,6 @@ def status(
 
 
 def _studies(workspace: Path) -> None:
-    from coin_ray.cli.history import histories
     from coin_ray.cli.output import console
     from coin_ray.store.artifacts import Store
     from coin_ray.store.upkeep import leases
@@ -89,6 +90,32 @@ def _studies(workspace: Path) -> None:
     _show_work(working)
 
 
+def histories(workspace: Path) -> dict[str, StudyState]:
+    """Name of the folder of runs -> what the youngest journal of that study says."""
+    from coin_ray.tracking.lines import read_checked
+
+    paths = (path for path in (workspace / "journal").glob("*.jsonl") if path.is_file())
+    found = [history(read_checked(path).good) for path in paths]
+    return {name: state for name, state in sorted(found, key=lambda one: one[1].time) if name}
+
+
+def history(lines: Iterable[Line]) -> tuple[str, StudyState]:
+    """The name of a study's folder of runs and its state (times in ms since 1970), from the lines
+    of its journal."""
+    name, state = "", StudyState()
+    for line in lines:
+        if line.event is not None:
+            state.update(line.event, line.time)
+        if isinstance(line.event, StudyDescribed):
+            name = _folder_of(line.event.tags)
+    return name, state
+
+
+def _folder_of(tags: Mapping[str, Any]) -> str:
+    study, profile, data = (str(tags.get(part, "")) for part in ("study", "profile", "dataset"))
+    return str(tags.get("runs") or f"{study}-{profile}-{data.replace(', ', '+')}")
+
+
 def _driver(one: StudyState, working: bool) -> str:
     if not one.open:
         return "ended" if one.time else "not tracked"
@@ -98,7 +125,6 @@ def _driver(one: StudyState, working: bool) -> str:
 
 def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
     from coin_ray.cli import preamble
-    from coin_ray.cli.history import histories
     from coin_ray.cli.output import console
     from coin_ray.cli.results import runs_folder
     from coin_ray.planning.states import stages_by_cell

@@ -118,7 +118,7 @@ def _run(
     from coin_ray.cluster.sweep import Resources, run_study
     from coin_ray.events.events import StudyStarted
     from coin_ray.report.values.result_tables import summary
-    from coin_ray.report.values.sweep_record import keep_sweep
+    from coin_ray.report.values.study_results import keep_sweep
     from coin_ray.report.write import write_report
 
     screen, runs, goal = console(), runs_folder(workspace, study), study.objective

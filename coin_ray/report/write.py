@@ -9,7 +9,7 @@ import polars as pl
 from coin_ray import safe
 from coin_ray.outputs import claim
 from coin_ray.report.document import head, sections
-from coin_ray.report.document.blocks import Document, Section
+from coin_ray.report.document.blocks import Document, Plot, Section
 from coin_ray.report.document.gallery import LEGEND, gallery
 from coin_ray.report.document.provenance import provenance
 from coin_ray.report.figures.of_study import figures_section
@@ -37,7 +37,8 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
     figures = figures_section(results)
     drawn = {
         f"figures/{plot.name}.{suffix}": data
-        for plot in Document("", "", (), (figures,)).plots
+        for plot in figures.blocks
+        if isinstance(plot, Plot)
         for suffix, data in (("svg", plot.svg), ("pdf", plot.pdf))
     }
     names = ("report.html", "report.md", "report.tex", *TABLES, *drawn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +65,12 @@ def _sources(files: Sequence[str]) -> dict[str, str]:
 
 def describe_cells(cells: Sequence[StudyCell]) -> list[dict[str, Any]]:
     """The cells of a study, or those that it adds while it runs, as plain JSON values."""
-    return list(_cells(cells))
-
-
-def _cells(cells: Sequence[StudyCell]) -> Iterator[dict[str, Any]]:
-    seen: set[str] = set()
+    found: dict[str, dict[str, Any]] = {}
     for cell in cells:
         run = cell_digest(cell)
-        if run in seen:  # two levels that come to the same configuration still are two cells
+        if run in found:  # two levels that come to the same configuration still are two cells
             run = digest([run, cell.level])
-        seen.add(run)
-        yield {
+        found[run] = {
             "cell": cell.key_label,
             "digest": run,
             "level": cell.level,
@@ -85,6 +80,7 @@ def _cells(cells: Sequence[StudyCell]) -> Iterator[dict[str, Any]]:
             "seed": cell.seed,
             "config": cell.config.model_dump(mode="json", by_alias=True),
         }
+    return list(found.values())
 
 
 def cell_digest(cell: StudyCell) -> str:

@@ -97,19 +97,13 @@ def _write(descriptor: int, line: bytes) -> None:
         raise
 
 
-def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Events from byte ``offset`` on, and the offset to go on from.
-
-    A last line without its end is left for the next call (it may still be being written); a line
-    that is not a JSON object, torn by a crash, is passed over. A missing file has no events.
-    """
-    lines, offset = read_lines(path, offset)
-    return [row for row in lines if isinstance(row, dict) and "event" in row], offset
-
-
 def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any] | str], int]:
-    """As ``read``, every line of the file: a JSON object (of a blank line an empty one), or in
-    words what it is instead."""
+    """The lines from byte ``offset`` on, and the offset to go on from: each a JSON object (of a
+    blank line an empty one), or in words what it is instead, such as torn by a crash.
+
+    A last line without its end is left for the next call (it may still be being written). A missing
+    file has none.
+    """
     try:
         with path.open("rb") as file:
             file.seek(offset)

@@ -108,7 +108,8 @@ class Tracker:
 
     def sync(self) -> bool:
         """Write everything recorded so far to MLflow; false if it is away (warned once)."""
-        self._raise()
+        if self._fault is not None:
+            raise self._fault
         with self._writing:
             return self._attempt()
 
@@ -153,10 +154,6 @@ class Tracker:
             self._warned = False
             self._warn(f"the tracker {redacted(self.uri)} is back and up to date")
         return True
-
-    def _raise(self) -> None:
-        if self._fault is not None:
-            raise self._fault
 
     def _describe(self, run: str, event: events.Event) -> None:
         """Unless the journal has it: looking again at a thousand cells adds no thousand lines."""

@@ -87,8 +87,3 @@ class Document:
     question: str
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
-
-    @property
-    def plots(self) -> tuple[Plot, ...]:
-        """All figures, in order."""
-        return tuple(b for s in self.sections for b in s.blocks if isinstance(b, Plot))

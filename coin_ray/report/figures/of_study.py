@@ -10,7 +10,7 @@ import polars as pl
 
 from coin_ray.report.document.blocks import Plot, Section
 from coin_ray.report.document.numbers import minus
-from coin_ray.report.figures import curves, levels, scatter
+from coin_ray.report.figures import curves, levels
 from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings
 from coin_ray.report.figures.style import Looks, plot, strokes
 from coin_ray.report.values.ends import ends, performance_profile
@@ -195,7 +195,7 @@ def _objective(results: Results, table: ResultTable) -> Iterator[Plot]:
         table.dataset,
         f"Each cell's {goal} against its mean AJI. Spearman's rank correlation over "
         f"{found.count} cells: {minus(rho)}.",
-        lambda: scatter.draw_objective(
+        lambda: curves.draw_objective(
             points, _looks(results, table), objective=goal, metric="mean AJI"
         ),
     )

@@ -189,13 +189,8 @@ _HALO = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"
 
 def _ends(column: Varied) -> list[tuple[float, str]]:
     """What is written on an axis: all its words, or the smallest and the largest number."""
-    levels = list(column.values)
     if not column.numeric:
-        return [(column.fraction(v), safe.figure(str(column.values[v]))) for v in _first(column)]
-    low, high = min(levels, key=column.position), max(levels, key=column.position)
-    return [(column.fraction(v), f"{column.values[v]:.3g}") for v in dict.fromkeys((low, high))]
-
-
-def _first(column: Varied) -> list[str]:
-    """A level for each different word."""
-    return list({str(value): level for level, value in column.values.items()}.values())
+        words = {str(value): level for level, value in column.values.items()}
+        return [(column.fraction(level), safe.figure(word)) for word, level in words.items()]
+    ends = dict.fromkeys(pick(column.values, key=column.position) for pick in (min, max))
+    return [(column.fraction(level), f"{column.values[level]:.3g}") for level in ends]

@@ -25,32 +25,19 @@ FONT = 8.5
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
-    "font.size": FONT,
+    **dict.fromkeys(("font.size", "axes.labelsize"), FONT),
     "axes.titlesize": FONT + 0.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": FONT,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 0.7),
+    **dict.fromkeys(("xtick.major.width", "ytick.major.width"), 0.7),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3),
+    **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 0),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     "grid.color": "#e8eaee",
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
-    "legend.frameon": False,
     "text.parse_math": False,  # a name may hold any number of $
     "lines.solid_capstyle": "round",
     "svg.fonttype": "path",
@@ -118,25 +105,15 @@ def is_named(look: Mapping[str, Any]) -> bool:
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
     """``positions`` moved as little as needed for any two to lie ``gap`` apart, order kept."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    groups: list[list[int]] = []
-    centre: list[float] = []
-    for i in order:
-        groups.append([i])
-        centre.append(positions[i])
-        # Neighbours that would touch become one group around the mean of what they label.
-        while len(groups) > 1 and centre[-1] - centre[-2] < gap * (
-            (len(groups[-1]) + len(groups[-2])) / 2
-        ):
-            merged = groups[-2] + groups.pop()
-            centre.pop()
-            groups[-1] = merged
-            centre[-1] = sum(positions[k] for k in merged) / len(merged)
-    out = [0.0] * len(positions)
-    for group, middle in zip(groups, centre, strict=True):
-        for place, i in enumerate(group):
-            out[i] = middle + (place - (len(group) - 1) / 2) * gap
-    return out
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    if not positions:
+        return []
+    order, out = np.argsort(positions, kind="stable"), np.empty(len(positions))
+    apart = gap * np.arange(len(positions))
+    out[order] = isotonic_regression(np.asarray(positions)[order] - apart).x + apart
+    return [float(place) for place in out]
 
 
 def shortened(text: str, length: int = 32) -> str:

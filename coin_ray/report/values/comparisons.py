@@ -138,19 +138,10 @@ def _adjusted(
 
 
 def _numbers(found: Comparison) -> dict[str, Any]:
+    means, tests = ("level_mean", "baseline_mean"), ("p_image", "p_seed", "p_wilcoxon")
+    row = {name: getattr(found, name) for name in (*means, *tests, "effect_size")}
     delta = found.delta
-    return {
-        "level_mean": found.level_mean,
-        "baseline_mean": found.baseline_mean,
-        "delta": delta.mean,
-        "p_image": found.p_image,
-        "p_seed": found.p_seed,
-        "p_wilcoxon": found.p_wilcoxon,
-        "effect_size": found.effect_size,
-        **bounds(delta),
-        "t_low": delta.t_low,
-        "t_high": delta.t_high,
-    }
+    return {**row, "delta": delta.mean, **bounds(delta, "t_low", "t_high")}
 
 
 def _reason(

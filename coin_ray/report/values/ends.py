@@ -70,9 +70,9 @@ def performance_profile(values: Values) -> tuple[list[float], list[float]]:
     return thresholds.tolist(), (by_image > thresholds[:, None]).mean(axis=1).tolist()
 
 
-def bounds(found: Estimate) -> dict[str, Any]:
-    """The columns of an interval."""
-    return {name: getattr(found, name) for name in ("low", "high", "images", "seeds")}
+def bounds(found: Estimate, *more: str) -> dict[str, Any]:
+    """The columns of an interval, and ``more`` of its fields."""
+    return {name: getattr(found, name) for name in ("low", "high", "images", "seeds", *more)}
 
 
 def few_notes(found: Estimate) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +11,22 @@ from typing import Any
 
 import polars as pl
 
+from coin_ray.files import write_text
 from coin_ray.report.values.collect import collect
 from coin_ray.report.values.comparisons import comparisons
 from coin_ray.report.values.result_tables import ResultTable, result_tables
-from coin_ray.report.values.sweep_record import last_sweep
 from coin_ray.report.values.tidy import at_end, measured
 from coin_ray.study.resolved import ResolvedStudy
+
+SWEEP = "sweep.json"
+"""What is known about the last sweep, beside its cells."""
 
 
 @dataclass(frozen=True)
 class Results:
     """``frame``: per-image values; ``tables``: one a data set; ``compared``: levels against the
     baseline; ``facts``: cell -> label-free fact -> value; ``rounds``: the same facts by round;
-    ``sweep``: how it was made, as far as it is known (see ``provenance``)."""
+    ``sweep``: how it was made, as far as it is known (see ``keep_sweep``)."""
 
     study: ResolvedStudy
     runs: Path
@@ -76,3 +80,20 @@ def read_results(study: ResolvedStudy, runs: Path) -> Results:
         found.rounds,
         sweep,
     )
+
+
+def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
+    """Write what is known about a sweep into the folder of its cells, in place of the last one.
+
+    ``facts``: ``command``, ``git_commit``, ``git_changed``, ``environment`` (python, platform,
+    processor, cores, device, packages), ``data`` (name -> train and evaluated images as name ->
+    content digest, and the number of labelled ones), ``missing`` (cell -> why it has no result).
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    write_text(runs / SWEEP, json.dumps(facts, indent=1))
+
+
+def last_sweep(runs: Path) -> dict[str, Any]:
+    """What ``keep_sweep`` wrote last; empty if no sweep did."""
+    path = runs / SWEEP
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
