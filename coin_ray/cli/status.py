@@ -164,17 +164,15 @@ def _row(
         state = "finished"
     elif held:
         state, note = "running", f"at {held[0].stage} {held[0].name}"
-    elif told is not None and (told.state in ("failed", "left out") or _ended_early(told, cell)):
-        state, note = told.state, told.step
-    elif told is not None and told.state == "finished":
-        note = "its settings, images or code have changed since it ran"
+    elif told is not None and told.state in ("failed", "left out", "finished"):
+        # One that a search or a screening ended before its last round lacks the others.
+        early = told.rounds is not None and told.cell == cell.key_label
+        if early or told.state != "finished":
+            state, note = told.state, told.step
+        else:
+            note = "its settings, images or code have changed since it ran"
     count = f"{len(own.stages) - len(own.missing)} of {len(own.stages)}"
     return cell.level, cell.data.name, str(cell.seed), state, count, note
-
-
-def _ended_early(told: CellState, cell: StudyCell) -> bool:
-    """Whether a search or a screening ended it, with these settings, before its last round."""
-    return told.state == "finished" and told.rounds is not None and told.cell == cell.key_label
 
 
 def _show_work(working: Sequence[AtWork]) -> None:
