@@ -14,8 +14,10 @@ class UserError(ValueError):
     """Bad input, said so that it can be mended without reading the code.
 
     ``what`` is wrong, ``where`` (file, line, image name), what was ``expected`` against what was
-    ``found``, and what to ``do``. The CLI prints it without a traceback and exits with code 2.
+    ``found``, and what to ``do``. The CLI prints it without a traceback and exits with ``code``.
     """
+
+    code = 2
 
     def __init__(
         self, what: str, *, where: str = "", expected: str = "", found: str = "", do: str = ""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from coin_ray.cli import costs
 from coin_ray.cluster import nodes as cluster_nodes
+from coin_ray.cluster.executor import Cluster
 from coin_ray.errors import UserError
+from coin_ray.execution.refusals import target
 from coin_ray.planning import machines as nodes
 from coin_ray.planning.machines import Node, find_device
 from coin_ray.study.command_line import Request
@@ -48,8 +49,8 @@ def test_a_gpu_that_torch_cannot_use_does_not_count(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(nodes, "this_machine", lambda: GPU)
     for usable in (True, False):
         monkeypatch.setattr("torch.cuda.is_available", lambda usable=usable: usable)
-        assert bool(costs.here().gpus) is usable
-        found = costs.target(resolve("s.yaml", Request()), None, "auto", None)
+        assert bool(nodes.usable_machine().gpus) is usable
+        found = target(resolve("s.yaml", Request()), Cluster())
         assert found.device == ("cuda" if usable else "cpu")
 
 

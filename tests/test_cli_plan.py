@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import Result
 
-from coin_ray.cli import costs, preamble
-from coin_ray.cluster.trials import TrialBook
+from coin_ray.cli import output, preamble
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.machines import Node
 from coin_ray.study.command_line import Request
@@ -98,7 +98,7 @@ def test_the_plan_of_a_search_names_its_space_and_counts_the_trials_to_come(fold
     # The baseline is there, 36 s a stage; three trials are not.
     fill(folder, "baseline", seconds=36.0, study="search.yaml")
     study = study_of(folder, study="search.yaml")
-    book = TrialBook(study, folder / ".coin-ray" / "runs" / study.run_name)
+    book = TrialLog(study, folder / ".coin-ray" / "runs" / study.run_name)
     book.propose({"ot.lambda": 0.5})
     done = call("plan", "search.yaml")
     assert "the trials proposed so far: 1 of 3" in done.output
@@ -119,7 +119,9 @@ def test_a_budget_stops_a_study_before_it_starts(
     folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[bool] = []
-    monkeypatch.setattr("coin_ray.cluster.sweep.run_study", lambda *a, **k: started.append(True))
+    monkeypatch.setattr(
+        "coin_ray.execution.study_run.run_study", lambda *a, **k: started.append(True)
+    )
     (folder / "b.yaml").write_text(STUDY + "\nbudget: {cpu_hours: 0.001, wall_hours: 1000}\n")
     fill(folder, "none", seconds=36.0, study="b.yaml")
     done = call(verb, "b.yaml", "--device", "cpu")
@@ -186,10 +188,10 @@ def test_what_a_study_may_leave_out_is_said(folder: Path) -> None:
 
 
 def test_durations_and_sizes_read_well() -> None:
-    assert [costs.duration(h) for h in (0.001, 0.2, 3.42, 1234.5)] == [
+    assert [output.duration(h) for h in (0.001, 0.2, 3.42, 1234.5)] == [
         "4 s", "12 min", "3.4 h", "1,234.5 h",
     ]  # fmt: skip
-    assert [costs.size(n) for n in (5, 12_340, 3.4e6, 1.25e12)] == [
+    assert [output.size(n) for n in (5, 12_340, 3.4e6, 1.25e12)] == [
         "5 B", "12.3 kB", "3.4 MB", "1,250.0 GB",
     ]  # fmt: skip
 

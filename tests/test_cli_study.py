@@ -69,7 +69,7 @@ class Runs:
         self.study: ResolvedStudy | None = None
 
     def __call__(self, study: ResolvedStudy, data: Any, **options: Any) -> Any:
-        from coin_ray.cluster.sweep import Outcome
+        from coin_ray.execution.study_run import Outcome
 
         self.study, self.options = study, options
         listen, failed = options["listen"], {}
@@ -91,7 +91,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     fake = Runs()
-    monkeypatch.setattr("coin_ray.cluster.sweep.run_study", lambda *a, **k: fake(*a, **k))
+    monkeypatch.setattr("coin_ray.execution.study_run.run_study", lambda *a, **k: fake(*a, **k))
     # The figures have tests of their own, and take most of a report's time.
     render = "coin_ray.report.figures.style.render"
     monkeypatch.setattr(render, lambda draw: (b"<svg/>", b"%PDF"))
@@ -109,7 +109,7 @@ def test_sweep_prints_the_table_and_where_things_are(runs: Runs, folder: Path) -
     place = folder / ".coin-ray" / "runs" / runs.study.run_name
     assert f"label maps and overlays: {place}" in lines
     assert f"tables, figures and per-image values: {place / 'report' / 'report.html'}" in lines
-    assert runs.options["resources"].workers == 2 and runs.options["device"] == "cpu"
+    assert (runs.options["workers"], runs.options["device"]) == (2, "cpu")
     assert runs.options["workspace"] == folder / ".coin-ray"
     assert (place / "report" / "per_image.parquet").is_file()
     assert "coin-ray ui" not in done.output
@@ -318,7 +318,7 @@ def test_a_report_that_cannot_be_written_says_where_it_could(runs: Runs, folder:
 
 
 def test_a_full_disk_fails_the_cell_in_words() -> None:
-    from coin_ray.cluster.trial import cause, trace
+    from coin_ray.execution.failures import cause, trace
 
     error = RuntimeError("task")
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "store/tmp/1")

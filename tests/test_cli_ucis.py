@@ -17,10 +17,10 @@ from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
-from coin_ray.cluster.connection import Connection
-from coin_ray.cluster.tasks import CellSpec, open_cell
+from coin_ray.cluster.job_runner import ClusterRunner
 from coin_ray.data.label_files import read_foreground
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.execution.cell_spec import CellSpec, open_cell
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, train_once
 from coin_ray.pipeline.stages import coarse
@@ -46,7 +46,7 @@ class Cluster:
         self.stop: int | None = None
         self.steps: list[int] = []
 
-    def train(self, connection: Connection, spec: CellSpec) -> None:
+    def train(self, connection: ClusterRunner, spec: CellSpec) -> None:
         def progress(step: int, steps: int, loss: float) -> None:
             self.steps.append(step)
             if step == self.stop:
@@ -61,8 +61,10 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     here, before = Cluster(), torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(Connection, "open", lambda connection: None)
-    monkeypatch.setattr(Connection, "train", lambda connection, spec: here.train(connection, spec))
+    monkeypatch.setattr(ClusterRunner, "open", lambda connection: None)
+    monkeypatch.setattr(
+        ClusterRunner, "train", lambda connection, spec: here.train(connection, spec)
+    )
     monkeypatch.setattr(coarse, "SAVE", 0.0)
     yield here
     torch.set_num_threads(before)

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
 
-from coin_ray.cluster import tally
-from coin_ray.cluster.batches import Batches
+from coin_ray.cluster import event_pump
+from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.scoring import ActorSegmenter
-from coin_ray.cluster.tally import Tally, pumped
 from coin_ray.cluster.tasks import _task
-from coin_ray.cluster.trial import cause, lost, trace
-from coin_ray.cluster.trials import TrialBook
-from coin_ray.cluster.tuning import Failure
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
+from coin_ray.execution.cell_runner import CellRunner
+from coin_ray.execution.failures import Failure, cause, lost, trace
+from coin_ray.execution.tally import Tally
+from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.study.datasets import Resolved, with_data
 from tests.test_cluster_sweep import GOOD, NONE_TINY, study
@@ -34,7 +34,7 @@ LOST = Failure("the node died (tried 3 times)", "")
 class Silent:
     """A cluster whose trials say nothing; ``failures`` is what Tune has of them."""
 
-    resources = SimpleNamespace(workers=1)
+    workers = 1
 
     def __init__(self, failures: dict[str, Failure]) -> None:
         self.failures = failures
@@ -43,7 +43,7 @@ class Silent:
 
     def give(self, job: str, specs: Any) -> None: ...
 
-    def run(self, jobs: Any, **options: Any) -> dict[str, Failure]:
+    def run(self, jobs: Any, settings: Any, **options: Any) -> dict[str, Failure]:
         return self.failures
 
 
@@ -53,13 +53,13 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
     return Resolved(tuple(s.image for s in samples), samples)
 
 
-def batches(
+def runner(
     given: Any, tiles: Resolved, workspace: Path, failures: dict[str, Failure]
-) -> tuple[Batches, Tally, list[events.Event]]:
+) -> tuple[CellRunner, Tally, list[events.Event]]:
     heard: list[events.Event] = []
-    told, book = Tally(heard.append), TrialBook(given, workspace / "runs")
+    told, book = Tally(heard.append), TrialLog(given, workspace / "runs")
     cluster: Any = Silent(failures)
-    return Batches(given, {"tiles": tiles}, workspace, told, book, cluster), told, heard
+    return CellRunner(given, {"tiles": tiles}, workspace, told, book, cluster), told, heard
 
 
 def test_a_cell_whose_trial_died_before_its_first_word_has_failed(
@@ -67,7 +67,7 @@ def test_a_cell_whose_trial_died_before_its_first_word_has_failed(
 ) -> None:
     given = with_data(study(*GOOD), {"tiles": tiles})
     none, mae = (cell.key_label for cell in given.cells)
-    run, told, heard = batches(given, tiles, tmp_path, {none: LOST})
+    run, told, heard = runner(given, tiles, tmp_path, {none: LOST})
     run.finish("", given.cells)
     assert told.failed == {
         none: LOST.cause,
@@ -84,14 +84,14 @@ def test_a_cell_that_was_not_heard_but_is_stored_has_finished(
              for level, size in (("a", 9), ("b", 7))}  # fmt: skip
     given = with_data(study(*((level, "tiles", c) for level, c in cells.items())), {"tiles": tiles})
     labels = [cell.key_label for cell in given.cells]
-    run, told, _ = batches(given, tiles, tmp_path, {})
+    run, told, _ = runner(given, tiles, tmp_path, {})
 
     def compute(*_: Any, **__: Any) -> dict[str, Failure]:
         for cell in cells.values():
             run_local(open_local(cell, 0, tiles.train, tmp_path), tiles.samples)
         return {labels[0]: LOST}
 
-    run._cluster.run = compute  # type: ignore[method-assign]
+    run._runner.run = compute  # type: ignore[method-assign]
     run.finish("", given.cells)
     assert told.failed == {} and set(told.finished) == set(labels)
     assert (tmp_path / "runs" / given.run_name / labels[0] / "metrics.json").is_file()
@@ -119,7 +119,7 @@ def test_a_lost_cluster_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def get(value: Any) -> Any:
         raise ActorDiedError
 
-    monkeypatch.setattr(tally.ray, "get", get)
+    monkeypatch.setattr(event_pump.ray, "get", get)
     hub, told = SimpleNamespace(drain=SimpleNamespace(remote=lambda: None)), list[Any]()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -141,7 +141,7 @@ def test_a_listener_that_fails_does_not_stop_the_events(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pending = [[events.Note(text).to_json()] for text in ("one", "two", "three")]
-    monkeypatch.setattr(tally.ray, "get", lambda value: value)
+    monkeypatch.setattr(event_pump.ray, "get", lambda value: value)
     drain = SimpleNamespace(remote=lambda: (pending.pop(0) if pending else [], set()))
     heard: list[str] = []
 

@@ -13,9 +13,10 @@ import psutil
 import pytest
 import torch
 
-from coin_ray.cluster.sweep import Outcome, run_study
+from coin_ray.cluster.executor import Cluster as RayCluster
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.events import events
+from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stages import STAGES
@@ -95,7 +96,7 @@ def run(
         {"tiles": tiles},
         workspace=workspace,
         listen=listen,
-        address=cluster.address,
+        executor=RayCluster(cluster.address),
         **options,
     )
     if once is not None:

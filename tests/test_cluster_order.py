@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from coin_ray.cluster.order import by_seeds, screened, validity
+from coin_ray.execution.order import by_seeds, screened, validity
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.resolved import DataSpec, Objective, ResolvedStudy, Screen, StudyCell
 from tests.test_pipeline_cell import config
@@ -136,8 +136,7 @@ def test_the_baseline_goes_on_where_a_level_is_open_on_the_same_data() -> None:
 def test_all_seeds_where_nothing_decides(fields: dict[str, int]) -> None:
     given = study("base", "a", seeds=(0, 1), **fields)
     runs = Runs({1: {("d", "a"): None}})
-    verdicts = runs.verdicts if not fields else None
-    assert by_seeds(given, given.cells, runs.finish, verdicts) == {}
+    assert by_seeds(given, given.cells, runs.finish, runs.verdicts) == {}
     assert [label for batch in runs.batches for label in batch] == [
         "base/d/0", "a/d/0", "base/d/1", "a/d/1",
     ]  # fmt: skip

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from coin_ray.cluster.tasks import RayTaskError, patient
-from coin_ray.cluster.trial import cause, trace
-from coin_ray.cluster.watchdog import Pulse, watchdog, who_waits
+from coin_ray.cluster.watchdog import watchdog, who_waits
 from coin_ray.errors import UserError
 from coin_ray.events import events
+from coin_ray.execution.failures import cause, trace
+from coin_ray.execution.tally import Pulse
 from coin_ray.pipeline.steps import STEPS
 from coin_ray.planning.machines import (
     Node,

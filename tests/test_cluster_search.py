@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from coin_ray.cli.recording import Recorder
-from coin_ray.cluster.searching import Proposals, Searcher
-from coin_ray.cluster.trials import FILE, TrialBook, with_proposals
+from coin_ray.api.recording import Recorder
+from coin_ray.cluster.tuning import SearchOfProposals
 from coin_ray.events import events
+from coin_ray.execution.proposals import Proposals
+from coin_ray.execution.trial_log import FILE, TrialLog, with_proposals
 from coin_ray.study.resolved import Dimension, Objective, ResolvedStudy, Search, Stopping
 from coin_ray.study.search import proposal
 from tests.test_cluster_order import study
@@ -44,17 +45,17 @@ class Trials:
     def _done(self, values: Any, value: float | None) -> None:
         self.values.append((dict(values), value))
 
-    def go(self, count: int) -> str | None:
-        """Ask and answer so many times; what came instead of a proposal, if something did."""
+    def go(self, count: int) -> bool:
+        """Ask and answer so many times; whether it was over before."""
         for _ in range(count):
             asked = len(self.ran)
             found = self.searcher.suggest(f"{id(self)}-{asked}")
-            if not isinstance(found, dict):
-                return found
-            assert found == {"job": f"job-{asked + 1}"}
+            if found is None:
+                return self.searcher.over
+            assert found == f"job-{asked + 1}"
             value = -abs(self.ran[-1].get("ot.lambda", 0.0) - 0.2)
-            self.searcher.on_trial_complete(f"{id(self)}-{asked}", {"value": value})
-        return None
+            self.searcher.complete(f"{id(self)}-{asked}", value)
+        return False
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
@@ -82,7 +83,7 @@ def test_conditional_settings_and_lists() -> None:
 def test_a_grid_ends_when_each_configuration_has_run_once() -> None:
     when = Dimension("select.value", "any", (0.5, 0.7), when={"select.rule": ("fixed",)})
     trials = Trials(searching("grid", RULE, when))
-    assert trials.go(9) == Searcher.FINISHED
+    assert trials.go(9)
     assert sorted(map(json.dumps, trials.ran)) == [
         '{"select.rule": "fixed", "select.value": 0.5}',
         '{"select.rule": "fixed", "select.value": 0.7}',
@@ -93,27 +94,28 @@ def test_a_grid_ends_when_each_configuration_has_run_once() -> None:
 def test_a_known_configuration_is_not_run_again() -> None:
     known = [({"select.rule": "mean"}, 0.5), ({"select.rule": "fixed"}, None)]
     trials = Trials(searching("random", RULE), known)
-    assert trials.go(1) == Searcher.FINISHED and trials.ran == []
+    assert trials.go(1) and trials.ran == []
     # The baseline is known too: its footprint is 9.
     trials = Trials(searching("random", COUNT), [({"instances.footprint": 5}, 0.1)])
-    assert trials.go(3) == Searcher.FINISHED
+    assert trials.go(3)
     assert trials.ran == [{"instances.footprint": 7}]
 
 
 def test_one_that_is_being_run_is_held_back_until_its_value_is_there() -> None:
     trials = Trials(searching("random", RULE))
     first = trials.searcher.suggest("a")
-    assert isinstance(first, dict)
+    assert first is not None
     second: Any = first
     for _ in range(9):  # of two choices a random sampler soon draws the first again
         second = trials.searcher.suggest("b")
         if second is None:
             break
-        trials.searcher.on_trial_complete("b", error=True)
-    assert second is None and trials.searcher.suggest("c") is None
-    trials.searcher.on_trial_complete("a", {"value": 0.5})
+        trials.searcher.complete("b", None)
+    assert second is None and not trials.searcher.over
+    assert trials.searcher.suggest("c") is None
+    trials.searcher.complete("a", 0.5)
     again = trials.searcher.suggest("d")
-    assert again == Searcher.FINISHED or len(trials.ran) == 2
+    assert trials.searcher.over if again is None else len(trials.ran) == 2
     values = [json.dumps(v) for v in trials.ran]
     assert len(set(values)) == len(values)
 
@@ -124,12 +126,12 @@ def test_what_is_known_teaches_the_sampler() -> None:
     trials = Trials(searching("tpe", LAMBDA), [*good, *bad])
     trials.go(20)  # at random a fifth of them would be where it is known to be bad
     assert all(values["ot.lambda"] < 0.9 for values in trials.ran)
-    assert pickle.dumps(trials.searcher)  # as Tune does at its start
+    assert pickle.dumps(SearchOfProposals(trials.searcher, "max", 3))  # as Tune does at its start
 
 
 def test_the_book_of_trials_goes_on_and_passes_over_what_is_strange(tmp_path: Path) -> None:
     given = searching("tpe", LAMBDA, RULE, VALUE)
-    book = TrialBook(given, tmp_path)
+    book = TrialLog(given, tmp_path)
     mean = {"ot.lambda": 0.2, "select.rule": "mean"}
     fixed = {"ot.lambda": 1.0, "select.rule": "fixed", "select.value": 0.5}
     book.propose(mean)
@@ -137,14 +139,14 @@ def test_the_book_of_trials_goes_on_and_passes_over_what_is_strange(tmp_path: Pa
     with (tmp_path / FILE).open("a") as file:
         file.write('\n{"values": {"ot.la')  # a driver that was killed here
     book.propose(fixed)
-    assert TrialBook(given, tmp_path).proposals == [mean, fixed]
+    assert TrialLog(given, tmp_path).proposals == [mean, fixed]
     levels = with_proposals(given, tmp_path).levels
     assert levels == ("base", "ot.lambda 0.2, select.rule mean",
                       "ot.lambda 1.0, select.rule fixed, select.value 0.5")  # fmt: skip
     narrow = searching("tpe", Dimension("ot.lambda", "log", (0.1, 0.5)), RULE, VALUE)
-    assert TrialBook(narrow, tmp_path).proposals == [mean]
+    assert TrialLog(narrow, tmp_path).proposals == [mean]
     wider = searching("tpe", LAMBDA, RULE, COUNT)
-    assert TrialBook(wider, tmp_path).proposals == []
+    assert TrialLog(wider, tmp_path).proposals == []
     assert with_proposals(study("base"), tmp_path).levels == ("base",)
 
 
@@ -173,14 +175,14 @@ def test_a_stopped_cell_stays_stopped_while_nothing_has_changed(tmp_path: Path) 
     given = study("base", "a", stopping=Stopping("asha"))
     cell = given.cells[1]
     given = replace(given, contents={"d": "digest"})
-    TrialBook(given, tmp_path).stop(cell, 1)
-    assert TrialBook(given, tmp_path).rounds(cell) == 1
-    assert TrialBook(given, tmp_path).rounds(given.cells[0]) == 2
+    TrialLog(given, tmp_path).stop(cell, 1)
+    assert TrialLog(given, tmp_path).rounds(cell) == 1
+    assert TrialLog(given, tmp_path).rounds(given.cells[0]) == 2
     others = replace(given, contents={"d": "other images"})
-    assert TrialBook(others, tmp_path).rounds(cell) == 2
+    assert TrialLog(others, tmp_path).rounds(cell) == 2
     for changed in (
         replace(given, stopping=Stopping("none")),
         replace(given, stopping=Stopping("asha", grace=2)),
         replace(given, objective=Objective("aji", split="val")),
     ):
-        assert TrialBook(changed, tmp_path).rounds(cell) == 2
+        assert TrialLog(changed, tmp_path).rounds(cell) == 2

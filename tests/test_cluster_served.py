@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from coin_ray.cli.results import verdicts_in
-from coin_ray.cluster.sweep import Outcome, run_study
-from coin_ray.cluster.tasks import until
+from coin_ray.cluster.executor import Cluster
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
+from coin_ray.execution.cell_spec import until
+from coin_ray.execution.order import verdicts_in
+from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.export import export
@@ -84,11 +85,15 @@ def compute(config: Cell, seed: int, tiles: Resolved, workspace: Path) -> dict[s
 
 
 def run(
-    given: ResolvedStudy, tiles: Resolved, workspace: Path, **options: Any
+    given: ResolvedStudy, tiles: Resolved, workspace: Path
 ) -> tuple[Outcome, list[events.Event]]:
     heard: list[events.Event] = []
     outcome = run_study(
-        given, {"tiles": tiles}, workspace=workspace, listen=heard.append, **options
+        given,
+        {"tiles": tiles},
+        workspace=workspace,
+        listen=heard.append,
+        executor=Cluster(),
     )
     return outcome, heard
 
@@ -148,7 +153,9 @@ def workspace(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory) -> Path
     return workspace
 
 
-def test_further_seeds_run_where_the_verdict_is_open(tiles: Resolved, workspace: Path):
+def test_further_seeds_run_where_the_verdict_is_open(
+    tiles: Resolved, workspace: Path, monkeypatch: pytest.MonkeyPatch
+):
     given = with_data(study(seeds=(0, 1, 2), first_seeds=2), {"tiles": tiles})
     seen: list[tuple[int, ...]] = []
 
@@ -158,7 +165,8 @@ def test_further_seeds_run_where_the_verdict_is_open(tiles: Resolved, workspace:
         assert own.keys() == {("tiles", "small"), ("tiles", "large")}
         return own | {("tiles", "large"): "worse", ("tiles", "small"): "open"}
 
-    outcome, heard = run(given, tiles, workspace, verdicts=verdicts)
+    monkeypatch.setattr("coin_ray.execution.study_run.verdicts_in", lambda runs: verdicts)
+    outcome, heard = run(given, tiles, workspace)
     assert outcome.computed == 0 and seen == [(0, 1)]
     left = of(given.cells, "large", 2)
     assert outcome.left_out == {left: "decided after 2 random seeds: worse"}

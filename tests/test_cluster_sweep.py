@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from coin_ray.cluster.sweep import Outcome, Resources, run_study
-from coin_ray.cluster.tasks import until
-from coin_ray.cluster.trials import with_proposals
+from coin_ray.cluster.executor import Cluster
 from coin_ray.data.folder import find_samples
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
+from coin_ray.execution.cell_spec import until
+from coin_ray.execution.study_run import Outcome, run_study
+from coin_ray.execution.trial_log import with_proposals
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.datasets import Resolved, with_data
@@ -37,7 +38,7 @@ from coin_ray.study.resolved import (
 from tests.test_pipeline_cell import config
 
 pytestmark = pytest.mark.ray
-TWO_CPUS = Resources(cpus=2)
+TWO_CPUS = Cluster(cpus=2)
 NONE, MAE = config(uss={"family": "none"}), config()
 NONE_TINY: dict[str, Any] = {"uss": {"family": "none"}, "student": {"iterations": 2}}
 GOOD = (("none", "tiles", NONE), ("mae", "tiles", MAE))
@@ -83,7 +84,7 @@ def ran(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory):
         {"tiles": tiles, "cut": Resolved(tuple(s.image for s in cut), cut)},
         workspace=workspace,
         listen=heard.append,
-        resources=TWO_CPUS,
+        executor=TWO_CPUS,
     )
     return workspace, outcome, heard
 
@@ -138,7 +139,7 @@ def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, ti
     workspace = ran[0]
     heard: list[events.Event] = []
     again = run_study(
-        study(*GOOD), {"tiles": tiles}, workspace=workspace, listen=heard.append, resources=TWO_CPUS
+        study(*GOOD), {"tiles": tiles}, workspace=workspace, listen=heard.append, executor=TWO_CPUS
     )
     assert again.computed == 0
     assert again.failed == {}
@@ -153,7 +154,8 @@ def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, ti
         {"tiles": tiles},
         workspace=workspace,
         listen=heard.append,
-        resources=Resources(cpus=2, workers=2),
+        executor=TWO_CPUS,
+        workers=2,
     )
     stages = {e.stage for e in heard if isinstance(e, events.StageFinished)}
     assert stages == {"select", "round", "predict", "masks", "score", "evaluate"}
@@ -167,7 +169,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tiles: Resolv
             workspace=tmp_path,
             listen=lambda event: None,
             device="cuda",
-            resources=TWO_CPUS,
+            executor=TWO_CPUS,
         )
     assert not (tmp_path / "store").exists()
 
@@ -230,8 +232,8 @@ def test_five_trials_of_two_workers_do_not_wait_for_each_other(
         {"tiles": one},
         workspace=tmp_path,
         listen=listen,
-        address=address,
-        resources=Resources(workers=2),
+        executor=Cluster(address),
+        workers=2,
     )
     assert outcome.failed == {} and outcome.computed > 0
     finished = [e.cell for e in heard if isinstance(e, events.CellFinished)]
@@ -275,7 +277,7 @@ def test_a_search_goes_on_where_it_was_interrupted(
                 _thread.interrupt_main()  # as Ctrl-C does
 
         return run_study(
-            given, {"tiles": tiles}, workspace=tmp_path, listen=listen, address=address
+            given, {"tiles": tiles}, workspace=tmp_path, listen=listen, executor=Cluster(address)
         )
 
     with pytest.raises(KeyboardInterrupt):
@@ -301,7 +303,9 @@ def test_a_search_goes_on_where_it_was_interrupted(
         level = ", ".join(f"{key} {value}" for key, value in line["result"].items())
         assert line["value"] == facts[level]["agreement"]
     # A third time there is nothing to do, and no cluster is asked.
-    again = run_study(given, {"tiles": tiles}, workspace=tmp_path, listen=heard.append)
+    again = run_study(
+        given, {"tiles": tiles}, workspace=tmp_path, listen=heard.append, executor=Cluster()
+    )
     assert again.computed == 0 and again.failed == {}
 
 
@@ -324,7 +328,11 @@ def test_a_level_that_falls_behind_is_stopped_between_rounds(
     for _ in range(2):  # the second time it stays stopped, and nothing is computed
         heard.clear()
         outcome = run_study(
-            given, {"tiles": tiles}, workspace=tmp_path, listen=heard.append, address=address
+            given,
+            {"tiles": tiles},
+            workspace=tmp_path,
+            listen=heard.append,
+            executor=Cluster(address),
         )
         assert outcome.failed == {}
         ended = {e.level: e.rounds for e in heard if isinstance(e, events.CellFinished)}
@@ -349,8 +357,8 @@ def test_what_no_node_can_hold_is_refused_before_anything_starts(
             {"tiles": tiles},
             workspace=tmp_path,
             listen=lambda event: None,
-            address=address,
-            resources=Resources(workers=3),
+            executor=Cluster(address),
+            workers=3,
         )
     assert "1 × (4 CPU, 0 GPU," in str(error.value) and "(resources.features)" in str(error.value)
     assert not (tmp_path / "runs").exists()
@@ -363,5 +371,5 @@ def test_no_cluster_at_the_address_is_one_clear_message(tiles: Resolved, tmp_pat
             {"tiles": tiles},
             workspace=tmp_path,
             listen=lambda event: None,
-            address="127.0.0.1:1",
+            executor=Cluster("127.0.0.1:1"),
         )

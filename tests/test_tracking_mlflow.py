@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from coin_ray import safe
-from coin_ray.cli.recording import Recorder
+from coin_ray.api.recording import Recorder
 from coin_ray.errors import UserError
 from coin_ray.events import events
 from coin_ray.events.tracked import Table

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coin_ray.cli.recording import Recorder, recorder
+from coin_ray.api.recording import Recorder, recorder
 from coin_ray.errors import UserError
 from coin_ray.report.values.study_results import Results
 from coin_ray.tracking.describe import describe_study
@@ -91,7 +91,7 @@ def test_a_study_that_did_not_even_start_is_not_left_scheduled(
     study = replace(results.study, contents={spec.name: "d" for spec in results.study.data})
     with (
         pytest.raises(type(error)),
-        recorder(study, tmp_path, results.runs, device="cpu", tracked=True),
+        recorder(study, tmp_path, results.runs, device="cpu", command="sweep"),
     ):
         raise error
     (journal,) = (tmp_path / "journal").iterdir()

@@ -75,7 +75,7 @@ class Verbs(typer.core.TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             say(str(error), err=True)
-            raise typer.Exit(2) from error
+            raise typer.Exit(error.code) from error
         except KeyboardInterrupt as error:
             # Finished stages are in the store, so there is nothing to say but this.
             reason, code = ending.told()

@@ -17,7 +17,6 @@ import typer
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
-from coin_ray.cli.sweep import Address
 from coin_ray.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "timm", "segment-anything", "polars")
@@ -34,7 +33,7 @@ class Finding(NamedTuple):
     do: str = ""
 
 
-def doctor(workspace: options.Workspace = WORKSPACE, address: Address = None) -> None:
+def doctor(workspace: options.Workspace = WORKSPACE, address: options.Address = None) -> None:
     """Check versions, device, weights, disk, Ray, the store on every node and the tracker.
 
     Code 1 if a study could not run. Give the --address and --workspace that a sweep would get.

@@ -143,15 +143,17 @@ def watch(
     objective: str = "agreement",
     *,
     larger_is_better: bool = True,
+    plain: bool = False,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[Event], None]]:
     """Yield the function that takes the events of a running study, from any thread.
 
-    On a terminal one table is kept up to date; elsewhere (a log, a pipe) whole lines are printed.
+    On a terminal one table is kept up to date; elsewhere (a log, a pipe), or if the terminal has to
+    stay as it is (``plain``), whole lines are printed.
     An interruption passes through, after a line that says where the study stands.
     """
     study, start = StudyState(objective, larger_is_better), now()
-    view = _live if console.is_terminal else _plain
+    view = _live if console.is_terminal and not plain else _plain
     try:
         with view(console, study, lambda: now() - start) as take:
             yield take

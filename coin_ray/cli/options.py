@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
+from typer.models import ArgumentInfo
 
 from coin_ray import safe
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
 
 if TYPE_CHECKING:
+    from coin_ray.execution.executor import Executor
+    from coin_ray.study.command_line import Request
     from coin_ray.study.resolved import ResolvedStudy
 
 
@@ -65,6 +71,21 @@ Workspace = Annotated[
     ),
 ]
 WORKSPACE = Path(".coin-ray")
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="RAY",
+        envvar="RAY_ADDRESS",
+        callback=lambda ctx, param, value: _address(ctx, param, value),
+        help="an existing Ray cluster; default: RAY_ADDRESS (as in a Ray job), else our own",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, max=4096, help="processes that train one round together"),
+]
+NoTracking = Annotated[bool, typer.Option("--no-tracking", help="keep nothing in MLflow")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="what computes; auto finds a GPU")
 ]
@@ -95,27 +116,98 @@ def _workspace(ctx: typer.Context, path: Path) -> Path:
     return found
 
 
-def resolved(
-    study: str,
-    profile: str | None,
-    data: list[str] | None,
-    train: list[str] | None,
-    mpp: float | None,
-    settings: list[str] | None,
-    seeds: str | None,
-    binary: How | None = None,
-) -> ResolvedStudy:
-    """The study under these options."""
-    from coin_ray.study.command_line import Request
-    from coin_ray.study.study import resolve
+def _address(ctx: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    """``local`` is a cluster of our own. The environment's is that of the job that we are in; a
+    dashboard's URL in it is for those who submit jobs."""
+    from coin_ray.cli.output import say
 
-    request = Request(
-        profile=profile,
-        data=tuple(data or ()),
-        train=tuple(train or ()),
-        settings=tuple(settings or ()),
-        seeds=seeds,
-        mpp=mpp,
-        binary=binary,
-    )
-    return resolve(study, request)
+    if not value or value == "local":
+        return None
+    source = ctx.get_parameter_source(str(param.name))
+    if source is not None and source.name == "ENVIRONMENT":
+        if value.startswith(("http://", "https://")):
+            return None
+        where = f"Ray cluster: {value} (RAY_ADDRESS; --address local starts one of our own)"
+        say(where, err=True)
+    return value
+
+
+class Asked(NamedTuple):
+    """A study as it is asked for on the command line; ``study`` is empty where a verb needs
+    none."""
+
+    study: str
+    request: Request
+    workspace: Path
+
+    def resolve(self) -> ResolvedStudy:
+        """The study under these options, its data not yet read."""
+        from coin_ray.study.study import resolve
+
+        return resolve(self.study, self.request)
+
+
+_ASKED: dict[str, tuple[Any, Any]] = {
+    "study": (Study, inspect.Parameter.empty),
+    "profile": (Profile, None),
+    "data": (Data, None),
+    "train": (Train, None),
+    "mpp": (Mpp, None),
+    "binary": (Binary, None),
+    "settings": (Set, None),
+    "seeds": (Seeds, None),
+    "workspace": (Workspace, WORKSPACE),
+}
+"""The options of a verb that takes a study -> what it is and its default."""
+
+
+def takes_study(**changed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of a study, in front of its own; it is handed them as its first
+    argument (``Asked``). ``changed``: another declaration of an option, with its default, or None
+    to leave it out."""
+    declared = {name: kind for name, kind in (_ASKED | changed).items() if kind is not None}
+
+    def give(verb: Callable[..., None]) -> Callable[..., None]:
+        named = inspect.Parameter.KEYWORD_ONLY
+        own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
+        shared = [
+            inspect.Parameter(name, named, default=default, annotation=annotation)
+            for name, (annotation, default) in declared.items()
+        ]
+        own = [parameter.replace(kind=named) for parameter in own]
+        # What a verb asks for by place comes before the study.
+        placed = [p for p in own if isinstance(p.annotation.__metadata__[0], ArgumentInfo)]
+        parameters = [*placed, *shared, *(p for p in own if p not in placed)]
+
+        @functools.wraps(verb)
+        def call(**given: Any) -> None:
+            asked = {name: given.pop(name) for name in declared}
+            verb(_asked(**asked), **given)
+
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
+
+    return give
+
+
+def _asked(study: str | None = None, workspace: Path = WORKSPACE, **options: Any) -> Asked:
+    from coin_ray.study.command_line import Request
+
+    for name in ("data", "train", "settings"):
+        options[name] = tuple(options.get(name) or ())
+    return Asked(study or "", Request(**options), workspace)
+
+
+def executor(
+    address: str | None, workers: int | None, device: str, *, local: bool = False
+) -> Executor:
+    """Where a verb is to compute. UserError for options that do not go together."""
+    from coin_ray.cluster.executor import Cluster
+    from coin_ray.execution.local import Local
+
+    if not local:
+        return Cluster(address, device, workers)
+    if workers is not None and workers > 1:
+        raise UserError("--local is one process", found=f"--workers {workers}", do="leave one out")
+    return Local(device)

@@ -38,6 +38,27 @@ def console(*, err: bool = False) -> Console:
     return screen
 
 
+def duration(hours: float) -> str:
+    """``40 s``, ``12 min``, ``3.4 h``."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:,.1f} h"
+
+
+def size(number: float) -> str:
+    """``12 kB``, ``3.4 MB``, ``1.2 GB``."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.1f} GB"
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return safe.shell("coin-ray", *sys.argv[1:])
+
+
 def in_utf8() -> None:
     """Start again in Python's UTF-8 mode where the locale has another encoding: names of files and
     what libraries write are UTF-8 whatever LC_ALL says, here and in the processes of a study."""

@@ -2,51 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from coin_ray.cli import options
-from coin_ray.cli.options import WORKSPACE
-from coin_ray.cli.output import say
-from coin_ray.cli.sweep import Address, Workers
+from coin_ray.cli.output import duration, say, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from coin_ray.execution.budget import StudyPlan
+    from coin_ray.planning.estimate import Cost, Estimate
+    from coin_ray.planning.plan import Plan
 
 
+@options.takes_study()
 def plan(
-    study: options.Study,
-    profile: options.Profile = None,
-    data: options.Data = None,
-    train: options.Train = None,
-    mpp: options.Mpp = None,
-    binary: options.Binary = None,
-    settings: options.Set = None,
-    seeds: options.Seeds = None,
-    workspace: options.Workspace = WORKSPACE,
-    address: Address = None,
-    workers: Workers = None,
+    asked: options.Asked,
+    address: options.Address = None,
+    workers: options.Workers = None,
     device: options.Device = "auto",
 ) -> None:
     """Say what a study would run: its cells, their stages, what the store has already, hours.
 
     Hours come from what earlier stages took in this workspace. Code 1 if they exceed the budget.
     """
-    from coin_ray.cli import costs, preamble
+    from coin_ray.api import runs
+    from coin_ray.api.studies import with_images
+    from coin_ray.cli import preamble
     from coin_ray.cli.output import console
-    from coin_ray.cli.results import as_known, runs_folder
-    from coin_ray.planning.plan import plan_cells
-    from coin_ray.study.datasets import read_data
+    from coin_ray.execution.trial_log import runs_folder, with_proposals
 
-    asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
-    asked, found = read_data(asked, workspace)
-    resolved = as_known(asked, workspace)
-    for text in (*preamble.opening(resolved), preamble.cells(resolved)):
+    study = with_images(asked.resolve(), asked.workspace)
+    place = runs_folder(study.resolved, asked.workspace)
+    known = with_proposals(study.resolved, place)
+    for text in (*preamble.opening(known), preamble.cells(known), *preamble.levels(known)):
         say(text)
-    for text in preamble.levels(resolved):
+    planned = runs.plan(study, options.executor(address, workers, device))
+    console().print(_table(planned.plan, planned.cost))
+    for text in (*_sentences(planned), *preamble.power(known, study.data, place)):
         say(text)
-    where = costs.target(resolved, address, device, workers)
-    planned = plan_cells(resolved.cells, found, workspace)
-    cost = costs.estimated(resolved, planned, workspace, where)
-    console().print(costs.table(planned, cost))
-    for text in costs.sentences(resolved, planned, cost, where):
-        say(text)
-    for text in preamble.power(resolved, found, runs_folder(workspace, resolved)):
-        say(text)
-    for text in preamble.cautions(resolved, found):
+    for text in preamble.cautions(known, study.data):
         say(f"warning: {text}")
-    costs.stop_over_budget(resolved, cost)
+    planned.refuse_over_budget()
+
+
+def _table(plan: Plan, cost: Estimate) -> Table:
+    """Stages: of all cells by themselves, shared, stored, to run, and what those cost."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    gpu = bool(cost.total.gpu_hours)
+    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1), show_footer=True)
+    stages = plan.stages.values()
+    left = sum(count.missing for count in stages)
+    columns = [
+        ("stage", "total"),
+        ("alone", f"{sum(count.naive for count in stages):,}"),
+        ("unique", f"{plan.unique:,}"),
+        ("stored", f"{plan.stored:,}"),
+        ("to run", f"{left:,}"),
+        ("CPU", _hours(cost.total, cost.total.cpu_hours) if left else ""),
+        *([("GPU", _hours(cost.total, cost.total.gpu_hours))] if gpu else []),
+        ("size", _size(cost.total) if left else ""),
+    ]
+    for title, footer in columns:
+        right = title != "stage"
+        drawn.add_column(title, footer=footer, justify="right" if right else "left", no_wrap=True)
+    for stage, count in plan.stages.items():
+        own = cost.stages[stage]
+        numbers = (count.naive, count.unique, count.stored, count.missing)
+        costs = [_hours(own, own.cpu_hours)]
+        costs += [_hours(own, own.gpu_hours) if own.gpu_hours else ""] if gpu else []
+        costs += [_size(own)]
+        drawn.add_row(stage, *(f"{n:,}" for n in numbers), *(costs if count.missing else ()))
+    return drawn
+
+
+def _sentences(planned: StudyPlan) -> Iterator[str]:
+    """What the table comes to."""
+    from coin_ray.planning.machines import shapes
+
+    study, plan, cost, where = planned.study, planned.plan, planned.cost, planned.where
+    naive = sum(count.naive for count in plan.stages.values())
+    if coming := planned.to_come:
+        known = f"{len(study.levels) - 1} of {coming + len(study.levels) - 1}"
+        yield f"the table is of the baseline and the trials proposed so far: {known}"
+    if naive > plan.unique:
+        time = "" if cost.saved is None else f" and {cost.saved:.0%} of the time"
+        saved = (naive - plan.unique) / naive
+        yield f"sharing saves {saved:.0%} of the stages{time} that the cells alone would take"
+    if not plan.missing and not coming:
+        yield "nothing to compute: all that is needed is stored"
+        return
+    if cost.timings:
+        parts = [f"CPU {duration(cost.total.cpu_hours)}"]
+        parts += [f"GPU {duration(cost.total.gpu_hours)}"] if cost.total.gpu_hours else []
+        parts += [f"{duration(cost.wall_hours)} on {shapes(where.nodes)}", size(cost.total.bytes)]
+        limit = planned.less
+        yield f"to compute: {planned.about} {', '.join(parts)}" + (f" ({limit})" if limit else "")
+        yield f"from {cost.timings} timings, half of them within {cost.spread:.0%} of the rate used"
+    if cost.untimed and cost.timings:
+        what = ", ".join(cost.untimed)
+        yield f"not in these hours, for it was never timed on {where.device} here: {what}"
+    elif cost.untimed:
+        yield f"nothing of it was timed on {where.device} here: a first cell will tell the hours"
+
+
+def _hours(cost: Cost, hours: float) -> str:
+    return duration(hours) if cost.complete else f"> {duration(hours)}" if hours else "?"
+
+
+def _size(cost: Cost) -> str:
+    return size(cost.bytes) if cost.complete else f"> {size(cost.bytes)}" if cost.bytes else "?"

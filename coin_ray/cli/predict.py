@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 from coin_ray.files import check_writable
@@ -30,19 +30,12 @@ Level = Annotated[
 ]
 
 
+@options.takes_study()
 def predict(
-    study: options.Study,
+    asked: options.Asked,
     images: Images,
     out: Out,
     level: Level = None,
-    profile: options.Profile = None,
-    data: options.Data = None,
-    train: options.Train = None,
-    mpp: options.Mpp = None,
-    binary: options.Binary = None,
-    settings: options.Set = None,
-    seeds: options.Seeds = None,
-    workspace: options.Workspace = WORKSPACE,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -52,17 +45,16 @@ def predict(
     is the resolution of --images. Label maps of an earlier call in DIR are replaced, other files
     are not.
     """
-    from coin_ray.cli import costs
     from coin_ray.data.folder import find_samples, read_folders
     from coin_ray.data.sample import Sample, read_files
     from coin_ray.data.write import write_label_map
     from coin_ray.outputs import claim
     from coin_ray.pipeline.runner import open_local
-    from coin_ray.planning.machines import find_device
+    from coin_ray.planning.machines import find_device, usable_machine
     from coin_ray.study.datasets import resolve_data
 
-    resolved = options.resolved(study, profile, data, train, None, settings, seeds, binary)
-    cell = choose(resolved, level)
+    mpp, workspace = asked.request.mpp, asked.workspace
+    cell = choose(asked._replace(request=replace(asked.request, mpp=None)).resolve(), level)
     samples = [sample for path in images for sample in find_samples(path, mpp=mpp)]
     _distinct([sample.name for sample in samples])
     found = resolve_data(cell.data, workspace)
@@ -74,7 +66,7 @@ def predict(
         sources=read_folders(read),
         overwrite=overwrite,
     )
-    computes = find_device(device, [costs.here()])
+    computes = find_device(device, [usable_machine()])
     run = open_local(cell.config, cell.seed, found.train, workspace, device=computes)
     step = _last_step(run, cell)
     _ready(run, step, samples)

@@ -12,7 +12,6 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.live import STYLES
-from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 from coin_ray.events.state import StudyState
@@ -39,34 +38,23 @@ Study = Annotated[
 ]
 
 
-def status(
-    study: Study = None,
-    profile: options.Profile = None,
-    data: options.Data = None,
-    train: options.Train = None,
-    mpp: options.Mpp = None,
-    binary: options.Binary = None,
-    settings: options.Set = None,
-    seeds: options.Seeds = None,
-    workspace: options.Workspace = WORKSPACE,
-) -> None:
+@options.takes_study(study=(Study, None))
+def status(asked: options.Asked) -> None:
     """Say what runs, has finished, has failed or is missing; give the options it ran with.
 
     Read from the store, the journals and the folders of runs: nothing is started or changed.
     """
+    workspace = asked.workspace
     if not workspace.is_dir():
         raise UserError(
             "there is no workspace", where=str(workspace), do="name it with --workspace DIR"
         )
-    if study is None:
-        _studies(workspace)
-    else:
-        from coin_ray.cli.results import as_known
+    if asked.study:
         from coin_ray.study.datasets import read_data
 
-        asked = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
-        asked, found = read_data(asked, workspace)
-        _study(as_known(asked, workspace), found, workspace)
+        _study(*read_data(asked.resolve(), workspace), workspace)
+    else:
+        _studies(workspace)
 
 
 def _studies(workspace: Path) -> None:
@@ -126,11 +114,13 @@ def _driver(one: StudyState, working: bool) -> str:
 def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
     from coin_ray.cli import preamble
     from coin_ray.cli.output import console
-    from coin_ray.cli.results import runs_folder
+    from coin_ray.execution.trial_log import runs_folder, with_proposals
     from coin_ray.planning.states import stages_by_cell
     from coin_ray.store.artifacts import Store
     from coin_ray.store.upkeep import leases
 
+    runs = runs_folder(study, workspace)
+    study = with_proposals(study, runs)
     stages = stages_by_cell(study.cells, data, workspace)
     working = {work.path: work for work in leases(Store(workspace / "store")) if work.holder.alive}
     told = histories(workspace).get(study.run_name, StudyState())
@@ -151,7 +141,7 @@ def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) 
     _show_work(
         [working[key.path] for own in stages for key in own.missing.values() if key.path in working]
     )
-    say(f"results: {runs_folder(workspace, study)}")
+    say(f"results: {runs}")
 
 
 def _row(
@@ -197,7 +187,7 @@ def _table(*titles: str) -> Table:
 
 def _ago(milliseconds: float) -> str:
     """``3 min ago``."""
-    from coin_ray.cli.costs import duration
+    from coin_ray.cli.output import duration
 
     if not milliseconds:
         return ""

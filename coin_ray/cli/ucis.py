@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
-from coin_ray.cli.sweep import Address, NoTracking, Workers
 from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
-    from coin_ray.cluster.sweep import Outcome
+    from coin_ray.cluster.executor import Cluster
     from coin_ray.events.events import Event
+    from coin_ray.execution.refusals import Target
+    from coin_ray.execution.study_run import Outcome
     from coin_ray.outputs import Output
     from coin_ray.pipeline.cell import CellRun
     from coin_ray.study.datasets import Resolved
@@ -43,19 +43,14 @@ def main() -> None:
 
 
 @app.command()
+@options.takes_study(study=None, seeds=None)
 def train(
+    asked: options.Asked,
     model: Model,
-    data: options.Data = None,
-    train: options.Train = None,
-    profile: options.Profile = None,
-    settings: options.Set = None,
-    mpp: options.Mpp = None,
-    binary: options.Binary = None,
-    workspace: options.Workspace = WORKSPACE,
-    address: Address = None,
-    workers: Workers = None,
+    address: options.Address = None,
+    workers: options.Workers = None,
     device: options.Device = "auto",
-    no_tracking: NoTracking = False,
+    no_tracking: options.NoTracking = False,
     out: Out = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -64,11 +59,14 @@ def train(
     A study with ucis.model: ssa or psm on the same images and settings finds it there. The same
     command continues a training that was interrupted.
     """
-    from coin_ray.cli import costs, preamble
+    from coin_ray.cli import preamble
+    from coin_ray.cluster.executor import Cluster
+    from coin_ray.execution.refusals import target
     from coin_ray.study.datasets import check_images, resolve_data, with_data
+    from coin_ray.study.study import resolve
 
-    asked = options.resolved(STUDY, profile, data, train, mpp, settings, "1", binary)
-    study = coarse_study(model, asked)
+    request, workspace = replace(asked.request, seeds="1"), asked.workspace
+    study = coarse_study(model, resolve(STUDY, request))
     if out is not None:
         check_writable(out)
     for text in preamble.opening(study):
@@ -77,8 +75,9 @@ def train(
     output = _claim(out, model, found, overwrite) if out is not None else None
     check_images(found)
     study = with_data(study, found)
-    where = costs.target(study, address, device, workers)
-    outcome = _run(study, found, workspace, address=address, where=where, tracked=not no_tracking)
+    cluster = Cluster(address, device, workers)
+    where = target(study, cluster)
+    outcome = _run(study, found, workspace, cluster, where, tracked=not no_tracking)
     for label, cause in outcome.failed.items():
         say(f"failed: {label}: {cause}", err=True)
     for cell in study.cells:
@@ -120,22 +119,23 @@ def _run(
     study: ResolvedStudy,
     data: Mapping[str, Resolved],
     workspace: Path,
+    cluster: Cluster,
+    where: Target,
     *,
-    address: str | None,
-    where: Any,
     tracked: bool,
 ) -> Outcome:
+    from coin_ray.api.recording import recorder
     from coin_ray.cli.live import watch
-    from coin_ray.cli.output import console
-    from coin_ray.cli.recording import recorder
-    from coin_ray.cli.results import runs_folder
+    from coin_ray.cli.output import command_line, console
     from coin_ray.cluster import coarse
     from coin_ray.events.events import CellFinished
+    from coin_ray.execution.trial_log import runs_folder
 
     cells = {cell.key_label: cell for cell in study.cells}
-    runs = runs_folder(workspace, study)
+    runs = runs_folder(study, workspace)
+    command = command_line() if tracked else None
     with (
-        recorder(study, workspace, runs, device=where.device, tracked=tracked) as record,
+        recorder(study, workspace, runs, device=where.device, command=command) as record,
         watch(console(), "ucis_loss", larger_is_better=False) as show,
     ):
 
@@ -153,7 +153,7 @@ def _run(
             data,
             workspace=workspace,
             listen=listen,
-            address=address,
+            cluster=cluster,
             device=where.device,
             workers=where.workers,
         )
@@ -200,7 +200,7 @@ def write_model(run: CellRun, output: Output, name: str) -> Path:
     import yaml
 
     from coin_ray import __version__
-    from coin_ray.cli.recording import command_line
+    from coin_ray.cli.output import command_line
 
     ucis, artifact = run.config.ucis, run.artifact("ucis_model")
     assert ucis.trained is not None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.output import say
 from coin_ray.errors import UserError
 
@@ -27,18 +26,8 @@ What = Annotated[
 MOST = 10
 
 
-def why(
-    what: What,
-    study: options.Study,
-    profile: options.Profile = None,
-    data: options.Data = None,
-    train: options.Train = None,
-    mpp: options.Mpp = None,
-    binary: options.Binary = None,
-    settings: options.Set = None,
-    seeds: options.Seeds = None,
-    workspace: options.Workspace = WORKSPACE,
-) -> None:
+@options.takes_study()
+def why(asked: options.Asked, what: What) -> None:
     """Say why a cell or a stage would be computed: what differs from the nearest stored one.
 
     A difference in an input is followed upstream to where it begins.
@@ -49,7 +38,7 @@ def why(
     from coin_ray.store.why import Stored
     from coin_ray.study.datasets import resolve_data
 
-    resolved = options.resolved(study, profile, data, train, mpp, settings, seeds, binary)
+    resolved, workspace = asked.resolve(), asked.workspace
     cells = list(resolved.cells) if what in STAGES else _named(resolved, what)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     stages = stages_by_cell(cells, found, workspace)

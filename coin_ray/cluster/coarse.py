@@ -6,11 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from coin_ray.cluster.connection import Connection, Resources
-from coin_ray.cluster.sweep import Outcome
-from coin_ray.cluster.tally import Listen, Tally
-from coin_ray.cluster.tasks import CellSpec, open_cell, who
-from coin_ray.cluster.trial import cause, trace
+from coin_ray.cluster.executor import Cluster
 from coin_ray.events.events import (
     CellFailed,
     CellFinished,
@@ -18,6 +14,10 @@ from coin_ray.events.events import (
     StudyFinished,
     StudyStarted,
 )
+from coin_ray.execution.cell_spec import CellSpec, open_cell, who
+from coin_ray.execution.failures import cause, trace
+from coin_ray.execution.study_run import Outcome
+from coin_ray.execution.tally import Listen, Tally
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.study.datasets import Resolved
@@ -56,9 +56,9 @@ def train_models(
     *,
     workspace: Path,
     listen: Listen,
-    address: str | None = None,
-    device: str = "cpu",
-    workers: int = 1,
+    cluster: Cluster,
+    device: str,
+    workers: int,
 ) -> Outcome:
     """Train the coarse model of every cell, unless the store has it; events as of ``run_study``.
 
@@ -69,13 +69,9 @@ def train_models(
     specs = [_spec(cell, data, workspace) for cell in study.cells]
     missing = [not spec.store.has(open_cell(spec).key("ucis_model")) for spec in specs]
     tally, left, interrupted = Tally(listen), sum(missing), True
-    resources = Resources(workers=workers)
-    cluster = Connection(
-        study, workspace, tally, address=address, device=device, resources=resources
-    )
-    with cluster:
+    with cluster.runner(study, workspace, tally, device, workers) as runner:
         if left:
-            cluster.open()
+            runner.open()
         to_compute = {"ucis_model": left} if left else {}
         stored = len(specs) - left
         tally(StudyStarted(study.name, len(specs), to_compute, stored, workers))
@@ -85,7 +81,7 @@ def train_models(
                 begun = time.perf_counter()
                 try:
                     if absent:
-                        cluster.train(spec)
+                        runner.train(spec)
                 except Exception as error:
                     tally(CellFailed(**spec.who, cause=cause(error), trace=trace(error)))
                 else:

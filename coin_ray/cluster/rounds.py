@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -13,15 +13,11 @@ from ray.train.torch import TorchTrainer, prepare_model
 
 from coin_ray.cluster.folders import RUNS
 from coin_ray.cluster.nodes import limit
-from coin_ray.cluster.tasks import CellSpec, open_cell
-from coin_ray.events.events import RoundFinished, RoundProgress, StageStarted
+from coin_ray.execution.cell_spec import CellSpec, open_cell, train_and_tell
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import train_once
-from coin_ray.pipeline.training import train_stage as train_here
 from coin_ray.planning.machines import Request, round_request
 
-SAY = 5.0
-"""Seconds between two signs of life of a training."""
 # Ray's own limits are none at all: a group of workers that cannot be placed is tried for ever.
 # Our checkpoints are in the store: a restart continues after the last one.
 _LIMITS = {"max_failures": 1, "controller_failure_limit": 2, "max_preemption_failures": 10}
@@ -74,24 +70,7 @@ def _loop(config: Mapping[str, Any]) -> None:
         prepare_model if context.get_world_size() > 1 else World.wrap,
     )
 
-    def report(round_: int, metrics: Mapping[str, float], seconds: float) -> None:
-        if world.rank == 0:
-            spec.emit(RoundFinished, round=round_, metrics=dict(metrics), seconds=seconds)
+    def report(round_: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"round": round_, **metrics})
 
-    stage: str = config["stage"]
-    if world.rank == 0:
-        spec.emit(StageStarted, stage=stage)
-    train_here(open_cell(spec), world, report, stage, _signs_of_life(spec))
-
-
-def _signs_of_life(spec: CellSpec) -> Callable[[int, int, float], None]:
-    said = time.monotonic()
-
-    def progress(step: int, steps: int, loss: float) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SAY:
-            said = time.monotonic()
-            spec.emit(RoundProgress, step=step, steps=steps)
-
-    return progress
+    train_and_tell(spec, config["stage"], world, report)

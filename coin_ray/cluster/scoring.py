@@ -48,8 +48,6 @@ class ActorSegmenter:
         self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
     ) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
-        if not self._actors:
-            raise RuntimeError(f"{embed.path} has gone from the store since the plan; run again")
         arrays, computed = self._ask(int(embed.digest, 16), image, embed, points)
         for key, seconds in computed:
             leave_out(seconds)

@@ -1,11 +1,10 @@
-"""Steps of a cell as Ray tasks, and what crosses the cluster to run them."""
+"""Steps of a cell as Ray tasks, and the hub through which trials and driver talk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,93 +12,21 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray.cluster.nodes import limit
-from coin_ray.cluster.scoring import ActorSegmenter
-from coin_ray.events.events import StageFinished, StageReused
-from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.chain import Chain
+from coin_ray.events.events import Event
+from coin_ray.execution.cell_spec import CellSpec, open_cell
 from coin_ray.pipeline.runner import Each, step_at
-from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.machines import Request, segmenter_share, step_request
-from coin_ray.store.artifacts import Store
-from coin_ray.store.keys import Key
-from coin_ray.study.resolved import StudyCell
 
 
 @dataclass(frozen=True)
-class CellSpec:
-    """One cell as plain, small data: it is sent with every task.
+class ToHub:
+    """Sends an event to the driver without waiting; gives what to ``ray.get`` for it to have
+    arrived."""
 
-    ``rounds`` of the cell's own are run. ``weights`` and ``masks`` are content digests found once
-    on the driver; ``who`` holds the fields of the cell's events (cell, level, data, seed);
-    ``content`` is the digest of its data set, for whoever reads its results; ``resources`` is the
-    study's; ``folder`` is for the files of Ray Train.
-    """
+    hub: Any
 
-    config: Cell
-    rounds: int
-    seed: int
-    train: tuple[Any, ...]
-    samples: tuple[Any, ...]
-    weights: Mapping[str, str]
-    masks: Mapping[str, str]
-    workspace: Path
-    device: str
-    who: Mapping[str, Any]
-    actors: tuple[Any, ...] = ()
-    folder: Path | None = None
-    hub: Any = None
-    resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    content: str = ""
-
-    @property
-    def store(self) -> Store:
-        return Store(self.workspace / "store", self.device)
-
-    def emit(self, kind: type[Any], **values: Any) -> Any:
-        """Send an event of this cell to the driver without waiting; what to ``ray.get`` for it to
-        have arrived."""
-        event = kind(**self.who, **values)
-        return None if self.hub is None else self.hub.put.remote(event.to_json())
-
-
-def who(cell: StudyCell) -> dict[str, Any]:
-    """The fields of a cell's events."""
-    return {
-        "cell": cell.key_label,
-        "level": cell.level,
-        "data": cell.data.name,
-        "seed": cell.seed,
-    }
-
-
-def until(config: Cell, rounds: int) -> Cell:
-    """The same cell with so many rounds: its chain is the beginning of the longer one."""
-    section = config.rounds.model_copy(update={"count": rounds})
-    return config.model_copy(update={"rounds": section})
-
-
-def open_cell(spec: CellSpec) -> CellRun:
-    """The cell as an object, in whatever process this is."""
-
-    def done(key: Key, seconds: float) -> None:
-        spec.emit(StageFinished, stage=key.stage, image=key.name, seconds=seconds, key=key.digest)
-
-    def found(key: Key) -> None:
-        spec.emit(StageReused, stage=key.stage, image=key.name, key=key.digest)
-
-    def coarse(folder: str, name: str) -> str:
-        return spec.masks[name]
-
-    config = until(spec.config, spec.rounds)
-    return CellRun(
-        config,
-        Chain(config, spec.seed, spec.train, spec.weights.__getitem__, coarse),
-        spec.store,
-        ActorSegmenter(spec.actors),
-        spec.device,
-        done,
-        found,
-    )
+    def __call__(self, event: Event) -> Any:
+        return self.hub.put.remote(event.to_json())
 
 
 def _step(spec: CellSpec, step: str, index: int, cpus: float, gpus: float) -> Any:

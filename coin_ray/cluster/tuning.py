@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -13,55 +12,56 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from coin_ray.cluster.searching import VALUE
-from coin_ray.cluster.trial import FAILED, ROUNDS, Errand, cause, run_trial, trace
+from coin_ray.cluster.nodes import node_ids
+from coin_ray.cluster.trial import run_trial
 from coin_ray.events.events import Event, Note
-from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from coin_ray.execution.failures import Failure, cause, trace
+from coin_ray.execution.jobs import FAILED, ROUNDS, VALUE, Halving, Job, JobSettings
+from coin_ray.execution.proposals import Proposals
+from coin_ray.study.resolved import ResolvedStudy
 
 RETRIES = 2
 """Times that a trial is tried again whose process or node was lost."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a job failed: one line, and the traceback of what its line does not explain."""
+class SearchOfProposals(Searcher):
+    """So many ``trials`` of proposals, as Ray Tune asks for them."""
 
-    cause: str
-    trace: str
+    def __init__(self, proposals: Proposals, mode: str, trials: int) -> None:
+        super().__init__(metric=VALUE, mode=mode)
+        self._proposals, self.trials = proposals, trials
 
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The job of a trial; None while the next one is being run; FINISHED."""
+        job = self._proposals.suggest(trial_id)
+        if job is not None:
+            return {"job": job}
+        return Searcher.FINISHED if self._proposals.over else None
 
-@dataclass(frozen=True)
-class Job:
-    """The cells that one trial runs, and how many ``rounds`` of each. ``group``: the jobs that can
-    be compared with each other; the ``baseline`` is never stopped, it is what others are compared
-    with."""
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial has ended; one of which a cell failed has no value."""
+        value = None if error or result is None else result.get(VALUE)
+        self._proposals.complete(trial_id, value)
 
-    name: str
-    cells: tuple[StudyCell, ...]
-    rounds: int
-    group: str
-    baseline: bool
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's own state is never restored: the study's file of trials is."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher for a restore, too
 
 
 class Rungs(FIFOScheduler):
-    """ASHA with rounds as rungs, among the jobs of each group.
+    """ASHA with rounds as rungs, among the jobs of each group; see ``Halving``."""
 
-    ``jobs`` may grow; ``stopped(job, rounds)`` is told at once.
-    """
-
-    def __init__(
-        self,
-        study: ResolvedStudy,
-        most: int,
-        jobs: Mapping[str, Job],
-        stopped: Callable[[Job, int], None],
-    ) -> None:
+    def __init__(self, study: ResolvedStudy, halving: Halving) -> None:
         super().__init__()
-        self._study, self._most, self._jobs, self._stopped = study, most, jobs, stopped
+        self._study, self._halving = study, halving
         self._groups: dict[str, ASHAScheduler] = {}
 
     def _job(self, trial: Any) -> Job:
-        return self._jobs[trial.config["job"]]
+        return self._halving.jobs[trial.config["job"]]
 
     def _asha(self, trial: Any) -> ASHAScheduler:
         group = self._job(trial).group
@@ -70,7 +70,7 @@ class Rungs(FIFOScheduler):
                 time_attr=ROUNDS,
                 metric=VALUE,
                 mode=self._study.objective.mode,
-                max_t=self._most,
+                max_t=self._halving.most,
                 grace_period=self._study.stopping.grace,
                 reduction_factor=self._study.stopping.reduction,
             )
@@ -84,7 +84,7 @@ class Rungs(FIFOScheduler):
         job, rounds = self._job(trial), int(result[ROUNDS])
         if decision != self.STOP or job.baseline or rounds >= job.rounds:
             return self.CONTINUE  # after its last round a trial ends by itself
-        self._stopped(job, rounds)
+        self._halving.stopped(job, rounds)
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -99,27 +99,25 @@ class Rungs(FIFOScheduler):
 
 def tune_jobs(
     jobs: Sequence[str],
-    errand: Errand,
+    settings: JobSettings,
     *,
     hub: Any,
     folder: Path,
     at_once: int,
     scheduler: Rungs | None = None,
-    searcher: Searcher | None = None,
-    trials: int = 1,
-    nodes: Sequence[str],
+    searcher: SearchOfProposals | None = None,
     tell: Callable[[Event], None],
 ) -> dict[str, Failure]:
     """Run jobs that the hub holds, in their order, or so many that a searcher proposes.
 
     A job that fails ends no other; gives why, by job. A trial whose process or node is lost is
-    tried again on another of ``nodes``. All else of interest comes as events.
+    tried again on another node. All else of interest comes as events.
     """
-    trainable = tune.with_parameters(run_trial, hub=hub, errand=errand)
+    trainable = tune.with_parameters(run_trial, hub=hub, settings=settings)
     # A driver only waits, and whatever CPU it holds its own workers lack: with a thousandth of one,
     # two workers never fit on two CPUs. Nothing at all is refused, so it asks for one byte.
     # Ray would put all of them on one node; the hint is dropped where its node is gone.
-    order = {job: index for index, job in enumerate(jobs)}
+    order, nodes = {job: index for index, job in enumerate(jobs)}, node_ids()
 
     def place(config: Mapping[str, str]) -> tune.PlacementGroupFactory:
         index = order.get(config["job"], crc32(config["job"].encode()))
@@ -135,14 +133,14 @@ def tune_jobs(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=trials,
+            num_samples=searcher.trials if searcher else 1,
             max_concurrent_trials=at_once,
             # A fresh process takes seconds, and what one leaves behind no other reads.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=f"{errand.study}-{time.time_ns()}",
+            name=f"{settings.study}-{time.time_ns()}",
             storage_path=str(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),

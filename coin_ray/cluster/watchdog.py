@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
 from coin_ray.events.events import Event, Stalled
+from coin_ray.execution.tally import Pulse
 from coin_ray.planning.machines import Request
 from coin_ray.store import lease
 from coin_ray.store.artifacts import LEASES, Store
 
-PATIENCE = 300.0
-"""Seconds without an event of any cell, after which it is asked who waits for what."""
 MOST = 12
 """Lines for cells and for leases each."""
-
-
-class Pulse:
-    """When a cell was last heard of."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def beat(self) -> None:
-        self._last = time.monotonic()
-
-    def silence(self) -> float:
-        """Seconds since the last beat."""
-        return time.monotonic() - self._last
 
 
 @contextmanager
@@ -38,7 +22,7 @@ def watchdog(
     pulse: Pulse,
     look: Callable[[], Sequence[str]],
     tell: Callable[[Event], None],
-    patience: float = PATIENCE,
+    patience: float,
 ) -> Iterator[None]:
     """While the body runs, tell what ``look`` sees whenever there was no beat for ``patience``
     seconds, and again after twice, four times ... as long."""

@@ -27,7 +27,7 @@ from coin_ray.store.keys import Key
 
 @dataclass(frozen=True)
 class CellRun:
-    """``chain``: the cell. ``done`` hears of every artifact computed here, ``found`` of every one
+    """``chain``: the cell. ``done`` hears of every artifact computed here, ``reused`` of every one
     that was there (as often as it is asked for)."""
 
     config: Cell
@@ -36,7 +36,7 @@ class CellRun:
     segmenter: Segmenter
     device: str = "cpu"
     done: Done | None = None
-    found: Callable[[Key], None] | None = None
+    reused: Callable[[Key], None] | None = None
 
     @property
     def train(self) -> Sequence[Any]:
@@ -52,8 +52,8 @@ class CellRun:
         key = self.chain.key(ref)
         if STAGES[ref.stage].trains:
             return self.store.sound(key)
-        if self.found is not None and self.store.has(key):
-            self.found(key)
+        if self.reused is not None and self.store.has(key):
+            self.reused(key)
         return self.store.get(key, lambda: STAGES[ref.stage].compute(self.given(ref)), self.done)
 
     def artifact(self, stage: str, image: Any = None, round_: int = 0, **where: Any) -> Artifact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coin_ray.errors import UserError
@@ -38,6 +38,16 @@ def this_machine() -> Node:
         gpus = min(gpus, len([name for name in visible.split(",") if name.strip()]))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Node(len(os.sched_getaffinity(0)), gpus, memory)
+
+
+def usable_machine() -> Node:
+    """The machine we are on; GPUs that torch cannot use do not count."""
+    node = this_machine()
+    if node.gpus:
+        import torch
+
+        return node if torch.cuda.is_available() else replace(node, gpus=0)
+    return node
 
 
 PAPER_SIZE = ("coin", "official")

@@ -36,6 +36,10 @@ class Plot:
     svg: bytes
     pdf: bytes
 
+    def _repr_svg_(self) -> str:
+        """How a notebook shows it."""
+        return self.svg.decode()
+
 
 @dataclass(frozen=True)
 class Photo:

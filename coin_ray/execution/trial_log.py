@@ -1,7 +1,7 @@
 """What a study has proposed and stopped, kept beside its cells for when it goes on.
 
 ``trials.jsonl`` is only added to, a line a fact; the reader passes over what no longer belongs to
-the study (another space, another configuration, other data). No Ray here.
+the study (another space, another configuration, other data).
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from coin_ray.study.search import active, with_trials
 FILE = "trials.jsonl"
 
 
+def runs_folder(study: ResolvedStudy, workspace: Path) -> Path:
+    """The folder of the cells of a study that knows the contents of its data sets."""
+    return workspace / "runs" / study.run_name
+
+
 def with_proposals(study: ResolvedStudy, runs: Path) -> ResolvedStudy:
     """A search with the levels and cells that it has proposed so far; any other study as it is.
     ``runs``: the folder of its cells."""
-    return study if study.search is None else with_trials(study, TrialBook(study, runs).proposals)
+    return study if study.search is None else with_trials(study, TrialLog(study, runs).proposals)
 
 
-class TrialBook:
+class TrialLog:
     """The file of one study. ``proposals``: settings in the order they were proposed in, each
     configuration once and only those within the space as it is now."""
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coin_ray import safe
 from coin_ray.events.events import (
     CellFinished,
     CellsProposed,
@@ -116,19 +114,20 @@ def recorder(
     runs: Path,
     *,
     device: str,
-    tracked: bool,
+    command: str | None,
 ) -> Iterator[Recorder]:
-    """Yield the study's recorder; what it holds is written out on leaving, also after a failure."""
-    if not tracked:
+    """Yield the study's recorder; what it holds is written out on leaving, also after a failure.
+    ``command`` started the run; without one nothing is recorded."""
+    if command is None:
         yield Recorder(None, study, runs)
         return
-    from coin_ray.cluster.trials import with_proposals
+    from coin_ray.execution.trial_log import with_proposals
     from coin_ray.tracking.describe import describe_study
     from coin_ray.tracking.tracker import Tracker
 
     study = with_proposals(study, runs)
     info = describe_study(
-        study, data_digest=study.data_digest, command=command_line(), device=device, runs=runs.name
+        study, data_digest=study.data_digest, command=command, device=device, runs=runs.name
     )
     tracker = Tracker(workspace, info)
     record, begun = Recorder(tracker, study, runs), time.perf_counter()
@@ -142,8 +141,3 @@ def recorder(
         raise
     finally:
         tracker.close()
-
-
-def command_line() -> str:
-    """The command as it was typed."""
-    return safe.shell("coin-ray", *sys.argv[1:])

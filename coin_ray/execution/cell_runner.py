@@ -1,4 +1,4 @@
-"""Batches of a study's cells: from the store where it has them whole, else on a cluster."""
+"""Batches of a study's cells: from the store where it has them whole, else by an executor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from coin_ray.cluster.connection import Connection
-from coin_ray.cluster.searching import Proposals, Values
-from coin_ray.cluster.tally import Tally
-from coin_ray.cluster.tasks import CellSpec, open_cell, until, who
-from coin_ray.cluster.trial import cause, ended_early, run_to_end, trace
-from coin_ray.cluster.trials import TrialBook
-from coin_ray.cluster.tuning import Failure, Job, Rungs
 from coin_ray.events.events import (
     CellFailed,
     CellFinished,
@@ -22,6 +15,14 @@ from coin_ray.events.events import (
     PhaseStarted,
     StudyStarted,
 )
+from coin_ray.execution.cell_spec import CellSpec, ended_early, open_cell, run_to_end, until, who
+from coin_ray.execution.executor import JobRunner
+from coin_ray.execution.failures import Failure, cause, trace
+from coin_ray.execution.jobs import Halving, Job, JobSettings
+from coin_ray.execution.order import halves, most_rounds
+from coin_ray.execution.proposals import Proposals, Values
+from coin_ray.execution.tally import Tally
+from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.needs import needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
@@ -33,9 +34,9 @@ Cells = Sequence[StudyCell]
 UNHEARD = Failure("its trial ended without a result and without a word", "")
 
 
-class Batches:
-    """Runs batches of the cells of ``study``; the cluster is connected to before the first that
-    computes something. ``started``: the study's first event has been told."""
+class CellRunner:
+    """Runs batches of the cells of ``study``; what its ``jobs`` need is opened before the first
+    that computes something. ``started``: the study's first event has been told."""
 
     def __init__(
         self,
@@ -43,29 +44,27 @@ class Batches:
         data: Mapping[str, Resolved],
         workspace: Path,
         tally: Tally,
-        book: TrialBook,
-        cluster: Connection,
+        log: TrialLog,
+        jobs: JobRunner,
     ) -> None:
         self._study, self._data, self._workspace = study, data, workspace
-        self._tally, self._book, self._cluster = tally, book, cluster
+        self._tally, self._log, self._runner = tally, log, jobs
         self._jobs: dict[str, Job] = {}
-        self._found: set[str] = set()
+        self._reused: set[str] = set()
         self._stopped: list[tuple[Job, int]] = []
-        self._rungs = None
-        most = most_rounds(study)
-        if study.stopping.rule != "none" and most > study.stopping.grace:
-            self._rungs = Rungs(study, most, self._jobs, self._stop)
+        stops = Halving(most_rounds(study), self._jobs, self._stop)
+        self._halving = stops if halves(study) else None
         self.started = False
 
     @property
     def reused(self) -> int:
         """Stages that the store had before, of all that has been run."""
-        return len(self._found)
+        return len(self._reused)
 
     def finish(self, what: str, cells: Cells) -> None:
         """Run cells to their end; those that were stopped before, to where that was."""
         if self._trials_left():
-            self._cluster.open()  # what the cluster refuses, it refuses before anything starts
+            self._runner.open()  # what it refuses, it refuses before anything starts
         jobs = self._made_of(cells)
         plan = self._plan(jobs)
         if plan.to_compute:
@@ -100,19 +99,20 @@ class Batches:
 
     def search(self) -> None:
         """Run what the study's sampler proposes, until there are as many trials as it asks for."""
-        study, book, left = self._study, self._book, self._trials_left()
+        study, log, left = self._study, self._log, self._trials_left()
         if study.search is None or not left:
             return
         what = f"search: {left} of {study.search.trials} trials, sampler {study.search.sampler}"
         self._tally(PhaseStarted(what))
         base = [cell for cell in study.cells if cell.level == study.baseline_level]
-        known = [(values, self._value(proposal(study, values))) for values in book.proposals]
-        searcher = Proposals(study, known, self._value(base), self._propose, book.valued)
-        self._settle(self._cluster.run([], rungs=self._rungs, searcher=searcher, trials=left))
+        known = [(values, self._value(proposal(study, values))) for values in log.proposals]
+        searcher = Proposals(study, known, self._value(base), self._propose, log.valued)
+        halving, settings = self._halving, self._settings()
+        self._settle(self._runner.run([], settings, halving=halving, search=searcher, trials=left))
 
     def _trials_left(self) -> int:
         search = self._study.search
-        return 0 if search is None else max(0, search.trials - len(self._book.proposals))
+        return 0 if search is None else max(0, search.trials - len(self._log.proposals))
 
     def _value(self, cells: Cells) -> float | None:
         """What a configuration came to in this run; None if a cell of it failed."""
@@ -125,7 +125,7 @@ class Batches:
         cells = proposal(self._study, values)
         job = self._job(cells, cells[0].config.rounds.count)
         plan = self._plan([job])
-        self._book.propose(values)
+        self._log.propose(values)
         labels = [cell.key_label for cell in cells]
         self._tally(CellsProposed(cells[0].level, dict(values), labels, plan.to_compute))
         self._give(job, plan)
@@ -134,12 +134,12 @@ class Batches:
     def _made_of(self, cells: Cells) -> list[Job]:
         """One job a cell; in a search one a level, whose value is the mean of its cells."""
         if self._study.search is None:
-            return [self._job([cell], self._book.rounds(cell)) for cell in cells]
+            return [self._job([cell], self._log.rounds(cell)) for cell in cells]
         levels = [
             [cell for cell in cells if cell.level == level]
             for level in dict.fromkeys(cell.level for cell in cells)
         ]
-        return [self._job(own, min(map(self._book.rounds, own))) for own in levels]
+        return [self._job(own, min(map(self._log.rounds, own))) for own in levels]
 
     def _job(self, cells: Cells, rounds: int) -> Job:
         first = cells[0]
@@ -154,36 +154,42 @@ class Batches:
             for cell in job.cells
         ]
         plan = plan_cells(parts, self._data, self._workspace)
-        self._found |= plan.present - self._tally.made
+        self._reused |= plan.present - self._tally.made
         return plan
 
     def _begin(self, what: str, plan: Plan) -> None:
         if not self.started:
             self.started = True
-            study, workers = self._study, self._cluster.resources.workers
+            study, workers = self._study, self._runner.workers
             cells = len(study.cells) + self._trials_left() * len(study.data) * len(study.seeds)
             self._tally(StudyStarted(study.name, cells, plan.to_compute, plan.stored, workers))
         if what:
             self._tally(PhaseStarted(what, plan.to_compute))
 
     def _compute(self, what: str, jobs: Sequence[Job], plan: Plan, *, score: bool = False) -> None:
-        self._cluster.open()
+        self._runner.open()
         self._begin(what, plan)
         for job in jobs:
             self._give(job, plan)
-        names, rungs = [job.name for job in jobs], None if score else self._rungs
-        self._settle(self._cluster.run(names, score=score, rungs=rungs), scored=score)
+        names, halving = [job.name for job in jobs], None if score else self._halving
+        failures = self._runner.run(names, self._settings(score), halving=halving)
+        self._settle(failures, scored=score)
+
+    def _settings(self, score: bool = False) -> JobSettings:
+        study, by_round = self._study, self._halving is not None and not score
+        goal, workers = study.objective.metric, self._runner.workers
+        return JobSettings(study.run_name, workers, goal, by_round, score)
 
     def _give(self, job: Job, plan: Plan) -> None:
         self._jobs[job.name] = job
         self._tally.waiting.update(cell.key_label for cell in job.cells)
         specs = [self._spec(cell, job.rounds, plan) for cell in job.cells]
-        self._cluster.give(job.name, specs)
+        self._runner.give(job.name, specs)
 
     def _stop(self, job: Job, rounds: int) -> None:
         self._stopped.append((job, rounds))
         for cell in job.cells:
-            self._book.stop(cell, rounds)
+            self._log.stop(cell, rounds)
 
     def _settle(self, failures: Mapping[str, Failure], *, scored: bool = False) -> None:
         """Give an ending to every cell of a batch that has run: what trials could not say
@@ -227,7 +233,7 @@ class Batches:
         return run_to_end(spec, run, serial(run, spec.samples), _nothing, study)
 
     def _spec(self, cell: StudyCell, rounds: int, plan: Plan) -> CellSpec:
-        """A cell with all that its keys need, and no cluster yet."""
+        """A cell with all that its keys need, and nothing that computes."""
         return CellSpec(
             config=cell.config,
             rounds=rounds,
@@ -241,13 +247,6 @@ class Batches:
             who=who(cell),
             content=self._study.contents[cell.data.name],
         )
-
-
-def most_rounds(study: ResolvedStudy) -> int:
-    """Of any cell of a study, those that a search may propose included."""
-    space = study.search.space if study.search else ()
-    searched = [max(d.values) for d in space if d.key == "rounds.count"]
-    return max([*(cell.config.rounds.count for cell in study.cells), *searched])
 
 
 def _nothing(stage: str) -> None:

@@ -1,36 +1,35 @@
-"""Optuna's proposals, as trials of Ray Tune."""
+"""Optuna's proposals, each configuration once."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 from pydantic import ValidationError
-from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.resolved import Dimension, ResolvedStudy
 from coin_ray.study.search import active, proposal, settings_of, wanted
 
-VALUE = "value"
-"""Under this name a trial reports the objective."""
+if TYPE_CHECKING:
+    import optuna
+
 REPEATS = 200
 """A sampler that proposes so many known configurations one after the other has no more to say."""
 Values = Mapping[str, Any]
 
 
-class Proposals(Searcher):
-    """Asks Optuna for configurations and runs each once.
+class Proposals:
+    """Asks Optuna for configurations and has each run once.
 
     A known one is not run: its value goes back to the sampler, which is asked again. One that is
     being run is held back until its value is there. ``known``: what has been run, in its order (a
     value of None: it failed); ``run`` makes a job of settings and gives its name; ``done`` hears of
     the value. The sampler is seeded by how much is known, so that a search which goes on does not
-    draw the same numbers again.
+    draw the same numbers again. ``over``: it has no more to say.
     """
 
     def __init__(
@@ -41,53 +40,56 @@ class Proposals(Searcher):
         run: Callable[[Values], str],
         done: Callable[[Values, float | None], None],
     ) -> None:
-        super().__init__(metric=VALUE, mode=study.objective.mode)
         self._study, self._run, self._done = study, run, done
         self._known: dict[Cell | None, float | None] = {None: None}
         self._known[study.configuration(study.baseline_level)] = baseline
         self._known |= {self._config(values): value for values, value in known}
-        self._running: dict[str, tuple[str, Values]] = {}
-        self._held: tuple[str, Values] | None = None
-        self._optuna = _optuna_search(study, [values for values, _ in known])
-        for number, (_, value) in enumerate(known):  # the first proposals are these, in order
-            self._ask(f"known-{number}")
-            self._tell(f"known-{number}", value)
+        self._running: dict[str, tuple[optuna.Trial, Values]] = {}
+        self._held: tuple[optuna.Trial, Values] | None = None
+        self._define = _space(study)
+        self._optuna = _optuna_study(study, [values for values, _ in known])
+        for _, value in known:  # the first proposals are these, in order
+            self._tell(self._ask()[0], value)
+        self.over = False
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The job of a trial; None while the next one is being run; FINISHED."""
-        for attempt in range(REPEATS):
-            name, values = self._held or self._ask(f"{trial_id}-{attempt}")
+    def suggest(self, trial: str) -> str | None:
+        """The job of a trial; None while the next one is being run, or when it is ``over``."""
+        for _ in range(REPEATS):
+            asked, values = self._held or self._ask()
             config = self._config(values)
             if config in self._known:
                 self._held = None
-                self._tell(name, self._known[config])
+                self._tell(asked, self._known[config])
             elif any(self._config(other) == config for _, other in self._running.values()):
-                self._held = name, values
+                self._held = asked, values
                 return None
             else:
                 self._held = None
-                self._running[trial_id] = name, values
-                return {"job": self._run(values)}
-        return Searcher.FINISHED
+                self._running[trial] = asked, values
+                return self._run(values)
+        self.over = True
+        return None
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def complete(self, trial: str, value: float | None) -> None:
         """A trial ended by itself, was stopped after a round (its value counts), or failed."""
-        name, values = self._running.pop(trial_id)
-        value = None if error or result is None else result.get(VALUE)  # none if a cell failed
+        asked, values = self._running.pop(trial)
         self._known[self._config(values)] = value
-        self._tell(name, value)
+        self._tell(asked, value)
         self._done(values, value)
 
-    def _ask(self, name: str) -> tuple[str, Values]:
+    def _ask(self) -> tuple[optuna.Trial, Values]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to whoever wrote the space, on a slow machine
-            return name, active(self._study, self._optuna.suggest(name) or {})
+            trial = self._optuna.ask()
+            return trial, active(self._study, self._define(trial))
 
-    def _tell(self, name: str, value: float | None) -> None:
-        result = None if value is None else {VALUE: value}
-        self._optuna.on_trial_complete(name, result, error=value is None)
+    def _tell(self, trial: optuna.Trial, value: float | None) -> None:
+        from optuna.trial import TrialState
+
+        if value is None or math.isnan(value):
+            self._optuna.tell(trial, state=TrialState.FAIL)
+        else:
+            self._optuna.tell(trial, value)
 
     def _config(self, values: Values) -> Cell | None:
         """None for settings that do not go together."""
@@ -96,14 +98,8 @@ class Proposals(Searcher):
         except ValidationError:
             return None
 
-    def save(self, checkpoint_path: str) -> None:
-        """Tune's own state is never restored: the study's file of trials is."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for a restore, too
-
-
-def _optuna_search(study: ResolvedStudy, known: Sequence[Values]) -> OptunaSearch:
+def _space(study: ResolvedStudy) -> Callable[[Any], dict[str, Any]]:
     assert study.search is not None
     space = {dimension.key: dimension for dimension in study.search.space}
     base = settings_of(study.configuration(study.baseline_level))
@@ -115,18 +111,22 @@ def _optuna_search(study: ResolvedStudy, known: Sequence[Values]) -> OptunaSearc
                 drawn[key] = current[key] = _draw(trial, dimension)
         return drawn
 
+    return define
+
+
+def _optuna_study(study: ResolvedStudy, known: Sequence[Values]) -> optuna.Study:
+    import optuna
+
+    assert study.search is not None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    points = [
-        {key: json.dumps(v) if space[key].kind == "any" else v for key, v in values.items()}
-        for values in known
-    ]
-    return OptunaSearch(
-        define,
-        metric=VALUE,
-        mode=study.objective.mode,
+    made = optuna.create_study(
         sampler=_sampler(study.search.sampler, len(known)),
-        points_to_evaluate=points,
+        direction=f"{study.objective.mode}imize",
     )
+    listed = {d.key for d in study.search.space if d.kind == "any"}
+    for values in known:
+        made.enqueue_trial({k: json.dumps(v) if k in listed else v for k, v in values.items()})
+    return made
 
 
 def _draw(trial: Any, dimension: Dimension) -> Any:
@@ -142,12 +142,20 @@ def _draw(trial: Any, dimension: Dimension) -> Any:
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    class EveryOne(optuna.samplers.BruteForceSampler):
+        """A grid that follows conditions."""
+
+        def after_trial(self, *ended: Any) -> None:
+            """Optuna would stop a loop that is not its own here, which is an error."""
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        if name == "grid":  # the one that follows conditions
-            return optuna.samplers.BruteForceSampler(seed=seed)
+        if name == "grid":
+            return EveryOne(seed=seed)
         if name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed)

@@ -1,13 +1,10 @@
-"""In what order a study's cells are run, and which of them are not. No Ray here.
-
-``finish(cells)`` runs cells to their end, ``score(cells)`` the stages before their first round;
-``reasons`` collects why a cell was left out.
-"""
+"""In what order a study's cells are run, and which of them are not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 from coin_ray.statistics.objective import spearman
@@ -19,6 +16,31 @@ Metrics = Mapping[str, Mapping[str, float]]
 Verdicts = Callable[[ResolvedStudy], Mapping[tuple[str, str], str | None]]
 """What the cells of a study say about its levels: (data set, level) -> better, worse, equal, open
 or None."""
+
+
+def verdicts_in(runs: Path) -> Verdicts:
+    """By what the finished cells of (a part of) a study left in ``runs``, and its first metric."""
+    from coin_ray.report.values.collect import collect
+    from coin_ray.report.values.comparisons import comparisons
+
+    def verdicts(part: ResolvedStudy) -> dict[tuple[str, str], str | None]:
+        rows = comparisons(collect(part, runs).frame, part).to_dicts()
+        own = [row for row in rows if row["metric"] == part.report[0]]
+        return {(row["dataset"], row["level"]): row["verdict"] for row in own}
+
+    return verdicts
+
+
+def most_rounds(study: ResolvedStudy) -> int:
+    """Of any cell of a study, those that a search may propose included."""
+    space = study.search.space if study.search else ()
+    searched = [max(d.values) for d in space if d.key == "rounds.count"]
+    return max([*(cell.config.rounds.count for cell in study.cells), *searched])
+
+
+def halves(study: ResolvedStudy) -> bool:
+    """True if a study stops cells that fall behind others after a round."""
+    return study.stopping.rule != "none" and most_rounds(study) > study.stopping.grace
 
 
 def screened(study: ResolvedStudy, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -71,15 +93,16 @@ def by_seeds(
     study: ResolvedStudy,
     cells: Cells,
     finish: Callable[[str, Cells], None],
-    verdicts: Verdicts | None,
+    verdicts: Verdicts,
 ) -> dict[str, str]:
     """Run the first seeds of all cells, then of each further seed only those whose verdict against
     the baseline is open, and the baseline that they are compared with. Why a cell is left out.
 
-    A level that has been decided stays decided. Without ``verdicts`` all seeds are run.
+    ``finish(what, cells)`` runs cells to their end. A level that has been decided stays decided;
+    in a study without ``first_seeds`` all seeds are run.
     """
     first = len(study.seeds)
-    if study.first_seeds and verdicts and len(study.levels) > 1:
+    if study.first_seeds and len(study.levels) > 1:
         first = study.first_seeds
     finish("", [c for c in cells if c.seed in study.seeds[:first]])
     decided: dict[tuple[str, str], str] = {}
@@ -87,7 +110,6 @@ def by_seeds(
     for count in range(first, len(study.seeds)):
         seeds = study.seeds[:count]
         done = [c for c in cells if c.seed in seeds and c.key_label not in reasons]
-        assert verdicts is not None
         for pair, verdict in verdicts(part_of(study, done, seeds)).items():
             if verdict not in ("open", None):
                 decided.setdefault(pair, f"decided after {count} random seeds: {verdict}")

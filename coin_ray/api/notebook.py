@@ -1,0 +1,66 @@
+"""The progress of a run in a notebook; elsewhere nothing is printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from coin_ray.events.events import (
+    CellFailed,
+    CellFinished,
+    CellLeftOut,
+    Event,
+    StageFinished,
+    StudyStarted,
+)
+
+
+@contextmanager
+def progress_bar(on_event: Callable[[Event], None] | None) -> Iterator[Callable[[Event], None]]:
+    """Yield ``on_event``; without one a bar in a notebook, and what listens to nothing in a
+    script."""
+    if on_event is not None:
+        yield on_event
+    elif _in_notebook():
+        yield _Bar()
+    else:
+        yield lambda event: None
+
+
+def _in_notebook() -> bool:
+    """Whether IPython runs as the kernel of a page; not in a script or on a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+class _Bar:
+    """Cells that have ended of all, drawn in place."""
+
+    def __init__(self) -> None:
+        self._ended: set[str] = set()
+        self._total, self._computed = 1, 0
+        self._shown: Any = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StudyStarted():
+                self._total = max(1, event.cells)
+            case CellFinished() | CellFailed() | CellLeftOut():
+                self._ended.add(event.cell)
+            case StageFinished():
+                self._computed += 1
+            case _:
+                return
+        from IPython.display import display
+
+        ended, total = len(self._ended), self._total
+        text = f"{ended} of {total} cells, {self._computed} stages computed"
+        bar = f'<progress value="{ended}" max="{total}"></progress> {text}'
+        page = {"text/html": bar, "text/plain": text}
+        if self._shown is None:
+            self._shown = display(page, raw=True, display_id=True)
+        else:
+            self._shown.update(page, raw=True)

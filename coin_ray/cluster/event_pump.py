@@ -1,0 +1,82 @@
+"""The events of a running study, from the hub to whoever listens."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from coin_ray.errors import UserError
+from coin_ray.events.events import Event, Note, from_json
+from coin_ray.execution.tally import Listen
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def pumped(hub: Any, listen: Listen, give: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hand the hub's events to ``listen`` from a thread while the body runs, all of them at its
+    end, and have the driver ``give`` the jobs that trials ask for; yields what does so at once.
+
+    Whoever listens may fail: the study goes on, its results are in the store, and it is said. Once
+    the hub is lost for good, so is the cluster: the body is interrupted, and that is a UserError.
+    """
+    stop, one, said = threading.Event(), threading.Lock(), set[str]()
+    gone: list[UserError] = []
+
+    def pump() -> None:
+        while not stop.is_set():
+            try:
+                drain()
+            except UserError as error:
+                gone.append(error)
+                # Tune would wait for what never comes. It is said now: where the driver's own
+                # raylet is gone, Ray may end this process before any error is seen.
+                hand_on(Note(f"{error.what}: {error.do}", "error"))
+                _thread.interrupt_main()
+                return
+            stop.wait(0.25)
+
+    def drain() -> None:
+        with one:
+            try:
+                told, asked = ray.get(hub.drain.remote())
+                for job in sorted(asked):
+                    give(job)
+            except RayError as error:
+                raise UserError(
+                    "the Ray cluster was lost while the study ran",
+                    found=f"{type(error).__name__}: {str(error).splitlines()[-1]}",
+                    do="run the same command again: what was computed is stored",
+                ) from error
+            for event in told:
+                hand_on(from_json(event))
+
+    def hand_on(event: Event) -> None:
+        try:
+            listen(event)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}".splitlines()[0]
+            if found not in said:
+                said.add(found)
+                log.warning("the study goes on, but an event of it was not taken: %s", found)
+
+    thread = threading.Thread(target=pump, daemon=True)
+    try:
+        thread.start()
+        yield drain
+    except KeyboardInterrupt:
+        if gone:
+            raise gone[0] from None
+        raise
+    finally:
+        stop.set()
+        thread.join()
+        if not gone:
+            drain()

@@ -1,0 +1,65 @@
+"""Where a study runs: on a cluster or in this process, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from coin_ray.execution.cell_spec import CellSpec
+from coin_ray.execution.failures import Failure
+from coin_ray.execution.jobs import Halving, JobSettings
+from coin_ray.execution.proposals import Proposals
+from coin_ray.execution.tally import Tally
+from coin_ray.planning.machines import Node
+from coin_ray.study.resolved import ResolvedStudy
+
+
+class JobRunner(AbstractContextManager[Any], Protocol):
+    """Runs the jobs of one study; leaving it hands over the last events. ``workers``: processes
+    that train one round together."""
+
+    workers: int
+
+    def open(self) -> None:
+        """Have what jobs need, once. UserError if that cannot be had."""
+
+    def give(self, job: str, specs: Sequence[CellSpec]) -> None:
+        """Keep the cells of a job for when it is run."""
+
+    def run(
+        self,
+        jobs: Sequence[str],
+        settings: JobSettings,
+        *,
+        halving: Halving | None = None,
+        search: Proposals | None = None,
+        trials: int = 0,
+    ) -> Mapping[str, Failure]:
+        """Run jobs that have been given, then so many of a search's; why those failed that did."""
+        ...
+
+
+class Executor(Protocol):
+    """``device`` (auto, cpu or cuda) computes; ``workers`` train one round together, None: as many
+    as the study says."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def workers(self) -> int | None: ...
+
+    def nodes(self) -> Sequence[Node]:
+        """The machines that there are. UserError where none can be reached."""
+        ...
+
+    def check(self, study: ResolvedStudy, nodes: Sequence[Node], device: str, workers: int) -> None:
+        """UserError for a study that cannot run there."""
+
+    def runner(
+        self, study: ResolvedStudy, workspace: Path, tally: Tally, device: str, workers: int
+    ) -> JobRunner:
+        """What runs the jobs of one study; nothing is started yet."""
+        ...

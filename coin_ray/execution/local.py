@@ -1,0 +1,181 @@
+"""A study in this one process: no Ray, no other process, no thread around what a stage does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coin_ray.errors import UserError
+from coin_ray.execution.cell_spec import CellSpec, train_and_tell
+from coin_ray.execution.failures import Failure
+from coin_ray.execution.jobs import FAILED, VALUE, Halving, JobSettings, run_job
+from coin_ray.execution.order import halves
+from coin_ray.execution.proposals import Proposals
+from coin_ray.execution.tally import Tally
+from coin_ray.labels import InstanceMasks
+from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.rounds import World
+from coin_ray.pipeline.runner import Each, Train, serial
+from coin_ray.pipeline.segmenter import CachedSegmenter
+from coin_ray.pipeline.settings import Cell
+from coin_ray.planning.machines import (
+    Node,
+    refuse_impossible,
+    round_request,
+    step_request,
+    usable_machine,
+)
+from coin_ray.store.artifacts import Store
+from coin_ray.study.resolved import ResolvedStudy
+
+
+@dataclass(frozen=True)
+class Local:
+    """Run a study in this one process, one cell after the other: without Ray, so that breakpoints
+    work. The results are those of a cluster, byte for byte: a step takes as many threads as it
+    would take CPUs there (``resources:`` of the study, one by default).
+
+    ``device``: auto (a GPU where there is one), cpu or cuda.
+    """
+
+    device: str = "auto"
+
+    @property
+    def workers(self) -> int:
+        return 1
+
+    def nodes(self) -> list[Node]:
+        """This machine."""
+        return [usable_machine()]
+
+    def check(self, study: ResolvedStudy, nodes: Sequence[Node], device: str, workers: int) -> None:
+        """UserError for a GPU that is not there, and for a study that stops what falls behind.
+        Nothing is reserved, so that a study may ask for more CPUs or memory than there are."""
+        refuse_impossible({}, nodes, device=device, workers=workers)
+        if halves(study):
+            raise UserError(
+                "the study stops levels that fall behind (stopping: asha), which compares cells "
+                "that run at the same time",
+                where=study.name,
+                do="run it on a cluster (leave --local out), or set stopping.rule: none",
+            )
+
+    def runner(
+        self, study: ResolvedStudy, workspace: Path, tally: Tally, device: str, workers: int
+    ) -> LocalRunner:
+        """What runs the jobs of one study."""
+        return LocalRunner(study, workspace, tally, device)
+
+
+class LocalRunner:
+    """See ``JobRunner``."""
+
+    workers = 1
+
+    def __init__(self, study: ResolvedStudy, workspace: Path, tally: Tally, device: str) -> None:
+        self._study, self._workspace, self._tally, self._device = study, workspace, tally, device
+        self._given: dict[str, Sequence[CellSpec]] = {}
+        self._segmenters: dict[str, _Segmenter] = {}
+
+    def __enter__(self) -> LocalRunner:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Nothing is left open."""
+
+    def open(self) -> None:
+        """All that is needed is here."""
+
+    def give(self, job: str, specs: Sequence[CellSpec]) -> None:
+        """Keep the cells of a job for when it is run."""
+        self._given[job] = specs
+
+    def run(
+        self,
+        jobs: Sequence[str],
+        settings: JobSettings,
+        *,
+        halving: Halving | None = None,
+        search: Proposals | None = None,
+        trials: int = 0,
+    ) -> Mapping[str, Failure]:
+        """Run jobs that have been given, then so many of a search's; why those failed that did."""
+        failures: dict[str, Failure] = {}
+        for job in jobs:
+            self._run(job, settings, failures)
+        for trial in map(str, range(trials)):
+            assert search is not None
+            proposed = search.suggest(trial)
+            if proposed is None:
+                break  # nothing is being run that it could wait for: it is over
+            search.complete(trial, self._run(proposed, settings, failures))
+        return failures
+
+    def _run(self, job: str, settings: JobSettings, failures: dict[str, Failure]) -> float | None:
+        """Run a job; its value."""
+        specs = [
+            replace(
+                spec,
+                device=self._device,
+                segmenter=self._segmenter(spec.config),
+                tell=self._tally,
+                resources=self._study.resources,
+            )
+            for spec in self._given[job]
+        ]
+        said: dict[str, Any] = {}
+        run_job(specs, settings, _steps, said.update, lambda event: None)
+        if FAILED in said:
+            failures[job] = Failure(said[FAILED], "")
+        return said.get(VALUE)
+
+    def _segmenter(self, config: Cell) -> _Segmenter:
+        sam = config.sam
+        if sam.model not in self._segmenters:
+            store = Store(self._workspace / "store", self._device)
+            self._segmenters[sam.model] = _Segmenter(sam.model, store, self._device, sam.batch)
+        return self._segmenters[sam.model]
+
+
+class _Segmenter:
+    """A model that is read when it is first asked, and computes on one thread, as an actor does."""
+
+    def __init__(self, model: str, store: Store, device: str, batch: int) -> None:
+        self._how = model, store, device, batch
+        self._loaded: CachedSegmenter | None = None
+
+    def masks(self, *request: Any) -> InstanceMasks:
+        """See ``pipeline.segmenter.Segmenter``."""
+        with _threads(1):
+            if self._loaded is None:
+                model, store, device, batch = self._how
+                self._loaded = CachedSegmenter(model, store, device=device, batch=batch)
+            return self._loaded.masks(*request)
+
+
+def _steps(spec: CellSpec, run: CellRun) -> tuple[Each, Train]:
+    def each(step: str, n: int) -> list[Any]:
+        with _threads(step_request(spec.resources, step, spec.device).cpus):
+            return serial(run, spec.samples)(step, n)
+
+    def train(stage: str) -> None:
+        with _threads(round_request(spec.resources, 1, spec.device).cpus):
+            train_and_tell(spec, stage, World())
+
+    return each, train
+
+
+@contextmanager
+def _threads(cpus: float) -> Iterator[None]:
+    """Compute on as many threads as a task of so many CPUs: the order of sums depends on it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,74 @@
+"""What a study may not begin without: machines that can run it, weights, labels."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coin_ray.errors import UserError
+from coin_ray.execution.executor import Executor
+from coin_ray.planning.machines import Node, find_device
+from coin_ray.planning.plan import plan_cells
+from coin_ray.study.datasets import Resolved
+from coin_ray.study.metrics import METRICS
+from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.study.search import proposal
+
+WEIGHTS = (
+    *("ucis.model", "ucis.weights", "uss.family", "uss.size", "uss.weights", "sam.model"),
+    *("student.arch", "student.encoder"),
+)
+"""Settings that say which model files are read."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a study is to run: ``device`` is cpu or cuda, ``workers`` train one round together."""
+
+    nodes: Sequence[Node]
+    device: str
+    workers: int
+
+
+def target(study: ResolvedStudy, executor: Executor) -> Target:
+    """What of an executor a study uses. UserError if the study asks for more, or if its models need
+    a GPU that is not there."""
+    nodes = executor.nodes()
+    device = find_device(executor.device, nodes, study.profile)
+    workers = executor.workers or int(study.resources.get("round", {}).get("workers", 1))
+    executor.check(study, nodes, device, workers)
+    return Target(nodes, device, workers)
+
+
+def segmenters(study: ResolvedStudy) -> int:
+    """How many kinds of segmenters a study may use at once, those of a search included."""
+    space = study.search.space if study.search else ()
+    searched = [model for d in space if d.key == "sam.model" for model in d.values]
+    return len({*(cell.config.sam.model for cell in study.cells), *searched})
+
+
+def refuse_missing(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
+    """UserError for weights that a search may propose and that are missing, and for an objective
+    that chooses by labels which are not there."""
+    chooses = study.search is not None or study.stopping.rule != "none"
+    if chooses and study.objective.metric in METRICS:
+        for name, found in data.items():
+            if not any(sample.has_truth for sample in found.samples):
+                raise UserError(
+                    f"the objective {study.objective.metric} needs labels, {name} has none",
+                    do="rank by agreement, which reads no label",
+                )
+    if study.search is None:
+        return
+    first = {dimension.key: dimension.values[:1] for dimension in study.search.space}
+    models = {d.key: d.values for d in study.search.space if d.key in WEIGHTS and d.kind == "any"}
+    choices = first | models
+    for values in itertools.product(*choices.values()):
+        with contextlib.suppress(ValidationError):  # settings that do not go together
+            cell = proposal(study, dict(zip(choices, values, strict=True)))[0]
+            plan_cells([cell], data, workspace)
