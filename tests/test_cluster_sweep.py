@@ -22,6 +22,7 @@ from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
 from coin_ray.execution.cell_spec import until
+from coin_ray.execution.local import Local
 from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.execution.trial_log import with_proposals
 from coin_ray.pipeline.runner import open_local, run_local
@@ -71,17 +72,23 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
 
 
 @pytest.fixture(scope="module")
-def ran(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory):
-    """A study of which one data set has a truncated image; its workspace, outcome and events."""
-    workspace = tmp_path_factory.mktemp("workspace")
+def data(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Resolved]:
+    """Two data sets, of which one has a truncated image."""
     folder = tmp_path_factory.mktemp("truncated")
     raw = tiles.train[0].path.read_bytes()
     (folder / "cut.png").write_bytes(raw[: len(raw) // 2])
     cut = tuple(find_samples(folder, mpp=0.25))
+    return {"tiles": tiles, "cut": Resolved(tuple(s.image for s in cut), cut)}
+
+
+@pytest.fixture(scope="module")
+def ran(data: dict[str, Resolved], tmp_path_factory: pytest.TempPathFactory):
+    """A study of both; its workspace, outcome and events."""
+    workspace = tmp_path_factory.mktemp("workspace")
     heard: list[events.Event] = []
     outcome = run_study(
         study(*GOOD, ("none", "cut", NONE)),
-        {"tiles": tiles, "cut": Resolved(tuple(s.image for s in cut), cut)},
+        data,
         workspace=workspace,
         listen=heard.append,
         executor=TWO_CPUS,
@@ -112,6 +119,43 @@ def test_the_cluster_computes_what_one_process_computes(ran, tiles: Resolved, tm
         assert mine.metrics[metric] == pytest.approx(
             sum(final[metric]) / len(final[metric]), abs=1e-12
         )
+
+
+def test_one_process_leaves_what_the_cluster_leaves(
+    ran, data: dict[str, Resolved], tmp_path: Path
+) -> None:
+    """Byte for byte: label maps, metrics, settings, and the data of every stage; and every cell has
+    the same ending."""
+    workspace, outcome, heard = ran
+    told: list[events.Event] = []
+    given = study(*GOOD, ("none", "cut", NONE))
+    here = run_study(given, data, workspace=tmp_path, listen=told.append, executor=Local())
+    assert (here.computed, here.failed, here.left_out) == (
+        outcome.computed,
+        outcome.failed,
+        outcome.left_out,
+    )
+    for kind in (events.CellFinished, events.CellFailed, events.RoundFinished, events.CellStarted):
+        ends = [
+            sorted(
+                (e.cell, getattr(e, "rounds", 0), sorted(getattr(e, "metrics", {}).items()))
+                for e in of
+                if isinstance(e, kind)
+            )
+            for of in (heard, told)
+        ]
+        assert ends[0] == ends[1], kind
+    for top, pattern in (("runs", "*/*/**/*"), ("store", "*/*/data.safetensors")):
+        trees = [
+            {
+                path.relative_to(place): path.read_bytes()
+                for path in (place / top).glob(pattern)
+                if path.is_file()
+            }
+            for place in (workspace, tmp_path)
+        ]
+        assert len(trees[0]) > 10 and trees[0].keys() == trees[1].keys()
+        assert [str(path) for path, data in trees[0].items() if trees[1][path] != data] == []
 
 
 def test_a_failing_cell_is_reported_and_stops_no_other(ran):

@@ -27,8 +27,8 @@ class Results:
     >>> found = coin_ray.results(folder, "first.yaml")
     >>> found.table("aji").columns[:5]
     ['dataset', 'level', 'mean', 'low', 'high']
-    >>> sorted(found.per_image()["image"].unique())[0]
-    'synthetic_000'
+    >>> found.per_image().filter(level="mae", metric="pq")["step"].to_list()
+    ['ucis', 'step1', 'round_1']
     >>> found.compare("mae")["level"].unique().to_list()
     ['none']
     >>> found.figure("levels").svg[:5]
