@@ -43,7 +43,7 @@ class Silent:
 
     def give(self, job: str, specs: Any) -> None: ...
 
-    def run(self, jobs: Any, settings: Any, **options: Any) -> dict[str, Failure]:
+    def run(self, batch: Any) -> dict[str, Failure]:
         return self.failures
 
 
@@ -106,8 +106,11 @@ def test_what_is_tried_again_is_what_was_lost() -> None:
     mistake = UserError("cut.png is truncated")
     step = RayTaskError("step", "", ValueError("x"))
     never_began = ActorDiedError(RayTaskError("__init__", "", mistake, actor_id="0"))
-    for error in (mistake, ValueError("x"), step, never_began):
+    told = RayTaskError("step", "the way of it", mistake).as_instanceof_cause()
+    for error in (mistake, ValueError("x"), step, never_began, told):
         assert not lost(error)
+    assert isinstance(told, UserError)
+    assert (cause(told), trace(told)) == ("cut.png is truncated", "")
     assert trace(task) == "" and cause(group).startswith("ActorDiedError: ")
     try:
         raise RuntimeError("outside") from mistake

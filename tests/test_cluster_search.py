@@ -126,7 +126,7 @@ def test_what_is_known_teaches_the_sampler() -> None:
     trials = Trials(searching("tpe", LAMBDA), [*good, *bad])
     trials.go(20)  # at random a fifth of them would be where it is known to be bad
     assert all(values["ot.lambda"] < 0.9 for values in trials.ran)
-    assert pickle.dumps(SearchOfProposals(trials.searcher, "max", 3))  # as Tune does at its start
+    assert pickle.dumps(SearchOfProposals(trials.searcher, "max"))  # as Tune does at its start
 
 
 def test_the_book_of_trials_goes_on_and_passes_over_what_is_strange(tmp_path: Path) -> None:

@@ -18,13 +18,12 @@ from coin_ray.cluster.rounds import train_coarse
 from coin_ray.cluster.scoring import ActorSegmenter, start_actor
 from coin_ray.cluster.session import session
 from coin_ray.cluster.tasks import ToHub, start_hub
-from coin_ray.cluster.tuning import Rungs, SearchOfProposals, tune_jobs
+from coin_ray.cluster.tuning import Rungs, tune_jobs
 from coin_ray.cluster.watchdog import watchdog, who_waits
 from coin_ray.confidence.settings import Sam
 from coin_ray.execution.cell_spec import CellSpec
+from coin_ray.execution.executor import Batch
 from coin_ray.execution.failures import Failure
-from coin_ray.execution.jobs import Halving, JobSettings
-from coin_ray.execution.proposals import Proposals
 from coin_ray.execution.refusals import segmenters
 from coin_ray.execution.tally import Tally
 from coin_ray.pipeline.steps import STEPS
@@ -119,27 +118,17 @@ class ClusterRunner:
         resources, folder, tell = self._study.resources, self._folder, ToHub(self._hub)
         return replace(spec, device=self._device, tell=tell, resources=resources, folder=folder)
 
-    def run(
-        self,
-        jobs: Sequence[str],
-        settings: JobSettings,
-        *,
-        halving: Halving | None = None,
-        search: Proposals | None = None,
-        trials: int = 0,
-    ) -> Mapping[str, Failure]:
-        """Run jobs that have been given, or so many of a search's; why those failed that did."""
-        if halving is not None and self._rungs is None:
-            self._rungs = Rungs(self._study, halving)
-        mode = self._study.objective.mode
+    def run(self, batch: Batch) -> Mapping[str, Failure]:
+        """Run a batch as trials of Ray Tune."""
+        if batch.halving is not None and self._rungs is None:
+            self._rungs = Rungs(self._study, batch.halving)
         failures = tune_jobs(
-            jobs,
-            settings,
+            batch,
+            self._rungs if batch.halving is not None else None,
+            self._study.objective.mode,
             hub=self._hub,
             folder=self._folder,
             at_once=self._at_once,
-            scheduler=self._rungs if halving is not None else None,
-            searcher=SearchOfProposals(search, mode, trials) if search is not None else None,
             tell=self._tally,
         )
         self._drain()

@@ -15,8 +15,9 @@ from ray.tune.search import Searcher
 from coin_ray.cluster.nodes import node_ids
 from coin_ray.cluster.trial import run_trial
 from coin_ray.events.events import Event, Note
+from coin_ray.execution.executor import Batch
 from coin_ray.execution.failures import Failure, cause, trace
-from coin_ray.execution.jobs import FAILED, ROUNDS, VALUE, Halving, Job, JobSettings
+from coin_ray.execution.jobs import FAILED, ROUNDS, VALUE, Halving, Job
 from coin_ray.execution.proposals import Proposals
 from coin_ray.study.resolved import ResolvedStudy
 
@@ -25,11 +26,11 @@ RETRIES = 2
 
 
 class SearchOfProposals(Searcher):
-    """So many ``trials`` of proposals, as Ray Tune asks for them."""
+    """Proposals as Ray Tune asks for them."""
 
-    def __init__(self, proposals: Proposals, mode: str, trials: int) -> None:
+    def __init__(self, proposals: Proposals, mode: str) -> None:
         super().__init__(metric=VALUE, mode=mode)
-        self._proposals, self.trials = proposals, trials
+        self._proposals = proposals
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The job of a trial; None while the next one is being run; FINISHED."""
@@ -98,26 +99,25 @@ class Rungs(FIFOScheduler):
 
 
 def tune_jobs(
-    jobs: Sequence[str],
-    settings: JobSettings,
+    batch: Batch,
+    rungs: Rungs | None,
+    mode: str,
     *,
     hub: Any,
     folder: Path,
     at_once: int,
-    scheduler: Rungs | None = None,
-    searcher: SearchOfProposals | None = None,
     tell: Callable[[Event], None],
 ) -> dict[str, Failure]:
-    """Run jobs that the hub holds, in their order, or so many that a searcher proposes.
+    """Run the jobs of a batch, ``at_once`` of them; ``mode`` is that of the objective.
 
     A job that fails ends no other; gives why, by job. A trial whose process or node is lost is
     tried again on another node. All else of interest comes as events.
     """
-    trainable = tune.with_parameters(run_trial, hub=hub, settings=settings)
+    trainable = tune.with_parameters(run_trial, hub=hub, settings=batch.settings)
     # A driver only waits, and whatever CPU it holds its own workers lack: with a thousandth of one,
     # two workers never fit on two CPUs. Nothing at all is refused, so it asks for one byte.
     # Ray would put all of them on one node; the hint is dropped where its node is gone.
-    order, nodes = {job: index for index, job in enumerate(jobs)}, node_ids()
+    order, nodes = {job: index for index, job in enumerate(batch.jobs)}, node_ids()
 
     def place(config: Mapping[str, str]) -> tune.PlacementGroupFactory:
         index = order.get(config["job"], crc32(config["job"].encode()))
@@ -127,20 +127,21 @@ def tune_jobs(
         )
 
     trainable = tune.with_resources(trainable, place)
+    search = batch.search
     tuner = tune.Tuner(
         trainable,
-        param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
+        param_space={} if search else {"job": tune.grid_search(list(batch.jobs))},
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=searcher.trials if searcher else 1,
+            search_alg=SearchOfProposals(search, mode) if search else None,
+            scheduler=rungs,
+            num_samples=batch.trials if search else 1,
             max_concurrent_trials=at_once,
             # A fresh process takes seconds, and what one leaves behind no other reads.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=f"{settings.study}-{time.time_ns()}",
+            name=f"{batch.settings.study}-{time.time_ns()}",
             storage_path=str(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),

@@ -16,7 +16,7 @@ from coin_ray.events.events import (
     StudyStarted,
 )
 from coin_ray.execution.cell_spec import CellSpec, ended_early, open_cell, run_to_end, until, who
-from coin_ray.execution.executor import JobRunner
+from coin_ray.execution.executor import Batch, JobRunner
 from coin_ray.execution.failures import Failure, cause, trace
 from coin_ray.execution.jobs import Halving, Job, JobSettings
 from coin_ray.execution.order import halves, most_rounds
@@ -107,8 +107,8 @@ class CellRunner:
         base = [cell for cell in study.cells if cell.level == study.baseline_level]
         known = [(values, self._value(proposal(study, values))) for values in log.proposals]
         searcher = Proposals(study, known, self._value(base), self._propose, log.valued)
-        halving, settings = self._halving, self._settings()
-        self._settle(self._runner.run([], settings, halving=halving, search=searcher, trials=left))
+        batch = Batch([], self._settings(), self._halving, searcher, left)
+        self._settle(self._runner.run(batch))
 
     def _trials_left(self) -> int:
         search = self._study.search
@@ -172,8 +172,8 @@ class CellRunner:
         for job in jobs:
             self._give(job, plan)
         names, halving = [job.name for job in jobs], None if score else self._halving
-        failures = self._runner.run(names, self._settings(score), halving=halving)
-        self._settle(failures, scored=score)
+        batch = Batch(names, self._settings(score), halving)
+        self._settle(self._runner.run(batch), scored=score)
 
     def _settings(self, score: bool = False) -> JobSettings:
         study, by_round = self._study, self._halving is not None and not score

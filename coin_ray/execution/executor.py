@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,18 @@ from coin_ray.execution.proposals import Proposals
 from coin_ray.execution.tally import Tally
 from coin_ray.planning.machines import Node
 from coin_ray.study.resolved import ResolvedStudy
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``jobs`` that have been given, in their order, or so many ``trials`` of a ``search``;
+    ``halving`` stops those that fall behind."""
+
+    jobs: Sequence[str]
+    settings: JobSettings
+    halving: Halving | None = None
+    search: Proposals | None = None
+    trials: int = 0
 
 
 class JobRunner(AbstractContextManager[Any], Protocol):
@@ -28,16 +41,8 @@ class JobRunner(AbstractContextManager[Any], Protocol):
     def give(self, job: str, specs: Sequence[CellSpec]) -> None:
         """Keep the cells of a job for when it is run."""
 
-    def run(
-        self,
-        jobs: Sequence[str],
-        settings: JobSettings,
-        *,
-        halving: Halving | None = None,
-        search: Proposals | None = None,
-        trials: int = 0,
-    ) -> Mapping[str, Failure]:
-        """Run jobs that have been given, then so many of a search's; why those failed that did."""
+    def run(self, batch: Batch) -> Mapping[str, Failure]:
+        """Run a batch; why those of its jobs failed that did."""
         ...
 
 

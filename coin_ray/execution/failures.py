@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from coin_ray.errors import UserError, of_system
 
-_RAY, _OF_TASK = "ray.exceptions.RayError", "ray.exceptions.RayTaskError"
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -38,7 +36,8 @@ def trace(error: BaseException) -> str:
 def first_error(error: BaseException) -> BaseException:
     """The error that was raised first, or the message that it stands for; of one that has been put
     into words, the words; of several workers' a loss, which the others suffer from."""
-    while not isinstance(error, UserError) and (inner := _within(error)):
+    # Ray's own for a UserError in a task is one, too, and says all of its way.
+    while (_of_task(error) or not isinstance(error, UserError)) and (inner := _within(error)):
         error = max(inner, key=lost)
     return of_system(error) or error
 
@@ -46,12 +45,19 @@ def first_error(error: BaseException) -> BaseException:
 def lost(error: BaseException) -> bool:
     """True if what failed was a process or a node, not the cell: Ray's own errors. Of several
     workers one such is enough, for the others then miss it."""
-    # By name: where Ray was never imported there is none of them.
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    if _RAY in kinds and _OF_TASK not in kinds:
+    if _is(error, "RayError") and not _of_task(error):
         # An actor that could not begin had an error of its own.
         return not getattr(error, "actor_init_failed", False)
     return not isinstance(error, UserError) and any(map(lost, _within(error)))
+
+
+def _of_task(error: BaseException) -> bool:
+    return _is(error, "RayTaskError")
+
+
+def _is(error: BaseException, name: str) -> bool:
+    """Of Ray's error of this name; where Ray was never imported there is none of them."""
+    return any((c.__module__, c.__name__) == ("ray.exceptions", name) for c in type(error).__mro__)
 
 
 def _within(error: BaseException) -> list[BaseException]:

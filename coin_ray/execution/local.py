@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
 from coin_ray.execution.cell_spec import CellSpec, train_and_tell
+from coin_ray.execution.executor import Batch
 from coin_ray.execution.failures import Failure
-from coin_ray.execution.jobs import FAILED, VALUE, Halving, JobSettings, run_job
+from coin_ray.execution.jobs import FAILED, VALUE, JobSettings, run_job
 from coin_ray.execution.order import halves
-from coin_ray.execution.proposals import Proposals
 from coin_ray.execution.tally import Tally
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.cell import CellRun
@@ -70,7 +70,7 @@ class Local:
         return LocalRunner(study, workspace, tally, device)
 
 
-class LocalRunner:
+class LocalRunner(AbstractContextManager[Any]):
     """See ``JobRunner``."""
 
     workers = 1
@@ -79,9 +79,6 @@ class LocalRunner:
         self._study, self._workspace, self._tally, self._device = study, workspace, tally, device
         self._given: dict[str, Sequence[CellSpec]] = {}
         self._segmenters: dict[str, _Segmenter] = {}
-
-    def __enter__(self) -> LocalRunner:
-        return self
 
     def __exit__(self, *error: Any) -> None:
         """Nothing is left open."""
@@ -93,25 +90,17 @@ class LocalRunner:
         """Keep the cells of a job for when it is run."""
         self._given[job] = specs
 
-    def run(
-        self,
-        jobs: Sequence[str],
-        settings: JobSettings,
-        *,
-        halving: Halving | None = None,
-        search: Proposals | None = None,
-        trials: int = 0,
-    ) -> Mapping[str, Failure]:
-        """Run jobs that have been given, then so many of a search's; why those failed that did."""
+    def run(self, batch: Batch) -> Mapping[str, Failure]:
+        """Run a batch, one job after the other."""
         failures: dict[str, Failure] = {}
-        for job in jobs:
-            self._run(job, settings, failures)
-        for trial in map(str, range(trials)):
-            assert search is not None
-            proposed = search.suggest(trial)
+        for job in batch.jobs:
+            self._run(job, batch.settings, failures)
+        for trial in map(str, range(batch.trials)):
+            assert batch.search is not None
+            proposed = batch.search.suggest(trial)
             if proposed is None:
                 break  # nothing is being run that it could wait for: it is over
-            search.complete(trial, self._run(proposed, settings, failures))
+            batch.search.complete(trial, self._run(proposed, batch.settings, failures))
         return failures
 
     def _run(self, job: str, settings: JobSettings, failures: dict[str, Failure]) -> float | None:
