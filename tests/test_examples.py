@@ -11,10 +11,12 @@ import pytest
 import coin_ray
 
 ROOT = Path(coin_ray.__file__).parent
+OF_API = ("__init__.py", "api")
+"""Those need a study to run on: tests/test_api.py."""
 MODULES = [
     ".".join(("coin_ray", *path.relative_to(ROOT).with_suffix("").parts))
     for path in sorted(ROOT.rglob("*.py"))
-    if ">>> " in path.read_text(encoding="utf-8")
+    if ">>> " in path.read_text(encoding="utf-8") and path.relative_to(ROOT).parts[0] not in OF_API
 ]
 PROMISED = {
     "coin_ray.propagation.transport",

@@ -23,5 +23,6 @@ def evaluate(prediction: NDArray[np.integer], truth: NDArray[np.integer]) -> dic
         UserError: maps of different shapes, or maps that are no label maps.
     """
     from coin_ray.metrics.evaluate import evaluate as compare
+    from coin_ray.metrics.settings import Evaluate
 
-    return compare(truth, prediction, official=False)
+    return compare(truth, prediction, Evaluate(adjacency_radius=None), official=False)
