@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from coin_ray.pipeline.steps import Step
 from coin_ray.study.datasets import Resolved, with_data
 from coin_ray.study.resolved import Dimension, Screen, Search, Stopping
 from tests.cli_calls import call
+from tests.conftest import ROOT
 from tests.test_cli_start import loaded_after
 from tests.test_cluster_served import LEVELS, ONE_ROUND, study, tiles  # noqa: F401
 from tests.test_pipeline_cell import config
@@ -135,14 +137,18 @@ def test_results_of_a_run_and_of_what_it_left_are_the_same(
 
 
 def test_the_command_line_finds_what_the_api_has_run(
-    ran: tuple[Results, list[events.Event]], folder: Path
+    ran: tuple[Results, list[events.Event]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = call("sweep", "first.yaml", "--local", "--no-tracking", "--workspace", str(folder))
     assert done.exit_code == 0, done.output
     assert "\n0 stages computed, " in done.output
     assert str(ran[0].folder / "report" / "report.html") in done.output
-    refused = call("sweep", "first.yaml", "--local", "--workers", "2")
-    assert refused.exit_code == 2 and "--local is one process" in refused.stderr
+    for other in ("--workers", "2"), ("--address", "auto"):
+        refused = call("sweep", "first.yaml", "--local", *other)
+        assert refused.exit_code == 2 and "--local is one process" in refused.stderr
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # of the job that we are in
+    done = call("sweep", "first.yaml", "--local", "--no-tracking", "--workspace", str(folder))
+    assert done.exit_code == 0 and "RAY_ADDRESS" not in done.stderr
 
 
 def test_a_run_in_one_process_imports_no_ray(folder: Path, tmp_path: Path) -> None:
@@ -251,7 +257,7 @@ def test_what_one_process_cannot_do_is_refused() -> None:
     # Nothing is reserved, so that a study for a cluster can be looked into here.
     large = study(resources={"round": {"cpu": 4000.0, "workers": 8.0}})
     assert target(large, coin_ray.Local("cpu")).workers == 1
-    with pytest.raises(coin_ray.UserError, match="0 GPU"):
+    with pytest.raises(coin_ray.UserError, match="torch sees none"):
         target(study(), coin_ray.Local("cuda"))
 
 
@@ -297,3 +303,13 @@ def test_arrays_are_evaluated_with_the_truth_second() -> None:
     truth[:2, :2], truth[3:, 3:] = 1, 2
     found = coin_ray.evaluate((truth == 1).astype(np.uint8), truth)
     assert (found["n_predicted"], found["n_true"]) == (1.0, 2.0)
+
+
+def test_the_page_about_it_runs(ran: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second example, on what has run here."""
+    monkeypatch.setenv("COIN_RAY_WORKSPACE", str(folder))
+    page = (ROOT / "docs" / "api.md").read_text()
+    _, example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"coin_ray": coin_ray, "study": coin_ray.load_study("first.yaml")}
+    exec(compile(example, "docs/api.md", "exec"), names)
+    assert names["by_image"].columns == ["image", "none", "mae"]  # type: ignore[attr-defined]

@@ -26,9 +26,9 @@ def sweep() -> None:
     finally:
         {ending}
 
-module = types.ModuleType("coin_ray.cli.sweep")
+module = types.ModuleType("coin_ray.cli.verbs.sweep")
 module.sweep = sweep
-sys.modules["coin_ray.cli.sweep"] = module
+sys.modules["coin_ray.cli.verbs.sweep"] = module
 sys.argv = ["coin-ray", "sweep"]
 {before}
 cli.ending.GRACE = 0.2

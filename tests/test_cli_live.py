@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from coin_ray.cli.live import clock, headline, line, table, watch
+from coin_ray.cli.screen.live import clock, headline, line, table, watch
 from coin_ray.events import events
 from coin_ray.events.state import StudyState
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import Result
 
-from coin_ray.cli import output, preamble
+from coin_ray.cli.screen import output, preamble
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.stages import STAGES

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
-from coin_ray.cli import fault
+from coin_ray.cli.screen import fault
 from coin_ray.errors import UserError
 
 HEAVY = ("torch", "ray", "mlflow", "polars", "scipy", "skimage", "timm", "matplotlib")
@@ -34,16 +34,16 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         "try:\n    c.app(['--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
     )
     assert loaded_after(code, tmp_path) == set()
-    assert loaded_after("import coin_ray.cli, coin_ray.cli.plan, coin_ray.cli.sweep", tmp_path) == (
-        set()
-    )
+    assert loaded_after(
+        "import coin_ray.cli, coin_ray.cli.verbs.plan, coin_ray.cli.verbs.sweep", tmp_path
+    ) == (set())
 
 
 def test_help_does_not_import_the_verbs(tmp_path: Path) -> None:
     code = (
         "import coin_ray.cli as c\n"
         "try:\n    c.app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not [verb for verb in c.VERBS if f'coin_ray.cli.{verb}' in sys.modules]"
+        "assert not [verb for verb in c.VERBS if f'coin_ray.cli.verbs.{verb}' in sys.modules]"
     )
     loaded_after(code, tmp_path)
 
@@ -51,8 +51,8 @@ def test_help_does_not_import_the_verbs(tmp_path: Path) -> None:
 def test_resolving_a_study_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "from coin_ray.study.study import resolve\n"
-        "from coin_ray.cli import preamble\n"
-        "import coin_ray.planning.plan, coin_ray.events.events, coin_ray.cli.live\n"
+        "from coin_ray.cli.screen import preamble\n"
+        "import coin_ray.planning.plan, coin_ray.events.events, coin_ray.cli.screen.live\n"
         "study = resolve('uss_backbones')\n"
         "preamble.opening(study), preamble.levels(study)"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from coin_ray.cli.status import history
+from coin_ray.cli.verbs.status import history
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Store
 from coin_ray.tracking.journal import Journal
@@ -124,7 +124,7 @@ def test_all_studies_of_a_workspace(folder: Path, monkeypatch: pytest.MonkeyPatc
     failed = {"event": "CellFailed", **who(folder, "1.0"), "cause": "no"}
     journal(folder, started, failed)
     assert rows(call("status"))[name][-1] == "running"  # just heard of
-    monkeypatch.setattr("coin_ray.cli.status.QUIET", 0.0)
+    monkeypatch.setattr("coin_ray.cli.verbs.status.QUIET", 0.0)
     found = rows(call("status"))
     assert found[name][:3] == ["3", "2", "1"] and "stopped;" in found[name]
     assert found["untracked-mini-x"][:2] == ["?", "1"]

@@ -291,7 +291,7 @@ def test_evaluate_says_before_it_begins_that_it_cannot_write(folder: Path, out: 
 def test_evaluate_shows_every_number_beside_long_names() -> None:
     from rich.console import Console
 
-    from coin_ray.cli.evaluate import SHOWN, _table
+    from coin_ray.cli.verbs.evaluate import SHOWN, _table
 
     names = ["TCGA-18-5592-01Z-00-DX1_x=0,y=0,w=1000,h=1000" * 3, "b"]
     values = {name: dict.fromkeys(SHOWN, 0.125) for name in names}

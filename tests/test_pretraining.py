@@ -318,7 +318,7 @@ def test_an_unknown_family_is_refused(tmp_path):
 def test_the_command_trains_a_backbone(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from coin_ray.cli.pretrain import app
+    from coin_ray.cli.verbs.pretrain import app
 
     called = {}
 

@@ -135,7 +135,7 @@ def test_a_pattern_matches_its_text_alone(text: str, other: str) -> None:
 def test_text_in_a_table_of_the_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
 
-    from coin_ray.cli.output import console, say
+    from coin_ray.cli.screen.output import console, say
 
     table = Table("level")
     table.add_row(text)

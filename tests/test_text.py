@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from coin_ray import safe
-from coin_ray.cli.output import console
-from coin_ray.cli.report import show_tables
+from coin_ray.cli.screen.output import console
+from coin_ray.cli.verbs.report import show_tables
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
 from coin_ray.files import SCRATCH

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from coin_ray.cli.models import app
+from coin_ray.cli.verbs.models import app
 from coin_ray.errors import UserError
 from coin_ray.weights import registry
 from coin_ray.weights.fetch import add, fetch

@@ -15,6 +15,7 @@ from coin_ray.events.events import (
     StageFinished,
     StudyStarted,
 )
+from coin_ray.events.state import StudyState
 
 
 @contextmanager
@@ -40,25 +41,21 @@ class _Bar:
     """Cells that have ended of all, drawn in place."""
 
     def __init__(self) -> None:
-        self._ended: set[str] = set()
-        self._total, self._computed = 1, 0
+        self._study = StudyState()
         self._shown: Any = None
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case StudyStarted():
-                self._total = max(1, event.cells)
-            case CellFinished() | CellFailed() | CellLeftOut():
-                self._ended.add(event.cell)
-            case StageFinished():
-                self._computed += 1
-            case _:
-                return
+        study = self._study
+        study.update(event)
+        if not isinstance(
+            event, StudyStarted | CellFinished | CellFailed | CellLeftOut | StageFinished
+        ):
+            return
         from IPython.display import display
 
-        ended, total = len(self._ended), self._total
-        text = f"{ended} of {total} cells, {self._computed} stages computed"
-        bar = f'<progress value="{ended}" max="{total}"></progress> {text}'
+        ended = len(study.of("finished", "failed", "left out"))
+        text = f"{ended} of {study.total} cells, {study.computed} stages computed"
+        bar = f'<progress value="{ended}" max="{max(1, study.total)}"></progress> {text}'
         page = {"text/html": bar, "text/plain": text}
         if self._shown is None:
             self._shown = display(page, raw=True, display_id=True)

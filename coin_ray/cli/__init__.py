@@ -17,8 +17,8 @@ import typer
 import typer.core
 
 from coin_ray import safe
-from coin_ray.cli import ending
-from coin_ray.cli.output import in_utf8, never_fail, say
+from coin_ray.cli.screen import ending
+from coin_ray.cli.screen.output import in_utf8, never_fail, say
 from coin_ray.errors import NOT_TEXT, RENAME, UserError, of_system
 
 VERBS = {
@@ -39,7 +39,7 @@ VERBS = {
     "schema": "Print the JSON Schema of studies, for editors.",
     "doctor": "Check this installation.",
 }
-"""Verb -> its line in the help; each is a module of the same name."""
+"""Verb -> its line in the help; each is a module of the same name in ``verbs``."""
 
 
 _OF_TYPER = (typer.Exit, typer.Abort, cast("type[Exception]", typer.BadParameter.__mro__[2]))
@@ -78,7 +78,7 @@ class Verbs(typer.core.TyperGroup):
             raise typer.Exit(error.code) from error
         except KeyboardInterrupt as error:
             # Finished stages are in the store, so there is nothing to say but this.
-            reason, code = ending.told()
+            reason, code = ending.reason_and_code()
             say(f"\n{reason}; the same command continues where it stopped", err=True)
             raise typer.Exit(code) from error
         except _OF_TYPER:
@@ -89,9 +89,9 @@ class Verbs(typer.core.TyperGroup):
             if refused := of_system(error):
                 say(str(refused), err=True)
                 raise typer.Exit(2) from error
-            from coin_ray.cli import fault
+            from coin_ray.cli.screen import fault
 
-            say(fault.told(error, ctx.meta.get(fault.WORKSPACE)), err=True)
+            say(fault.message(error, ctx.meta.get(fault.WORKSPACE)), err=True)
             raise typer.Exit(fault.CODE) from error
 
 
@@ -105,7 +105,7 @@ app = typer.Typer(
 
 def _load(verb: str) -> Any:
     """The command of a verb: ``app`` of its module, or its function of the same name."""
-    module = importlib.import_module(f"coin_ray.cli.{verb}")
+    module = importlib.import_module(f"coin_ray.cli.verbs.{verb}")
     verbs = getattr(module, "app", None)
     if verbs is None:
         verbs = typer.Typer(add_completion=False)

@@ -85,6 +85,12 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, max=4096, help="processes that train one round together"),
 ]
+Here = Annotated[
+    bool,
+    typer.Option(
+        "--local", is_eager=True, help="in this one process, without Ray: breakpoints work"
+    ),
+]
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="keep nothing in MLflow")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="what computes; auto finds a GPU")
@@ -96,7 +102,7 @@ Overwrite = Annotated[
 
 def _workspace(ctx: typer.Context, path: Path) -> Path:
     """Absolute. UserError for a file, or a name that no address of a tracker can hold."""
-    from coin_ray.cli import fault
+    from coin_ray.cli.screen import fault
     from coin_ray.files import expanded
 
     try:
@@ -119,12 +125,17 @@ def _workspace(ctx: typer.Context, path: Path) -> Path:
 def _address(ctx: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
     """``local`` is a cluster of our own. The environment's is that of the job that we are in; a
     dashboard's URL in it is for those who submit jobs."""
-    from coin_ray.cli.output import say
+    from coin_ray.cli.screen.output import say
 
     if not value or value == "local":
         return None
     source = ctx.get_parameter_source(str(param.name))
-    if source is not None and source.name == "ENVIRONMENT":
+    of_job = source is not None and source.name == "ENVIRONMENT"
+    if ctx.params.get("local"):
+        if of_job:
+            return None
+        raise UserError("--local is one process", found=f"--address {value}", do="leave one out")
+    if of_job:
         if value.startswith(("http://", "https://")):
             return None
         where = f"Ray cluster: {value} (RAY_ADDRESS; --address local starts one of our own)"

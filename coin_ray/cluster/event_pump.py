@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +12,8 @@ import ray
 from ray.exceptions import RayError
 
 from coin_ray.errors import UserError
-from coin_ray.events.events import Event, Note, from_json
-from coin_ray.execution.tally import Listen
-
-log = logging.getLogger(__name__)
+from coin_ray.events.events import Note, from_json
+from coin_ray.execution.tally import Listen, unfailing
 
 
 @contextmanager
@@ -24,10 +21,10 @@ def pumped(hub: Any, listen: Listen, give: Callable[[str], None]) -> Iterator[Ca
     """Hand the hub's events to ``listen`` from a thread while the body runs, all of them at its
     end, and have the driver ``give`` the jobs that trials ask for; yields what does so at once.
 
-    Whoever listens may fail: the study goes on, its results are in the store, and it is said. Once
-    the hub is lost for good, so is the cluster: the body is interrupted, and that is a UserError.
+    Whoever listens may fail. Once the hub is lost for good, so is the cluster: the body is
+    interrupted, and that is a UserError.
     """
-    stop, one, said = threading.Event(), threading.Lock(), set[str]()
+    stop, one, hand_on = threading.Event(), threading.Lock(), unfailing(listen)
     gone: list[UserError] = []
 
     def pump() -> None:
@@ -57,15 +54,6 @@ def pumped(hub: Any, listen: Listen, give: Callable[[str], None]) -> Iterator[Ca
                 ) from error
             for event in told:
                 hand_on(from_json(event))
-
-    def hand_on(event: Event) -> None:
-        try:
-            listen(event)
-        except Exception as error:
-            found = f"{type(error).__name__}: {error}".splitlines()[0]
-            if found not in said:
-                said.add(found)
-                log.warning("the study goes on, but an event of it was not taken: %s", found)
 
     thread = threading.Thread(target=pump, daemon=True)
     try:

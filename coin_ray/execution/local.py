@@ -14,7 +14,7 @@ from coin_ray.execution.executor import Batch
 from coin_ray.execution.failures import Failure
 from coin_ray.execution.jobs import FAILED, VALUE, JobSettings, run_job
 from coin_ray.execution.order import halves
-from coin_ray.execution.tally import Tally
+from coin_ray.execution.tally import Tally, unfailing
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.rounds import World
@@ -23,8 +23,8 @@ from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.machines import (
     Node,
-    refuse_impossible,
     round_request,
+    shapes,
     step_request,
     usable_machine,
 )
@@ -54,7 +54,13 @@ class Local:
     def check(self, study: ResolvedStudy, nodes: Sequence[Node], device: str, workers: int) -> None:
         """UserError for a GPU that is not there, and for a study that stops what falls behind.
         Nothing is reserved, so that a study may ask for more CPUs or memory than there are."""
-        refuse_impossible({}, nodes, device=device, workers=workers)
+        if device.startswith("cuda") and not any(node.gpus for node in nodes):
+            raise UserError(
+                "the study was asked to run on a GPU, and torch sees none",
+                expected="at least 1 GPU",
+                found="nodes: " + shapes(nodes),
+                do="leave --device out, or use --device cpu",
+            )
         if halves(study):
             raise UserError(
                 "the study stops levels that fall behind (stopping: asha), which compares cells "
@@ -76,7 +82,8 @@ class LocalRunner(AbstractContextManager[Any]):
     workers = 1
 
     def __init__(self, study: ResolvedStudy, workspace: Path, tally: Tally, device: str) -> None:
-        self._study, self._workspace, self._tally, self._device = study, workspace, tally, device
+        self._study, self._workspace, self._device = study, workspace, device
+        self._tell = unfailing(tally)
         self._given: dict[str, Sequence[CellSpec]] = {}
         self._segmenters: dict[str, _Segmenter] = {}
 
@@ -110,7 +117,7 @@ class LocalRunner(AbstractContextManager[Any]):
                 spec,
                 device=self._device,
                 segmenter=self._segmenter(spec.config),
-                tell=self._tally,
+                tell=self._tell,
                 resources=self._study.resources,
             )
             for spec in self._given[job]

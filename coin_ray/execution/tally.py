@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,25 @@ from coin_ray.events.events import (
 )
 from coin_ray.events.state import StudyState
 
+log = logging.getLogger(__name__)
 Listen = Callable[[Event], None]
+
+
+def unfailing(listen: Listen) -> Listen:
+    """Whoever listens may fail: the study goes on, its results are in the store, and each cause is
+    said once."""
+    said = set[str]()
+
+    def hand_on(event: Event) -> None:
+        try:
+            listen(event)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            if cause not in said:
+                said.add(cause)
+                log.warning("the study goes on, but an event of it was not taken: %s", cause)
+
+    return hand_on
 
 
 class Pulse:

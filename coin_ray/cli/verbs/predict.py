@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 from coin_ray.files import check_writable
 from coin_ray.study.errors import nearest

@@ -10,7 +10,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from coin_ray.cli.output import console, duration, size
+    from coin_ray.cli.screen.output import console, duration, size
     from coin_ray.pipeline.stages import STAGES
     from coin_ray.store.upkeep import entries
 
@@ -67,7 +67,7 @@ def gc(
 ) -> None:
     """Make room: features and embeddings beyond the quota, least recently used first, and what
     killed runs have left. Safe beside a running study: what is needed again is made again."""
-    from coin_ray.cli.output import size
+    from coin_ray.cli.screen.output import size
     from coin_ray.cluster import folders
     from coin_ray.pipeline.stages import LARGE
     from coin_ray.store import upkeep

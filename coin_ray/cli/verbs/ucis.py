@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def train(
     A study with ucis.model: ssa or psm on the same images and settings finds it there. The same
     command continues a training that was interrupted.
     """
-    from coin_ray.cli import preamble
+    from coin_ray.cli.screen import preamble
     from coin_ray.cluster.executor import Cluster
     from coin_ray.execution.refusals import target
     from coin_ray.study.datasets import check_images, resolve_data, with_data
@@ -125,8 +125,8 @@ def _run(
     tracked: bool,
 ) -> Outcome:
     from coin_ray.api.recording import recorder
-    from coin_ray.cli.live import watch
-    from coin_ray.cli.output import command_line, console
+    from coin_ray.cli.screen.live import watch
+    from coin_ray.cli.screen.output import command_line, console
     from coin_ray.cluster import coarse
     from coin_ray.events.events import CellFinished
     from coin_ray.execution.trial_log import runs_folder
@@ -200,7 +200,7 @@ def write_model(run: CellRun, output: Output, name: str) -> Path:
     import yaml
 
     from coin_ray import __version__
-    from coin_ray.cli.output import command_line
+    from coin_ray.cli.screen.output import command_line
 
     ucis, artifact = run.config.ucis, run.artifact("ucis_model")
     assert ucis.trained is not None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.live import STYLES
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.live import STYLES
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 from coin_ray.events.state import StudyState
 from coin_ray.events.tracked import StudyDescribed
@@ -58,7 +58,7 @@ def status(asked: options.Asked) -> None:
 
 
 def _studies(workspace: Path) -> None:
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen.output import console
     from coin_ray.store.artifacts import Store
     from coin_ray.store.upkeep import leases
 
@@ -112,8 +112,8 @@ def _driver(one: StudyState, working: bool) -> str:
 
 
 def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
-    from coin_ray.cli import preamble
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen import preamble
+    from coin_ray.cli.screen.output import console
     from coin_ray.execution.trial_log import runs_folder, with_proposals
     from coin_ray.planning.states import stages_by_cell
     from coin_ray.store.artifacts import Store
@@ -187,7 +187,7 @@ def _table(*titles: str) -> Table:
 
 def _ago(milliseconds: float) -> str:
     """``3 min ago``."""
-    from coin_ray.cli.output import duration
+    from coin_ray.cli.screen.output import duration
 
     if not milliseconds:
         return ""

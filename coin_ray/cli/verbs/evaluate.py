@@ -13,7 +13,7 @@ import typer
 
 from coin_ray import safe
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 from coin_ray.files import check_new_file
 
@@ -51,7 +51,7 @@ def evaluate(
 
     An image that is empty in truth and prediction is skipped, and counted.
     """
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen.output import console
     from coin_ray.data.label_files import read_label_map
     from coin_ray.data.resolution import pixel_scale
     from coin_ray.data.sample import turned_apart, with_binary

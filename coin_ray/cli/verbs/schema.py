@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write it there instead")]
 

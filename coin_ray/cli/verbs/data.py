@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coin_ray.cli import options as shared
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 
 if TYPE_CHECKING:
     from coin_ray.data.label_files import Binary
@@ -35,7 +35,7 @@ def list_() -> None:
     """The data sets that coin-ray knows."""
     from rich.table import Table
 
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen.output import console
     from coin_ray.data.catalogue import NAMES, get
 
     table = Table("name", "images", "um/px", "licence", "fetch", "what")
@@ -224,7 +224,7 @@ def _samples(
 def _bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen.output import console
 
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from coin_ray.cli import options
-from coin_ray.cli.output import duration, say, size
+from coin_ray.cli.screen.output import duration, say, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,8 +29,8 @@ def plan(
     """
     from coin_ray.api import runs
     from coin_ray.api.studies import with_images
-    from coin_ray.cli import preamble
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen import preamble
+    from coin_ray.cli.screen.output import console
     from coin_ray.execution.trial_log import runs_folder, with_proposals
 
     study = with_images(asked.resolve(), asked.workspace)

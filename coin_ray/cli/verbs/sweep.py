@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from coin_ray import safe
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 
 if TYPE_CHECKING:
     from coin_ray.api.results import Results
-
-HERE = Annotated[
-    bool, typer.Option("--local", help="in this one process, without Ray: breakpoints work")
-]
 
 
 @options.takes_study()
@@ -26,7 +22,7 @@ def sweep(
     address: options.Address = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
-    local: HERE = False,
+    local: options.Here = False,
     no_tracking: options.NoTracking = False,
 ) -> None:
     """Run a study: compute what is missing, then print the table.
@@ -35,10 +31,10 @@ def sweep(
     """
     from coin_ray.api import runs
     from coin_ray.api.studies import with_images
-    from coin_ray.cli import preamble
-    from coin_ray.cli.live import watch
-    from coin_ray.cli.output import command_line, console
-    from coin_ray.cli.report import show_tables
+    from coin_ray.cli.screen import preamble
+    from coin_ray.cli.screen.live import watch
+    from coin_ray.cli.screen.output import command_line, console
+    from coin_ray.cli.verbs.report import show_tables
 
     resolved, screen = asked.resolve(), console()
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
@@ -58,7 +54,7 @@ def sweep(
 
 def _close(results: Results, asked: options.Asked, tracked: bool) -> None:
     """Last lines: what was computed, what was left out or failed and why, where everything lies."""
-    from coin_ray.cli.live import clock
+    from coin_ray.cli.screen.live import clock
 
     outcome, runs, workspace = results.outcome, results.folder, asked.workspace
     assert outcome is not None

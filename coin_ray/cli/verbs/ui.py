@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from coin_ray.cli import ending
 from coin_ray.cli.options import WORKSPACE, Workspace
-from coin_ray.cli.output import say
+from coin_ray.cli.screen import ending
+from coin_ray.cli.screen.output import say
 
 Port = Annotated[
     int | None, typer.Option("--port", min=1, max=65_535, help="default: 5000, or a free one")
@@ -27,4 +27,4 @@ def ui(workspace: Workspace = WORKSPACE, port: Port = None) -> None:
             signal.pause()
     except KeyboardInterrupt as error:
         say("stopped")
-        raise typer.Exit(ending.told()[1]) from error
+        raise typer.Exit(ending.reason_and_code()[1]) from error

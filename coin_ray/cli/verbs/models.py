@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def list_() -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen.output import console
     from coin_ray.weights.registry import entry, home, names, own_names, path_of
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE = 1.0
@@ -30,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal came, its name is the argument."""
 
 
-def told() -> tuple[str, int]:
+def reason_and_code() -> tuple[str, int]:
     """What has ended this command, in words, and its exit code."""
     signum = _ending.signum or signal.SIGINT
     by_kill = signum != signal.SIGINT

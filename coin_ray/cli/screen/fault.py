@@ -17,7 +17,7 @@ WORKSPACE = "coin_ray.workspace"
 """Where a call of a verb notes its workspace, in the meta of its context."""
 
 
-def told(error: Exception, workspace: Path | None) -> str:
+def message(error: Exception, workspace: Path | None) -> str:
     """One line about ``error``; the traceback is in the file that it names, or follows where no
     file can be written."""
     said = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())

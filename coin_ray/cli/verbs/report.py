@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError, of_system
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def report(
     """
     from coin_ray.api import runs
     from coin_ray.api.studies import with_images
-    from coin_ray.cli.output import console
+    from coin_ray.cli.screen.output import console
     from coin_ray.report.write import write_report
 
     results = runs.results(asked.workspace, with_images(asked.resolve(), asked.workspace))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from coin_ray.cli.options import WORKSPACE, Workspace
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 
 app = typer.Typer(no_args_is_help=True, help="The tracker: replay the journals into MLflow.")
 

@@ -16,7 +16,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "timm", "segment-anything", "polars")
