@@ -313,3 +313,17 @@ def test_the_page_about_it_runs(ran: object, folder: Path, monkeypatch: pytest.M
     names = {"coin_ray": coin_ray, "study": coin_ray.load_study("first.yaml")}
     exec(compile(example, "docs/api.md", "exec"), names)
     assert names["by_image"].columns == ["image", "none", "mae"]  # type: ignore[attr-defined]
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first cell to its last, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    cells = json.loads((ROOT / "examples" / "results.ipynb").read_text())["cells"]
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert names["most"]["difference"].abs().is_sorted(descending=True)
+    shown = sorted(names["results"].folder.rglob(f"{names['image']}.*"))
+    assert {path.parent.name for path in shown} == {"predictions", "overlays"}
+    assert not any(cell.get("outputs") for cell in cells)  # numbers of a run are the reader's
