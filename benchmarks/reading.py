@@ -40,7 +40,7 @@ def ours(sample: Sample) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """``make`` writes the files of a tile, ``find`` and ``ours`` read, ``plain`` as is usual."""
+    """``make`` writes the files of a tile, ``find`` finds them, ``plain`` reads them as is usual."""
 
     name: str
     side: int
@@ -48,7 +48,6 @@ class Case:
     find: Callable[[Path], list[Sample]]
     plain: Callable[[Sample], tuple[Any, Any]]
     usual: str
-    ours: Callable[[Sample], tuple[Any, Any]] = ours
 
 
 def rings(label_map: Any) -> list[list[tuple[float, float]]]:
@@ -172,28 +171,6 @@ def plain_pannuke(sample: Sample) -> tuple[Any, Any]:
     return image, label_map
 
 
-def make_m2c(root: Path, k: int, image: Any, label_map: Any) -> None:
-    write_image(root / "images" / f"t{k}.png", image)
-    (root / "labels").mkdir(exist_ok=True)
-    (root / "labels" / f"t{k}{brca.POINTS}").write_text(
-        "".join(
-            f"{(y0 + y1) // 2} {(x0 + x1) // 2} {i % 3 + 1}\n"
-            for i, (y0, x0, y1, x1) in enumerate(boxes(label_map).tolist())
-        )
-    )
-
-
-def ours_m2c(sample: Sample) -> tuple[Any, Any]:
-    return sample.load_image(), np.column_stack(brca.read_points(brca.points_path(sample.image)))
-
-
-def plain_m2c(sample: Sample) -> tuple[Any, Any]:
-    from PIL import Image
-
-    points = np.loadtxt(brca.points_path(sample.image), dtype=int)
-    return np.array(Image.open(sample.image.path)), points
-
-
 def make_nucls(root: Path, k: int, image: Any, label_map: Any) -> None:
     write_image(root / "rgb" / f"t{k}.png", image)
     (root / "csv").mkdir(exist_ok=True)
@@ -252,8 +229,6 @@ CASES = (
     Case("cpm17", 600, make_cpm17, cpm17.find, plain_cpm17, "Pillow, loadmat, unique"),
     Case("cryonuseg", 512, make_cryonuseg, cryonuseg.find, plain_tif, "tifffile, unique"),
     Case("pannuke", 256, make_pannuke, pannuke.find, plain_pannuke, "mmap, a mask a nucleus"),
-    Case("brca m2c", 500, make_m2c, partial(brca.find, source="m2c"), plain_m2c,
-         "Pillow, loadtxt (points)", ours_m2c),
     Case("brca nucls", 400, make_nucls, partial(brca.find, source="nucls"), plain_nucls,
          "Pillow, csv, polygon"),
     Case("coin_layout", 1000, make_coin, coin_layout.find, plain_coin, "tifffile, Pillow, unique"),
@@ -306,7 +281,7 @@ def main() -> None:
                 case.make(root, k, *tile(k, case.side))
             samples = case.find(root)
             assert len(samples) == TILES, case.name
-            assert all(same(case.ours(s), case.plain(s)) for s in samples), case.name
+            assert all(same(ours(s), case.plain(s)) for s in samples), case.name
             fast, plain = (tiles_a_second(read, samples) for read in (case.ours, case.plain))
             row = f"{case.name:<12} {case.side:>5} {fast:>8.1f} {plain:>8.1f}"
             print(f"{row}  {fast / plain:>5.2f}  {case.usual}", flush=True)

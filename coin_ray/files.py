@@ -23,12 +23,14 @@ def scratch(path: Path) -> Path:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file to write that becomes ``path`` when the body ends, and vanishes if it raises.
+    """A file to write that becomes ``path`` when the body ends, and vanishes if it raises; its
+    folder is made if it is missing.
 
     A reader sees the old file or the new one, also after a crash of the machine. OSError where the
     folder cannot be written or the disk is full: ``path`` is then as it was.
     """
     part = scratch(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
         with part.open("rb") as file:

@@ -41,7 +41,6 @@ class Output:
             UserError: a file of that name that is not ours has come in meanwhile.
         """
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part:
             yield part
             if not self.overwrite:

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
-from coin_ray.data.coco import read_coco
 from coin_ray.data.convert import convert
 from coin_ray.data.folder import find_samples
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 from tests.data_files import rgb, save
+from tests.written_labels import read_coco
 
 IDS = np.kron(np.eye(4, dtype=np.uint16) * [1, 2, 3, 4], np.ones((5, 6), np.uint16)).astype(
     "uint16"

@@ -108,17 +108,6 @@ def test_brca_m2c(m2c_folder):
     samples = find_samples(m2c_folder)
     assert [s.split for s in samples] == ["train", "val", "test"]
     assert {(s.dataset, s.mpp, s.has_truth) for s in samples} == {("BRCA-M2C", 0.5, False)}
-    points = brca.read_points(brca.points_path(samples[0].image))
-    assert points.yx.tolist() == [[3, 20], [19, 0]]  # rows are y x class
-    assert points.classes.tolist() == [1, 3]
-
-
-@pytest.mark.parametrize("text", ["1 2", "1 2 3 4", "a b c", "1 2 7"])
-def test_brca_m2c_bad_points(m2c_folder, text):
-    path = brca.points_path(find_samples(m2c_folder)[0].image)
-    path.write_text(text)
-    with pytest.raises(UserError, match="gt_class_coords"):
-        brca.read_points(path)
 
 
 COLUMNS = (

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from coin_ray.data import nucls
 from coin_ray.data.card import Card
@@ -19,7 +15,6 @@ from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 
 SOURCES = ("m2c", "nucls", "coin")
-M2C_CLASSES = {1: "lymphocyte", 2: "tumour or epithelial", 3: "stromal"}
 POINTS = "_gt_class_coords.txt"
 
 CARD = Card(
@@ -53,13 +48,6 @@ CARD = Card(
 )
 
 
-class Points(NamedTuple):
-    """``yx`` (N, 2) int64 pixel positions, ``classes`` (N,) int64, keys of M2C_CLASSES."""
-
-    yx: NDArray[np.int64]
-    classes: NDArray[np.int64]
-
-
 def detect(path: Path) -> bool:
     """The files of BRCA-M2C or of NuCLS; COIN's folders are found by ``coin_layout``."""
     return _source(path) is not None
@@ -81,37 +69,6 @@ def find(path: Path, *, source: str | None = None) -> list[Sample]:
             do="`coin-ray data info brca` says how to get it",
         )
     return samples
-
-
-def read_points(path: Path) -> Points:
-    """Lines ``y x class`` of BRCA-M2C.
-
-    Raises:
-        UserError: a line of anything but three whole numbers, or an unknown class.
-    """
-    try:
-        rows = [
-            [int(v) for v in line.split()]
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UserError("no points", where=str(path), found=str(error)) from error
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 3 or row[2] not in M2C_CLASSES:
-            raise UserError(
-                "no point",
-                where=f"{path}, line {number}",
-                expected="y x class, class one of 1, 2, 3",
-                found=" ".join(map(str, row)),
-            )
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return Points(table[:, :2], table[:, 2])
-
-
-def points_path(image: Image) -> Path:
-    """The points that belong to an image of BRCA-M2C."""
-    return image.path.parents[1] / "labels" / (image.path.stem + POINTS)
 
 
 def _m2c(path: Path) -> list[Sample]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from coin_ray.data.outlines import fill, trace
-from coin_ray.data.write import whole_file
-from coin_ray.errors import UserError
+from coin_ray.data.outlines import trace
+from coin_ray.files import write_text
 from coin_ray.labels import LabelMap, boxes
 
 COLOR = [255, 200, 0]
@@ -52,30 +51,4 @@ def features(label_map: LabelMap, *, mpp: float | None = None) -> list[dict[str,
 def write_geojson(path: Path, label_map: LabelMap, *, mpp: float | None = None) -> None:
     """A FeatureCollection of :func:`features`."""
     collection = {"type": "FeatureCollection", "features": features(label_map, mpp=mpp)}
-    with whole_file(path) as part:
-        part.write_text(json.dumps(collection, separators=(",", ":")), encoding="utf-8")
-
-
-def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
-    """Polygons of a FeatureCollection as a (H, W) label map, ids in the order of the file.
-
-    Raises:
-        UserError: no GeoJSON, or other geometries than polygons.
-    """
-    out = np.zeros(shape, dtype=np.int32)
-    try:
-        collection = json.loads(path.read_text(encoding="utf-8"))
-        for index, feature in enumerate(collection["features"]):
-            geometry = feature["geometry"]
-            many = {"Polygon": False, "MultiPolygon": True}[geometry["type"]]
-            coordinates = geometry["coordinates"] if many else [geometry["coordinates"]]
-            polygons = [[np.asarray(ring, dtype=float) for ring in rings] for rings in coordinates]
-            out[fill(polygons, shape)] = index + 1
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(
-            "no GeoJSON of polygons",
-            where=str(path),
-            expected="a FeatureCollection of Polygon and MultiPolygon features",
-            found=f"{type(error).__name__}: {error}",
-        ) from error
-    return out
+    write_text(path, json.dumps(collection, separators=(",", ":")))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.data.integrity import Problem, Report
-from coin_ray.data.write import whole_file
 from coin_ray.errors import UserError
+from coin_ray.files import write_text
 
 VERSION = 1
 
@@ -24,8 +24,7 @@ def manifest(report: Report, root: Path) -> dict[str, Any]:
 
 def write_manifest(path: Path, report: Report, root: Path) -> None:
     """The :func:`manifest` as JSON."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(manifest(report, root), indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(manifest(report, root), indent=1) + "\n")
 
 
 def compare(path: Path, report: Report, root: Path) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Outlines of masks along the pixel edges, and masks from outlines; exact both ways."""
+"""Outlines of masks along the pixel edges; filled again they are the mask exactly."""
 
 from __future__ import annotations
 
@@ -29,24 +29,6 @@ def trace(mask: BoolArray) -> list[list[Ring]]:
         rings = polygons[part[y, x] - 1]
         rings.insert(0 if _area(ring) > 0 else len(rings), ring)
     return polygons
-
-
-def fill(polygons: list[list[Ring]], shape: tuple[int, int]) -> BoolArray:
-    """The (H, W) mask of polygons: pixels whose centre is in an outer ring and in no hole of it."""
-    from skimage.draw import polygon
-
-    mask = np.zeros(shape, dtype=bool)
-    limit = np.array(shape[::-1])
-    for rings in polygons:
-        low = np.clip(rings[0].min(axis=0), 0, limit)
-        high = np.clip(np.ceil(rings[0].max(axis=0)).astype(int), 0, limit)
-        (x0, y0), (x1, y1) = low.astype(int).tolist(), high.tolist()
-        part = np.zeros((y1 - y0, x1 - x0), dtype=bool)
-        for ring in rings:
-            x, y = (ring[:-1] - (x0, y0) - 0.5).T
-            part[polygon(y, x, part.shape)] ^= True
-        mask[y0:y1, x0:x1] |= part
-    return mask
 
 
 def _rings(mask: BoolArray) -> list[tuple[Ring, tuple[int, int]]]:

@@ -213,6 +213,5 @@ def _refuse_foreign(root: Path) -> None:
 def _write_png(array: NDArray[np.generic], path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         Image.fromarray(array).save(part, "PNG")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,9 @@ LARGEST = 65_535
 """Of 16 bits, and of the COIN code."""
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes ``path`` once the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        yield part
-
-
 def write_image(path: Path, image: Image8, *, mpp: float | None = None) -> None:
     """(H, W, 3) uint8 as png, or as tif (zlib) by the suffix, with its resolution if known."""
-    with whole_file(path) as part:
+    with whole(path) as part:
         if path.suffix.lower() in (".tif", ".tiff"):
             import tifffile
 
@@ -49,7 +39,7 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
 
     wide = label_map.max(initial=0) > LARGEST
     ids = label_map.astype(np.uint32 if wide else np.uint16)
-    with whole_file(path) as part:
+    with whole(path) as part:
         tifffile.imwrite(part, ids, compression="zlib", photometric="minisblack", metadata=None)
 
 
@@ -71,7 +61,7 @@ def write_coin_png(path: Path, label_map: LabelMap, ignore: BoolArray | None = N
     code[..., 1], code[..., 2] = label_map % 256, label_map // 256
     if ignore is not None:
         code[ignore] = 255
-    with whole_file(path) as part:
+    with whole(path) as part:
         _save_png(part, code)
 
 
