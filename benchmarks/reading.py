@@ -40,7 +40,7 @@ def ours(sample: Sample) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """``make`` writes the files of a tile, ``find`` finds them, ``plain`` reads them as is usual."""
+    """``make`` writes a tile, ``find`` finds it, ``plain`` reads it as is usual."""
 
     name: str
     side: int
@@ -282,7 +282,7 @@ def main() -> None:
             samples = case.find(root)
             assert len(samples) == TILES, case.name
             assert all(same(ours(s), case.plain(s)) for s in samples), case.name
-            fast, plain = (tiles_a_second(read, samples) for read in (case.ours, case.plain))
+            fast, plain = (tiles_a_second(read, samples) for read in (ours, case.plain))
             row = f"{case.name:<12} {case.side:>5} {fast:>8.1f} {plain:>8.1f}"
             print(f"{row}  {fast / plain:>5.2f}  {case.usual}", flush=True)
 
