@@ -1,12 +1,31 @@
-"""Which code this is: its version, and a digest of its files."""
+"""Digests of plain values, and of the code: its version and its files."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 
 from coin_ray import __version__
+
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys, no white space, shortest exact floats; refuses NaN and unknown
+    types."""
+    return _encoder.encode(value)
+
+
+def digest(value: object) -> str:
+    """Hex BLAKE2b-256 of the canonical JSON of ``value``."""
+    return text_digest(canonical(value))
+
+
+def text_digest(text: str) -> str:
+    """Hex BLAKE2b-256 of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 @cache

@@ -26,6 +26,8 @@ Batch = Annotated[int, Field(ge=1, le=65_536)]
 LARGEST_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 T = TypeVar("T")
+Values = dict[str, Any]
+"""Plain JSON values by name."""
 OneOrMore = Annotated[
     tuple[T, ...], Field(min_length=1, max_length=1000), BeforeValidator(lambda v: _listed(v))
 ]
@@ -47,14 +49,14 @@ def is_runtime(field: Any) -> bool:
     return isinstance(extra, dict) and bool(extra.get("runtime"))
 
 
-def identity(section: Section, fields: tuple[str, ...] | None = None) -> dict[str, Any]:
+def identity(section: Section, fields: tuple[str, ...] | None = None) -> Values:
     """The values of a section that identify a result, under the study's names; ``fields``
     narrows."""
     return dict(_identity(section, fields))
 
 
 @functools.lru_cache(maxsize=4096)  # a plan of a thousand cells asks for the same few sections
-def _identity(section: Section, fields: tuple[str, ...] | None) -> dict[str, Any]:
+def _identity(section: Section, fields: tuple[str, ...] | None) -> Values:
     found = section.model_dump(mode="json", by_alias=True)
     for name, field in type(section).model_fields.items():
         key, value = field.alias or name, getattr(section, name)

@@ -68,7 +68,7 @@ def given(
 
 def compute(stage: str, config: Cell, inputs: Mapping[str, Any], size: Any = (8, 9)) -> Artifact:
     """The artifact that a stage makes of inputs by role, for an image of ``size`` (H, W)."""
-    truth = Truth("truth") if stage == "evaluate" else None
+    truth = Truth("truth", None) if stage == "evaluate" else None
     step = "step1" if stage == "evaluate" else ""
     ref = Ref(stage, FakeImage("a", size=tuple(size)), 1, step=step, truth=truth)
     return STAGES[stage].compute(given(stage, config, inputs, ref))

@@ -20,10 +20,11 @@ import pytest
 import coin_ray
 from coin_ray.api.notebook import progress_bar
 from coin_ray.api.results import Results
+from coin_ray.data.dataset import DataSet
 from coin_ray.events import events
 from coin_ray.execution.study_run import run_study
 from coin_ray.pipeline.steps import Step
-from coin_ray.study.datasets import Resolved, with_data
+from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import Dimension, Screen, Search, Stopping
 from tests.cli_calls import call
 from tests.conftest import ROOT
@@ -196,7 +197,7 @@ def test_a_breakpoint_in_a_stage_meets_its_user(
 
 def heard_of(
     given: Any,
-    tiles: Resolved,  # noqa: F811
+    tiles: DataSet,  # noqa: F811
     workspace: Path,
 ) -> tuple[Any, list[events.Event]]:
     heard: list[events.Event] = []
@@ -210,8 +211,8 @@ def heard_of(
     return outcome, heard
 
 
-def test_a_search_in_one_process_goes_on_where_it_was(tiles: Resolved, tmp_path: Path) -> None:  # noqa: F811
-    one = Resolved(tiles.train[:1], tiles.samples[:1])
+def test_a_search_in_one_process_goes_on_where_it_was(tiles: DataSet, tmp_path: Path) -> None:  # noqa: F811
+    one = DataSet(tiles.train[:1], tiles.samples[:1])
     space = (Dimension("instances.footprint", "int", (5, 11), step=2),)
     cell = replace(study().cells[0], config=config(**ONE_ROUND | {"rounds": {"count": 0}}))
     given = replace(study(design="search"), levels=("base",), cells=(cell,))
@@ -230,10 +231,10 @@ def test_a_search_in_one_process_goes_on_where_it_was(tiles: Resolved, tmp_path:
 
 
 def test_a_screening_in_one_process_trains_the_best_alone(
-    tiles: Resolved,  # noqa: F811
+    tiles: DataSet,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    one = Resolved(tiles.train[:1], tiles.samples[:1])
+    one = DataSet(tiles.train[:1], tiles.samples[:1])
     outcome, heard = heard_of(study(screen=Screen(keep=1)), one, tmp_path)
     scored = {e.level: e.metrics["agreement"] for e in heard if isinstance(e, events.CellScored)}
     assert outcome.failed == {} and set(scored) == set(LEVELS)

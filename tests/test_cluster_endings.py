@@ -16,6 +16,7 @@ from coin_ray.cluster import event_pump
 from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.cluster.tasks import _task
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
@@ -24,7 +25,7 @@ from coin_ray.execution.failures import Failure, cause, lost, trace
 from coin_ray.execution.tally import Tally
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.runner import open_local, run_local
-from coin_ray.study.datasets import Resolved, with_data
+from coin_ray.study.datasets import with_data
 from tests.test_cluster_sweep import GOOD, NONE_TINY, study
 from tests.test_pipeline_cell import config
 
@@ -48,13 +49,13 @@ class Silent:
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     samples = tuple(generated_samples(tmp_path_factory.mktemp("tiles"), 1, size=96, seed=3))
-    return Resolved(tuple(s.image for s in samples), samples)
+    return DataSet(tuple(s.image for s in samples), samples)
 
 
 def runner(
-    given: Any, tiles: Resolved, workspace: Path, failures: dict[str, Failure]
+    given: Any, tiles: DataSet, workspace: Path, failures: dict[str, Failure]
 ) -> tuple[CellRunner, Tally, list[events.Event]]:
     heard: list[events.Event] = []
     told, book = Tally(heard.append), TrialLog(given, workspace / "runs")
@@ -63,7 +64,7 @@ def runner(
 
 
 def test_a_cell_whose_trial_died_before_its_first_word_has_failed(
-    tiles: Resolved, tmp_path: Path
+    tiles: DataSet, tmp_path: Path
 ) -> None:
     given = with_data(study(*GOOD), {"tiles": tiles})
     none, mae = (cell.key_label for cell in given.cells)
@@ -78,7 +79,7 @@ def test_a_cell_whose_trial_died_before_its_first_word_has_failed(
 
 
 def test_a_cell_that_was_not_heard_but_is_stored_has_finished(
-    tiles: Resolved, tmp_path: Path
+    tiles: DataSet, tmp_path: Path
 ) -> None:
     cells = {level: config(**NONE_TINY, rounds={"count": 0}, instances={"footprint": size})
              for level, size in (("a", 9), ("b", 7))}  # fmt: skip

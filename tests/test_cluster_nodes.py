@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from coin_ray.cluster.executor import Cluster as RayCluster
+from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.events import events
 from coin_ray.execution.study_run import Outcome, run_study
@@ -21,8 +22,7 @@ from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.store.artifacts import Store
-from coin_ray.study.datasets import Resolved
-from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from tests import pretended, toy_stage
 from tests.conftest import ROOT
 from tests.test_pipeline_cell import config
@@ -46,7 +46,7 @@ def study(cells: dict[str, Cell], **fields: Any) -> ResolvedStudy:
         levels=tuple(cells),
         baseline_level=next(iter(cells)),
         cells=tuple(
-            StudyCell(level, {"level": level}, data, 0, cell, f"{level}-0")
+            StudyCell(level, data, 0, cell, f"{level}-0", {"level": level})
             for level, cell in cells.items()
         ),
         report=("aji",),
@@ -55,9 +55,9 @@ def study(cells: dict[str, Cell], **fields: Any) -> ResolvedStudy:
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     samples = tuple(generated_samples(tmp_path_factory.mktemp("tiles"), 2, size=96, seed=3))
-    return Resolved(tuple(s.image for s in samples), samples)
+    return DataSet(tuple(s.image for s in samples), samples)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def run(
     given: ResolvedStudy,
-    tiles: Resolved,
+    tiles: DataSet,
     workspace: Path,
     cluster: Any,
     once: Callable[[events.Event], bool] | None = None,
@@ -116,7 +116,7 @@ def agreement(heard: list[events.Event]) -> dict[str, float]:
     return {e.level: e.metrics["agreement"] for e in finished}
 
 
-def alone(cells: dict[str, Cell], tiles: Resolved, workspace: Path) -> dict[str, float]:
+def alone(cells: dict[str, Cell], tiles: DataSet, workspace: Path) -> dict[str, float]:
     """What one process computes, on as many threads as a task of a CPU has."""
     torch.set_num_threads(1)
     return {
@@ -126,7 +126,7 @@ def alone(cells: dict[str, Cell], tiles: Resolved, workspace: Path) -> dict[str,
 
 
 def test_a_study_on_gpus_and_no_process_sees_two_cards(
-    cluster: Any, tiles: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tiles: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
     cluster.add_node(num_cpus=2, num_gpus=2)
@@ -142,7 +142,7 @@ def test_a_study_on_gpus_and_no_process_sees_two_cards(
     assert {process: seen for process, seen in cards.items() if len(seen) > 1} == {}
 
 
-def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: Resolved, tmp_path: Path) -> None:
+def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: DataSet, tmp_path: Path) -> None:
     """Four trials on three nodes; one that has a trial goes as soon as the first is heard of."""
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     gone: list[Any] = []
@@ -170,7 +170,7 @@ def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: Resolved, tmp_p
 
 @pytest.mark.slow
 def test_a_segmenter_whose_node_is_lost_is_stood_in_for(
-    cluster: Any, tiles: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tiles: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
@@ -188,7 +188,7 @@ def test_a_segmenter_whose_node_is_lost_is_stood_in_for(
 
 
 def test_an_event_hub_that_dies_is_started_again(
-    cluster: Any, tiles: Resolved, tmp_path: Path
+    cluster: Any, tiles: DataSet, tmp_path: Path
 ) -> None:
     killed: list[int] = []
 
@@ -211,7 +211,7 @@ def test_an_event_hub_that_dies_is_started_again(
 
 
 def test_a_stage_of_one_module_runs_here_and_on_a_cluster(
-    cluster: Any, tiles: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tiles: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Added in every process by one call: planned, placed, stored and computed as the others."""
     monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards", "hook", "tests.toy_stage"))

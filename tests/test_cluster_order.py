@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from coin_ray.data.dataset import DataSpec
 from coin_ray.execution.order import by_seeds, screened, validity
 from coin_ray.study.cells import Level, make_cells
-from coin_ray.study.resolved import DataSpec, Objective, ResolvedStudy, Screen, StudyCell
+from coin_ray.study.resolved import Objective, ResolvedStudy, Screen, StudyCell
 from tests.test_pipeline_cell import config
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from coin_ray.cluster.executor import Cluster
+from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
@@ -30,10 +31,9 @@ from coin_ray.report.export import export
 from coin_ray.report.values.study_results import read_results
 from coin_ray.store.keys import Key
 from coin_ray.study.cells import Level, make_cells
-from coin_ray.study.datasets import Resolved, with_data
+from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import (
     Analysis,
-    DataSpec,
     Dimension,
     Objective,
     ResolvedStudy,
@@ -56,9 +56,9 @@ LEVELS = {
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     samples = tuple(generated_samples(tmp_path_factory.mktemp("tiles"), 2, size=96, seed=3))
-    return Resolved(tuple(s.image for s in samples), samples)
+    return DataSet(tuple(s.image for s in samples), samples)
 
 
 def study(seeds: tuple[int, ...] = (0,), **fields: Any) -> ResolvedStudy:
@@ -79,13 +79,13 @@ def study(seeds: tuple[int, ...] = (0,), **fields: Any) -> ResolvedStudy:
     )
 
 
-def compute(config: Cell, seed: int, tiles: Resolved, workspace: Path) -> dict[str, float]:
+def compute(config: Cell, seed: int, tiles: DataSet, workspace: Path) -> dict[str, float]:
     """A cell into the store; its facts."""
     return run_local(open_local(config, seed, tiles.train, workspace), tiles.samples)[1]
 
 
 def run(
-    given: ResolvedStudy, tiles: Resolved, workspace: Path
+    given: ResolvedStudy, tiles: DataSet, workspace: Path
 ) -> tuple[Outcome, list[events.Event]]:
     heard: list[events.Event] = []
     outcome = run_study(
@@ -102,7 +102,7 @@ def of(cells: tuple[StudyCell, ...], level: str, seed: int) -> str:
     return next(c.key_label for c in cells if (c.level, c.seed) == (level, seed))
 
 
-def test_screening_distils_the_best_and_the_baseline(tiles: Resolved, tmp_path: Path):
+def test_screening_distils_the_best_and_the_baseline(tiles: DataSet, tmp_path: Path):
     scored = {
         label: compute(until(cell, 0), 0, tiles, tmp_path)["agreement"]
         for label, cell in LEVELS.items()
@@ -144,7 +144,7 @@ def test_screening_distils_the_best_and_the_baseline(tiles: Resolved, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def workspace(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tiles: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every level with seeds 0 and 1, and all but one with seed 2."""
     workspace = tmp_path_factory.mktemp("workspace")
     for label, seed in itertools.product(LEVELS, (0, 1, 2)):
@@ -154,7 +154,7 @@ def workspace(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_further_seeds_run_where_the_verdict_is_open(
-    tiles: Resolved, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: DataSet, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ):
     given = with_data(study(seeds=(0, 1, 2), first_seeds=2), {"tiles": tiles})
     seen: list[tuple[int, ...]] = []
@@ -178,7 +178,7 @@ def test_further_seeds_run_where_the_verdict_is_open(
     assert row["seeds"] == 2 and "decided after 2 of 3 random seeds" in row["caution"]
 
 
-def test_the_verdicts_are_those_of_the_report(tiles: Resolved, workspace: Path):
+def test_the_verdicts_are_those_of_the_report(tiles: DataSet, workspace: Path):
     given = with_data(study(seeds=(0, 1), analysis=Analysis(min_effect=1.0)), {"tiles": tiles})
     run(given, tiles, workspace)
     found = verdicts_in(workspace / "runs" / given.run_name)(given)
@@ -187,7 +187,7 @@ def test_the_verdicts_are_those_of_the_report(tiles: Resolved, workspace: Path):
 
 
 def test_what_was_damaged_is_made_again_and_said(
-    tiles: Resolved, workspace: Path, tmp_path: Path
+    tiles: DataSet, workspace: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(workspace / "store", tmp_path / "store")
     folder = next((tmp_path / "store" / "evaluate").iterdir())
@@ -202,9 +202,9 @@ def test_what_was_damaged_is_made_again_and_said(
 
 
 def test_an_objective_that_cannot_be_had_is_refused_before_anything_starts(
-    tiles: Resolved, tmp_path: Path
+    tiles: DataSet, tmp_path: Path
 ):
-    blind = Resolved(tiles.train, tuple(replace(s, truth_path=None) for s in tiles.samples))
+    blind = DataSet(tiles.train, tuple(replace(s, truth_path=None) for s in tiles.samples))
     space = (Dimension("instances.footprint", "int", (5, 9), step=2),)
     given = study(search=Search(space, 2), objective=Objective("aji", split="val"))
     with pytest.raises(UserError, match="the objective aji needs labels, tiles has none"):
@@ -216,7 +216,7 @@ def test_an_objective_that_cannot_be_had_is_refused_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_two_studies_at_once_compute_each_stage_once(tiles: Resolved, tmp_path: Path):
+def test_two_studies_at_once_compute_each_stage_once(tiles: DataSet, tmp_path: Path):
     """One asks for two rounds of the same, so that their chains are the same as far as they go."""
     told: list[list[Key]] = [[], []]
 
@@ -240,7 +240,7 @@ def test_two_studies_at_once_compute_each_stage_once(tiles: Resolved, tmp_path: 
 
 
 def test_results_are_written_again_when_only_the_settings_have_changed(
-    tiles: Resolved, tmp_path: Path
+    tiles: DataSet, tmp_path: Path
 ):
     run = open_local(until(LEVELS["small"], 0), 0, tiles.train, tmp_path)
     rows, _ = run_local(run, tiles.samples)

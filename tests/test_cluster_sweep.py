@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from coin_ray.cluster.executor import Cluster
+from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.data.folder import find_samples
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
@@ -27,15 +28,8 @@ from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.execution.trial_log import with_proposals
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
-from coin_ray.study.datasets import Resolved, with_data
-from coin_ray.study.resolved import (
-    DataSpec,
-    Dimension,
-    ResolvedStudy,
-    Search,
-    Stopping,
-    StudyCell,
-)
+from coin_ray.study.datasets import with_data
+from coin_ray.study.resolved import Dimension, ResolvedStudy, Search, Stopping, StudyCell
 from tests.test_pipeline_cell import config
 
 pytestmark = pytest.mark.ray
@@ -58,7 +52,7 @@ def study(*cells: tuple[str, str, Cell]) -> ResolvedStudy:
         levels=levels,
         baseline_level=levels[0],
         cells=tuple(
-            StudyCell(level, {"level": level}, specs[name], 0, config, f"{level}-{name}-0")
+            StudyCell(level, specs[name], 0, config, f"{level}-{name}-0", {"level": level})
             for level, name, config in cells
         ),
         report=("aji",),
@@ -66,23 +60,23 @@ def study(*cells: tuple[str, str, Cell]) -> ResolvedStudy:
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     samples = tuple(generated_samples(tmp_path_factory.mktemp("tiles"), 2, size=96, seed=3))
-    return Resolved(tuple(s.image for s in samples), samples)
+    return DataSet(tuple(s.image for s in samples), samples)
 
 
 @pytest.fixture(scope="module")
-def data(tiles: Resolved, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Resolved]:
+def data(tiles: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, DataSet]:
     """Two data sets, of which one has a truncated image."""
     folder = tmp_path_factory.mktemp("truncated")
     raw = tiles.train[0].path.read_bytes()
     (folder / "cut.png").write_bytes(raw[: len(raw) // 2])
     cut = tuple(find_samples(folder, mpp=0.25))
-    return {"tiles": tiles, "cut": Resolved(tuple(s.image for s in cut), cut)}
+    return {"tiles": tiles, "cut": DataSet(tuple(s.image for s in cut), cut)}
 
 
 @pytest.fixture(scope="module")
-def ran(data: dict[str, Resolved], tmp_path_factory: pytest.TempPathFactory):
+def ran(data: dict[str, DataSet], tmp_path_factory: pytest.TempPathFactory):
     """A study of both; its workspace, outcome and events."""
     workspace = tmp_path_factory.mktemp("workspace")
     heard: list[events.Event] = []
@@ -96,7 +90,7 @@ def ran(data: dict[str, Resolved], tmp_path_factory: pytest.TempPathFactory):
     return workspace, outcome, heard
 
 
-def test_the_cluster_computes_what_one_process_computes(ran, tiles: Resolved, tmp_path: Path):
+def test_the_cluster_computes_what_one_process_computes(ran, tiles: DataSet, tmp_path: Path):
     import torch
 
     _, _, heard = ran
@@ -122,7 +116,7 @@ def test_the_cluster_computes_what_one_process_computes(ran, tiles: Resolved, tm
 
 
 def test_one_process_leaves_what_the_cluster_leaves(
-    ran, data: dict[str, Resolved], tmp_path: Path
+    ran, data: dict[str, DataSet], tmp_path: Path
 ) -> None:
     """Byte for byte: label maps, metrics, settings, and the data of every stage; and every cell has
     the same ending."""
@@ -168,7 +162,7 @@ def test_a_failing_cell_is_reported_and_stops_no_other(ran):
     assert sorted(rounds) == [("mae", 1), ("mae", 2), ("none", 1), ("none", 2)]
 
 
-def test_a_cell_leaves_predictions_overlays_and_its_configuration(ran, tiles: Resolved):
+def test_a_cell_leaves_predictions_overlays_and_its_configuration(ran, tiles: DataSet):
     (folder,) = (ran[0] / "runs").glob("small-test-tiles-cut-*/mae-tiles-0")
     for sample in tiles.samples:
         assert (folder / "predictions" / f"{sample.name}.tif").stat().st_size > 0
@@ -179,7 +173,7 @@ def test_a_cell_leaves_predictions_overlays_and_its_configuration(ran, tiles: Re
     assert [r.pop("round") for r in rounds] == [1, 2] and rounds == told
 
 
-def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, tiles: Resolved):
+def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, tiles: DataSet):
     workspace = ran[0]
     heard: list[events.Event] = []
     again = run_study(
@@ -205,7 +199,7 @@ def test_a_second_run_computes_nothing_and_another_threshold_no_features(ran, ti
     assert stages == {"select", "round", "predict", "masks", "score", "evaluate"}
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tiles: Resolved, tmp_path: Path):
+def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tiles: DataSet, tmp_path: Path):
     with pytest.raises(UserError, match="asked to run on a GPU"):
         run_study(
             study(*GOOD),
@@ -248,7 +242,7 @@ def address() -> Iterator[str]:
 
 @pytest.mark.timeout(900)  # five groups of processes to start, on a machine that may be busy
 def test_five_trials_of_two_workers_do_not_wait_for_each_other(
-    address: str, tiles: Resolved, tmp_path: Path
+    address: str, tiles: DataSet, tmp_path: Path
 ):
     """Four CPUs: with a CPU for each driver, or as many drivers as there are trials, all of them
     would hold what the others' workers wait for, for ever."""
@@ -270,7 +264,7 @@ def test_five_trials_of_two_workers_do_not_wait_for_each_other(
         for seed in range(3)
         for cell in given.cells
     ]
-    one = Resolved(tiles.train[:1], tiles.samples[:1])
+    one = DataSet(tiles.train[:1], tiles.samples[:1])
     outcome = run_study(
         replace(given, cells=tuple(cells[:5]), seeds=(0, 1, 2)),
         {"tiles": one},
@@ -299,7 +293,7 @@ def interruptible() -> Iterator[None]:
 
 
 def test_a_search_goes_on_where_it_was_interrupted(
-    interruptible: None, address: str, tiles: Resolved, tmp_path: Path
+    interruptible: None, address: str, tiles: DataSet, tmp_path: Path
 ):
     base = config(**NONE_TINY, rounds={"count": 0}, instances={"footprint": 11})
     space = (
@@ -354,7 +348,7 @@ def test_a_search_goes_on_where_it_was_interrupted(
 
 
 def test_a_level_that_falls_behind_is_stopped_between_rounds(
-    address: str, tiles: Resolved, tmp_path: Path
+    address: str, tiles: DataSet, tmp_path: Path
 ):
     good = config(**NONE_TINY, rounds={"count": 2})
     # Nothing but a student of two steps: it agrees with nobody.
@@ -392,7 +386,7 @@ def test_a_level_that_falls_behind_is_stopped_between_rounds(
 
 
 def test_what_no_node_can_hold_is_refused_before_anything_starts(
-    address: str, tiles: Resolved, tmp_path: Path
+    address: str, tiles: DataSet, tmp_path: Path
 ):
     given = replace(study(*GOOD), resources={"round": {"cpu": 2.0}, "features": {"memory": 9e6}})
     with pytest.raises(UserError, match=r"room for 3 workers of 2 CPU each .* room for 2") as error:
@@ -408,7 +402,7 @@ def test_what_no_node_can_hold_is_refused_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_cluster_at_the_address_is_one_clear_message(tiles: Resolved, tmp_path: Path):
+def test_no_cluster_at_the_address_is_one_clear_message(tiles: DataSet, tmp_path: Path):
     with pytest.raises(UserError, match="no Ray cluster answers"):
         run_study(
             study(*GOOD),

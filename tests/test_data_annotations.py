@@ -12,11 +12,12 @@ import tifffile
 
 from coin_ray.data import imagescope, monuseg
 from coin_ray.data.aperio import draw_outlines, has_shapes, read_outlines, stated_mpp
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.folder import find_samples
 from coin_ray.data.nucls import read_polygons
 from coin_ray.data.resolution import MissingMpp
 from coin_ray.errors import UserError
-from coin_ray.study.datasets import Resolved, check_images
+from coin_ray.study.datasets import check_images
 from tests.data_files import rgb, save
 
 SQUARE = ((2, 2), (2, 12), (12, 12), (12, 2))
@@ -124,7 +125,7 @@ def test_foreign_xml_is_named_before_anything_starts(tmp_path: Path, text: str, 
         with pytest.raises(UserError, match=rf"a\.xml: not outlines[\s\S]*{words}[\s\S]*do: "):
             sample.load_label_map()
         with pytest.raises(UserError, match=words):
-            check_images({"data": Resolved((sample.image,), (sample,))})
+            check_images({"data": DataSet((sample.image,), (sample,))})
 
 
 def test_tif_and_xml_are_not_monuseg_unless_they_say_so(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coin_ray.data.dataset import DataSpec
 from coin_ray.data.folder import find_samples
 from coin_ray.data.resolution import MissingMpp
 from coin_ray.data.sample import TurnedApart
@@ -17,7 +18,6 @@ from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
 from coin_ray.labels import relabel
 from coin_ray.study.datasets import check_images, resolve_data
-from coin_ray.study.resolved import DataSpec
 from tests.cli_calls import call
 from tests.files import KINDS, Kind
 

@@ -162,7 +162,7 @@ def test_the_result_is_redrawn_and_the_next_round_is_not(opened: Any, tiles: lis
     assert {r["step"] for r in rows} == {r["step"] for r in before}
     aji = [[r["value"] for r in x if r["metric"] == "aji"] for x in (rows, before)]
     assert aji[0] != aji[1]
-    measured = Ref("evaluate", run.train[0], step="round_1", truth=Truth("t"))
+    measured = Ref("evaluate", run.train[0], step="round_1", truth=Truth("t", None))
     assert plain.chain.key(measured) != run.chain.key(measured)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coin_ray.identity import canonical
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Artifact, CorruptArtifact, Store, leave_out
-from coin_ray.store.keys import canonical, make_key
+from coin_ray.store.keys import make_key
 
 
 def key(value: float = 0.1, name: str = "tile"):

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from coin_ray.data.dataset import DataSpec
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.values.across_data import AGGREGATE_SCHEMA, aggregate
 from coin_ray.report.values.comparisons import SCHEMA, comparisons
@@ -18,7 +19,7 @@ from coin_ray.report.values.factor_effects import EFFECTS_SCHEMA, factor_effects
 from coin_ray.report.values.tidy import mode, tidy
 from coin_ray.statistics.paired import compare, holm, sign_flip
 from coin_ray.study.metrics import METRICS
-from coin_ray.study.resolved import Analysis, DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import Analysis, ResolvedStudy, StudyCell
 
 NAN = float("nan")
 ONE_ROUND = Cell.model_validate({"rounds": {"count": 1}})
@@ -34,7 +35,7 @@ def study(
     """The first of ``labels`` (level -> factor -> label) is the baseline."""
     specs = tuple(DataSpec(name, "folder", "/somewhere") for name in data)
     cells = tuple(
-        StudyCell(level, labels[level], spec, seed, ONE_ROUND, f"{level}-{spec.name}-{seed}")
+        StudyCell(level, spec, seed, ONE_ROUND, f"{level}-{spec.name}-{seed}", labels[level])
         for seed, level, spec in itertools.product(seeds, labels, specs)
     )
     given: dict[str, object] = {"report": ("aji",), "seeds": tuple(seeds), **options}

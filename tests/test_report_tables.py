@@ -14,6 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from coin_ray.data.dataset import DataSpec
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.formats.terminal import renderables
 from coin_ray.report.values.collect import ROUND_SCHEMA, collect
@@ -28,7 +29,7 @@ from coin_ray.report.values.tidy import (
     metric_title,
     tidy,
 )
-from coin_ray.study.resolved import DataSpec, Published, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import Published, ResolvedStudy, StudyCell
 
 NAN = float("nan")
 
@@ -42,7 +43,7 @@ def study(
     spec = DataSpec("tiles", "folder", "/somewhere")
     config = Cell.model_validate({"rounds": {"count": rounds}})
     cells = tuple(
-        StudyCell(level, {"f": level}, spec, seed, config, f"{level}-{seed}")
+        StudyCell(level, spec, seed, config, f"{level}-{seed}", {"f": level})
         for seed in seeds
         for level in levels
     )

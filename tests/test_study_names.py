@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.command_line import Request
-from coin_ray.study.datasets import Resolved, with_data
+from coin_ray.study.datasets import with_data
 from coin_ray.study.names import MOST_BYTES, data_name_problem, file_word, safe_names
-from coin_ray.study.resolved import DataSpec, ResolvedStudy
+from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.study import resolve
 from coin_ray.tracking.records import name as mlflow_name
 
@@ -156,7 +157,7 @@ def study(folder: Path, text: str = STUDY, **options: object) -> ResolvedStudy:
     return resolve(str(folder / "s.yaml"), Request(**options))  # type: ignore[arg-type]
 
 
-class Content(Resolved):
+class Content(DataSet):
     """Stands for images that are not read: a data set of this content."""
 
     def digest(self) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coin_ray.data.dataset import DataSpec
 from coin_ray.events import events
 from coin_ray.pipeline.settings import Cell
-from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.tracking.describe import describe_study
 
 LEVELS = ("none", "mae")

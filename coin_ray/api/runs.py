@@ -19,7 +19,7 @@ from coin_ray.execution.trial_log import runs_folder, with_proposals
 from coin_ray.study.resolved import Budget
 
 if TYPE_CHECKING:
-    from coin_ray.study.datasets import Resolved
+    from coin_ray.data.dataset import DataSet
 
 Listen = Callable[[Event], None]
 
@@ -162,7 +162,7 @@ def _admitted(study: Study, executor: Executor, listen: Listen) -> Target:
     return planned.where
 
 
-def _facts(data: Mapping[str, Resolved], device: str, command: str) -> dict[str, Any]:
+def _facts(data: Mapping[str, DataSet], device: str, command: str) -> dict[str, Any]:
     """How the numbers of a run come about, but for its failures; see ``keep_sweep``."""
     from coin_ray.tracking.environment import environment, git_commit
 
@@ -176,7 +176,7 @@ def _facts(data: Mapping[str, Resolved], device: str, command: str) -> dict[str,
     }
 
 
-def _images(images: Resolved) -> dict[str, Any]:
+def _images(images: DataSet) -> dict[str, Any]:
     return {
         "digest": images.digest(),
         "train": {image.name: image.digest() for image in images.train},

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.files import expanded
 from coin_ray.study.command_line import Request
-from coin_ray.study.datasets import Resolved, read_data
+from coin_ray.study.datasets import read_data
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.study import resolve
 
@@ -29,7 +30,7 @@ class Study:
     name; ``workspace`` has the tiles that were generated for it, its store and its results."""
 
     resolved: ResolvedStudy
-    data: Mapping[str, Resolved]
+    data: Mapping[str, DataSet]
     workspace: Path
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coin_ray.cluster.executor import Cluster
+from coin_ray.data.dataset import DataSet
 from coin_ray.events.events import (
     CellFailed,
     CellFinished,
@@ -20,20 +21,19 @@ from coin_ray.execution.study_run import Outcome
 from coin_ray.execution.tally import Listen, Tally
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.needs import coarse_weights
-from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.weights import registry
 
 
 def open_coarse(
-    cell: StudyCell, data: Mapping[str, Resolved], workspace: Path, device: str = "cpu"
+    cell: StudyCell, data: Mapping[str, DataSet], workspace: Path, device: str = "cpu"
 ) -> CellRun:
     """A cell that can be asked for its coarse model and masks, and for nothing else."""
     return open_cell(_spec(cell, data, workspace, device))
 
 
 def _spec(
-    cell: StudyCell, data: Mapping[str, Resolved], workspace: Path, device: str = "cpu"
+    cell: StudyCell, data: Mapping[str, DataSet], workspace: Path, device: str = "cpu"
 ) -> CellSpec:
     found = data[cell.data.name]
     return CellSpec(
@@ -52,7 +52,7 @@ def _spec(
 
 def train_models(
     study: ResolvedStudy,
-    data: Mapping[str, Resolved],
+    data: Mapping[str, DataSet],
     *,
     workspace: Path,
     listen: Listen,

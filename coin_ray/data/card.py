@@ -40,7 +40,7 @@ class Card:
     archives: tuple[Archive, ...] = ()
 
 
-class DataSet(Protocol):
+class Known(Protocol):
     """A module ``coin_ray.data.<name>``.
 
     ``detect``: does the folder look like this data set as its owners ship it? Reads names only.

@@ -6,19 +6,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from coin_ray.data.card import DataSet
+from coin_ray.data.card import Known
 from coin_ray.errors import UserError
 
 NAMES = ("monuseg", "tnbc", "cpm17", "cryonuseg", "pannuke", "brca", "coin_layout", "imagescope")
 """Also the order in which a folder is tried."""
 
 
-def get(name: str) -> DataSet:
+def get(name: str) -> Known:
     """The module of a data set by its name, in any case and with or without dashes."""
     key = name.lower().replace("-", "").replace("_", "")
     for known in NAMES:
         if known.replace("_", "") == key:
-            return cast(DataSet, import_module(f"coin_ray.data.{known}"))
+            return cast(Known, import_module(f"coin_ray.data.{known}"))
     raise UserError(
         "unknown data set",
         where=name,
@@ -27,6 +27,6 @@ def get(name: str) -> DataSet:
     )
 
 
-def detect(path: Path) -> DataSet | None:
+def detect(path: Path) -> Known | None:
     """The data set that a folder holds, as its owners ship it; None for any other folder."""
     return next((d for d in map(get, NAMES) if path.is_dir() and d.detect(path)), None)

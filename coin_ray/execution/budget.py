@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.execution.executor import Executor
 from coin_ray.execution.refusals import Target, refuse_missing, target
 from coin_ray.execution.trial_log import runs_folder, with_proposals
 from coin_ray.planning.plan import Plan, plan_cells
-from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import ResolvedStudy
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class StudyPlan:
 
 
 def plan_study(
-    study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path, executor: Executor
+    study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path, executor: Executor
 ) -> StudyPlan:
     """Plan a study that knows the contents of its data sets, from the workspace's store and the
     timings in it. UserError for all that a run would refuse, but for its budget."""

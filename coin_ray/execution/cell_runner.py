@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.events.events import (
     CellFailed,
     CellFinished,
@@ -26,7 +27,6 @@ from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.needs import needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
-from coin_ray.study.datasets import Resolved
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.search import proposal
 
@@ -41,7 +41,7 @@ class CellRunner:
     def __init__(
         self,
         study: ResolvedStudy,
-        data: Mapping[str, Resolved],
+        data: Mapping[str, DataSet],
         workspace: Path,
         tally: Tally,
         log: TrialLog,

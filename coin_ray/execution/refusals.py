@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.execution.executor import Executor
 from coin_ray.planning.machines import Node, find_device
 from coin_ray.planning.plan import plan_cells
-from coin_ray.study.datasets import Resolved
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -52,7 +52,7 @@ def segmenters(study: ResolvedStudy) -> int:
     return len({*(cell.config.sam.model for cell in study.cells), *searched})
 
 
-def refuse_missing(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
+def refuse_missing(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path) -> None:
     """UserError for weights that a search may propose and that are missing, and for an objective
     that chooses by labels which are not there."""
     chooses = study.search is not None or study.stopping.rule != "none"

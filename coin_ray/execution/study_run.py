@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.events.events import CellLeftOut, Note, StudyFinished
 from coin_ray.execution.cell_runner import CellRunner
 from coin_ray.execution.cell_spec import who
@@ -16,7 +17,7 @@ from coin_ray.execution.refusals import refuse_missing
 from coin_ray.execution.tally import Listen, Tally
 from coin_ray.execution.trial_log import TrialLog, runs_folder
 from coin_ray.store.artifacts import Store
-from coin_ray.study.datasets import Resolved, with_data
+from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import with_trials
 
@@ -36,7 +37,7 @@ class Outcome:
 
 def run_study(
     study: ResolvedStudy,
-    data: Mapping[str, Resolved],
+    data: Mapping[str, DataSet],
     *,
     workspace: Path,
     listen: Listen,

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.section import identity
-from coin_ray.store.keys import digest
 from coin_ray.study.resolved import Dimension, ResolvedStudy, StudyCell
 from coin_ray.study.search import active, with_trials
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coin_ray.data.sample import Image, Sample
 from coin_ray.labels import InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Content, Given, Keyed, Ref
+from coin_ray.pipeline.stage import Array, Content, Given, Keyed, Points, Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.stages.distillation import churn
+from coin_ray.section import Values
 from coin_ray.store.artifacts import Artifact, Done, Store
 from coin_ray.store.keys import Key
 
@@ -39,13 +40,15 @@ class CellRun:
     reused: Callable[[Key], None] | None = None
 
     @property
-    def train(self) -> Sequence[Any]:
+    def train(self) -> Sequence[Image]:
         """The images labels are made for, without ground truth."""
         return self.chain.train
 
-    def key(self, stage: str, image: Any = None, round_: int = 0, **where: Any) -> Key:
+    def key(
+        self, stage: str, image: Image | None = None, round_: int = 0, zoom: float = 0.0
+    ) -> Key:
         """The key of a stage, see ``Ref``."""
-        return self.chain.key(Ref(stage, image, round_, **where))
+        return self.chain.key(Ref(stage, image, round_, zoom))
 
     def get(self, ref: Ref) -> Artifact:
         """An artifact. What is trained has to be there (``rounds.py``)."""
@@ -56,13 +59,17 @@ class CellRun:
             self.reused(key)
         return self.store.get(key, lambda: STAGES[ref.stage].compute(self.given(ref)), self.done)
 
-    def artifact(self, stage: str, image: Any = None, round_: int = 0, **where: Any) -> Artifact:
+    def artifact(
+        self, stage: str, image: Image | None = None, round_: int = 0, zoom: float = 0.0
+    ) -> Artifact:
         """``get`` by the parts of a ``Ref``."""
-        return self.get(Ref(stage, image, round_, **where))
+        return self.get(Ref(stage, image, round_, zoom))
 
-    def array(self, stage: str, image: Any = None, round_: int = 0, **where: Any) -> NDArray[Any]:
+    def array(
+        self, stage: str, image: Image | None = None, round_: int = 0, zoom: float = 0.0
+    ) -> Array:
         """The array of a stage that has one."""
-        return self.artifact(stage, image, round_, **where).arrays["array"]
+        return self.artifact(stage, image, round_, zoom).arrays["array"]
 
     def given(self, ref: Ref) -> Given:
         """What the computation of a stage is handed."""
@@ -71,7 +78,7 @@ class CellRun:
         def fetch(source: Ref | Content) -> Any:
             return self.get(source) if isinstance(source, Ref) else source.read()
 
-        def prompt(embed: Ref, points: NDArray[np.float64]) -> InstanceMasks:
+        def prompt(embed: Ref, points: Points) -> InstanceMasks:
             return self.segmenter.masks(embed.image, self.chain.key(embed), points, self.done)
 
         def upstream(source: Ref) -> Keyed:
@@ -88,16 +95,16 @@ class CellRun:
             upstream=upstream,
         )
 
-    def labels_at(self, image: Any, step: str) -> LabelMap:
+    def labels_at(self, image: Image, step: str) -> LabelMap:
         """The label map of one row of the table; see ``refs.steps``."""
         arrays = self.get(refs.behind(self.chain, image, step)).arrays
         return arrays["label_map"] if "label_map" in arrays else arrays["array"]
 
-    def labels(self, image: Any, round_: int) -> Artifact:
+    def labels(self, image: Image, round_: int) -> Artifact:
         """The pseudo labels that a round trains on."""
         return self.get(refs.labels(self.chain, image, round_))
 
-    def masks(self, image: Any, round_: int) -> InstanceMasks:
+    def masks(self, image: Image, round_: int) -> InstanceMasks:
         """The segmenter's masks of the instances that a round scores."""
         return InstanceMasks.from_arrays(self.artifact("masks", image, round_).arrays)
 
@@ -105,13 +112,13 @@ class CellRun:
         """Weights after a round, which must have been trained."""
         return self.get(Ref("round", round=round_))
 
-    def evaluate(self, sample: Any, step: str) -> dict[str, float]:
+    def evaluate(self, sample: Sample, step: str) -> dict[str, float]:
         """All metrics of one step on one labelled sample. NaN: nothing to compare, skipped."""
         truth = self.chain.memo.truth(sample)
         artifact = self.get(Ref("evaluate", sample.image, step=step, truth=truth))
         return dict(zip(artifact.info["names"], artifact.arrays["values"].tolist(), strict=True))
 
-    def info(self, ref: Ref) -> dict[str, Any]:
+    def info(self, ref: Ref) -> Values:
         """The small values of an artifact, without its arrays where it is stored."""
         key = self.chain.key(ref)
         return self.store.info(key) if self.store.has(key) else self.get(ref).info
@@ -124,7 +131,7 @@ class CellRun:
         log = self.store.info(self.key("ucis_model"))["log"]
         return {f"ucis_{term}": values[-1] for term, values in log.items()}
 
-    def label_facts(self, image: Any, round_: int) -> dict[str, Any]:
+    def label_facts(self, image: Image, round_: int) -> Values:
         """How the labels that a round trains on came about."""
         return self.info(refs.labels(self.chain, image, round_))
 

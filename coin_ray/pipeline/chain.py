@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 from coin_ray.data.resolution import pixel_scale
+from coin_ray.data.sample import Image
 from coin_ray.pipeline.memo import Memo
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Content, ImageLike, Ref, Source, Together
+from coin_ray.pipeline.stage import Content, Ref, Source, Together
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.store.keys import Key, make_key
 
@@ -30,7 +32,7 @@ class Chain:
         self,
         config: Cell,
         seed: int,
-        train: Sequence[ImageLike],
+        train: Sequence[Image],
         weights: Callable[[str], str],
         coarse: Callable[[str, str], str],
         memo: Memo | None = None,
@@ -49,7 +51,7 @@ class Chain:
 
     def key(self, ref: Ref) -> Key:
         """The key of a stage."""
-        return cast(Key, self.memo.get(self.cell, ("key", ref), self._key))
+        return self.memo.get(self.cell, ("key", ref), self._key)
 
     def _key(self, ref: Ref) -> Key:
         stage = STAGES[ref.stage]
@@ -71,7 +73,7 @@ class Chain:
         if isinstance(source, Content):
             return source.digest
         if isinstance(source, Together):
-            return cast(str, self.memo.get(self.cell, ("together", source), self._together))
+            return self.memo.get(self.cell, ("together", source), self._together)
         return [cast(str, self._digest(one)) for one in source]
 
     def _together(self, source: Together) -> str:
@@ -85,28 +87,28 @@ class Chain:
             for role, source in found.items()
         }
 
-    def pixels(self, image: Any) -> Content:
+    def pixels(self, image: Image) -> Content:
         return Content(self.memo.content(image), image.load)
 
-    def scale(self, image: Any) -> Content:
+    def scale(self, image: Image) -> Content:
         scale = pixel_scale(image.mpp)
         return Content(repr(scale), lambda: scale)
 
     def weights(self, name: str) -> Content:
         return Content(self._weights(name), lambda: name)
 
-    def mask_file(self, folder: str, image: Any) -> Content:
-        def find() -> Any:
+    def mask_file(self, folder: str, image: Image) -> Content:
+        def find() -> Path:
             from coin_ray.ucis.files import find_mask
 
             return find_mask(folder, image.name)
 
         return Content(self._coarse(folder, image.name), find)
 
-    def training(self) -> tuple[Any, ...]:
+    def training(self) -> tuple[str, float, tuple[float, ...]]:
         """What the rounds cost: kind and amount of a step's work, then the steps of each round."""
         from coin_ray.pipeline.needs import round_schedule
 
         rounds = range(1, self.config.rounds.count + 1)
         steps = (round_schedule(self.config, r, len(self.train))["iterations"] for r in rounds)
-        return *STAGES["round"].work(self._whole, {"iterations": 1}), *steps
+        return *STAGES["round"].work(self._whole, {"iterations": 1}), tuple(steps)

@@ -8,18 +8,24 @@ a thousand cells makes each key once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
+from coin_ray.data.sample import Image, Sample
+from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Truth
-from coin_ray.store.keys import Key, digest
+from coin_ray.section import Section
+from coin_ray.store.keys import Key
 
 Numbers = tuple[int, ...]
 """A cell as numbers, its seed and its sections: equal sections have equal ones."""
 
-_Parts = Callable[[Numbers], Any]
+T = TypeVar("T")
+Call = tuple[Hashable, ...]
+"""The name of a method and its arguments."""
+_Parts = Callable[[Numbers], Hashable]
 """Takes out of a cell the numbers of what was read."""
 
 SECTIONS = tuple(Cell.model_fields)
@@ -36,12 +42,12 @@ class Memo:
     def __init__(self) -> None:
         self.keys: dict[str, Key] = {}
         self.groups: dict[str, list[str]] = {}
-        self.content: Callable[[Any], str] = functools.cache(lambda image: image.digest())
-        self.area: Callable[[Any], int] = functools.cache(_area)
-        self._truths: dict[Any, Truth] = {}
+        self.content: Callable[[Image], str] = functools.cache(lambda image: image.digest())
+        self.area: Callable[[Image], int] = functools.cache(_area)
+        self._truths: dict[Image, Truth] = {}
         self._inputs: dict[str, list[Key]] = {}
-        self._sections: dict[Any, tuple[int, Any]] = {}
-        self._known: dict[tuple[Any, ...], dict[int, tuple[_Parts, dict[Any, Any]]]] = {}
+        self._sections: dict[Section, tuple[int, Section]] = {}
+        self._known: dict[Call, dict[int, tuple[_Parts, dict[Hashable, Any]]]] = {}
         self._read = 0
         """Parts that the method at work has read so far."""
 
@@ -58,10 +64,12 @@ class Memo:
         """The method at work has read this part of its cell."""
         self._read |= BIT[part]
 
-    def truth(self, sample: Any) -> Truth:
+    def truth(self, sample: Sample) -> Truth:
         """The ground truth of a labelled sample, its content digested once."""
         if sample.image not in self._truths:
-            self._truths[sample.image] = Truth(sample.truth_digest(), sample)
+            found = sample.truth_digest()
+            assert found is not None
+            self._truths[sample.image] = Truth(found, sample)
         return self._truths[sample.image]
 
     def group(self, digests: list[str]) -> str:
@@ -80,16 +88,16 @@ class Memo:
                     found += [self.keys[d] for d in self.groups.get(one, (one,)) if d in self.keys]
         return found
 
-    def get(self, cell: Numbers, call: tuple[Any, ...], method: Callable[..., Any]) -> Any:
+    def get(self, cell: Numbers, call: Call, method: Callable[..., T]) -> T:
         """The result of ``call``, a name and the arguments of ``method``, for a cell."""
         known = self._known.get(call)
         if known is None:
             known = self._known[call] = {}
         for read, (parts, results) in known.items():
-            found = results.get(parts(cell))
-            if found is not None:
+            stored: T | None = results.get(parts(cell))
+            if stored is not None:
                 self._read |= read
-                return found
+                return stored
         outer, self._read = self._read, 0
         try:
             found = method(*call[1:])
@@ -110,7 +118,7 @@ def _parts(read: int) -> _Parts:
     return itemgetter(*indices) if indices else len
 
 
-def _area(image: Any) -> int:
+def _area(image: Image) -> int:
     height, width = image.shape()
     return height * width
 
@@ -118,10 +126,10 @@ def _area(image: Any) -> int:
 class View:
     """The sections of a configuration; tells a memo which of them are read."""
 
-    def __init__(self, memo: Memo, sections: dict[str, Any]) -> None:
+    def __init__(self, memo: Memo, sections: dict[str, Section]) -> None:
         self._memo, self._sections = memo, sections
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Section:
         if name not in BIT:
             raise AttributeError(f"a key may depend on a section of the cell, not on {name!r}")
         self._memo._read |= BIT[name]

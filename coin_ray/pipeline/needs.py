@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from coin_ray.pipeline.settings import Cell
 from coin_ray.propagation.settings import Ot, backbone_name
+from coin_ray.section import Values
 from coin_ray.ucis.settings import Ucis
 
 
@@ -23,7 +22,7 @@ CROPS_PER_EPOCH = 100
 """Crops of each image in an epoch, as in the public code."""
 
 
-def round_schedule(config: Cell, round_: int, images: int) -> dict[str, Any]:
+def round_schedule(config: Cell, round_: int, images: int) -> Values:
     """``iterations`` and ``lr`` of a round that trains on so many images.
 
     With ``student.epochs``, every round takes that many epochs; a batch that an epoch cannot fill

@@ -5,32 +5,32 @@ the label map that a round scores, a row of the table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from coin_ray.data.sample import Image
 from coin_ray.pipeline.stage import Ref, Scope
 
 
-def refined(chain: Scope, image: Any) -> Ref:
+def refined(chain: Scope, image: Image) -> Ref:
     """The propagated mask; the coarse mask itself when nothing is propagated."""
     return Ref("ucis" if chain.config.uss.family == "none" else "refine", image)
 
 
-def step1(image: Any) -> Ref:
+def step1(image: Image) -> Ref:
     """Instances of Step 1."""
     return Ref("instances", image)
 
 
-def coarse(image: Any) -> Ref:
+def coarse(image: Image) -> Ref:
     """Instances of the coarse mask."""
     return Ref("instances", image, step="ucis")
 
 
-def current(chain: Scope, image: Any, round_: int) -> Ref:
+def current(chain: Scope, image: Image, round_: int) -> Ref:
     """The label map that ``round_`` scores: Step 1 for round 1, then the last prediction."""
     return step1(image) if round_ == 1 else Ref("predict", image, round_ - 1)
 
 
-def result(chain: Scope, image: Any, round_: int) -> Ref:
+def result(chain: Scope, image: Image, round_: int) -> Ref:
     """What the student of ``round_`` is measured by: its prediction, redrawn if asked for.
 
     The next round scores the prediction itself: a mask of the segmenter would agree with the
@@ -50,12 +50,12 @@ def previous_refresh(chain: Scope, round_: int) -> int | None:
     return previous if previous > 0 else None
 
 
-def labels(chain: Scope, image: Any, round_: int) -> Ref:
+def labels(chain: Scope, image: Image, round_: int) -> Ref:
     """The pseudo labels that ``round_`` trains on."""
     return Ref("select", image, refresh(chain, round_))
 
 
-def behind(chain: Scope, image: Any, step: str) -> Ref:
+def behind(chain: Scope, image: Image, step: str) -> Ref:
     """The label map behind a row of the table; ``step`` is one of ``steps()``."""
     if step == "ucis":
         return coarse(image)
@@ -66,7 +66,7 @@ def behind(chain: Scope, image: Any, step: str) -> Ref:
     return result(chain, image, int(step.removeprefix("round_")))
 
 
-def steps(chain: Scope, image: Any) -> tuple[str, ...]:
+def steps(chain: Scope, image: Image) -> tuple[str, ...]:
     """``ucis``, ``step1``, ``pseudo_labels``, ``round_1`` .. ``round_R``.
 
     Only an image that is trained on has pseudo labels.

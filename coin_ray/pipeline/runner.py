@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from coin_ray.data.sample import Image, Sample
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import mask_digest
@@ -17,6 +18,7 @@ from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.steps import STEPS
 from coin_ray.pipeline.training import train_stage
+from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CorruptArtifact, Done, Store
 from coin_ray.store.keys import Key
@@ -30,7 +32,7 @@ Train = Callable[[str], None]
 def open_local(
     config: Cell,
     seed: int,
-    train: Sequence[Any],
+    train: Sequence[Image],
     workspace: Path,
     *,
     device: str = "cpu",
@@ -51,28 +53,28 @@ def open_local(
 
 
 def run_local(
-    run: CellRun, samples: Sequence[Any], report: Report | None = None
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    run: CellRun, samples: Sequence[Sample], report: Report | None = None
+) -> tuple[list[Values], dict[str, float]]:
     """``run_cell`` without a cluster."""
     tell = report or (lambda round_, metrics, seconds: None)
     train = partial(train_stage, run, World(), tell)
     return run_cell(run, samples, serial(run, samples), train)
 
 
-def serial(run: CellRun, samples: Sequence[Any]) -> Each:
+def serial(run: CellRun, samples: Sequence[Sample]) -> Each:
     """Run the steps one after another in this process."""
     return lambda step, n: [step_at(run, samples, step, i) for i in range(n)]
 
 
-def step_at(run: CellRun, samples: Sequence[Any], step: str, index: int) -> Any:
+def step_at(run: CellRun, samples: Sequence[Sample], step: str, index: int) -> Any:
     """A step for the image, or the sample, at ``index``."""
     items = samples if STEPS[step].samples else run.train
     return STEPS[step].run(run, items[index])
 
 
 def run_cell(
-    run: CellRun, samples: Sequence[Any], each: Each, train: Train
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    run: CellRun, samples: Sequence[Sample], each: Each, train: Train
+) -> tuple[list[Values], dict[str, float]]:
     """Everything a cell is asked for: rows (image, step, metric, value) and label-free facts.
 
     ``train`` is not called for what the store has, or has by the time that another trial which was
@@ -87,8 +89,8 @@ def run_cell(
 
 
 def _run_once(
-    run: CellRun, samples: Sequence[Any], each: Each, train: Train
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    run: CellRun, samples: Sequence[Sample], each: Each, train: Train
+) -> tuple[list[Values], dict[str, float]]:
     if run.config.ucis.trained is not None:
         train_once(run, train)
     n = len(run.train)

@@ -4,13 +4,14 @@ store."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.data.sample import Image
 from coin_ray.labels import InstanceMasks
-from coin_ray.store.artifacts import Artifact, Done, Store
+from coin_ray.store.artifacts import Arrays, Artifact, Done, Store
 from coin_ray.store.keys import Key
 
 
@@ -18,7 +19,7 @@ class Segmenter(Protocol):
     """Redraws instances of a stored image from points; in process or in an actor."""
 
     def masks(
-        self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
+        self, image: Image, embed: Key, points: NDArray[np.float64], done: Done | None = None
     ) -> InstanceMasks:
         """Masks (N) of ``points`` (N, 2) yx; ``embed`` is the key of the image's embedding."""
         ...
@@ -37,10 +38,10 @@ class CachedSegmenter:
 
         self.model = load_segmenter(model, device=device, batch=batch)
         self.store, self.keep = store, keep
-        self._memory: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
+        self._memory: OrderedDict[str, Arrays] = OrderedDict()
 
     def masks(
-        self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
+        self, image: Image, embed: Key, points: NDArray[np.float64], done: Done | None = None
     ) -> InstanceMasks:
         """See :class:`Segmenter`. ``image`` gives its pixels by ``load()``."""
         pixels = image.load()

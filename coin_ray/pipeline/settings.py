@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from coin_ray.confidence.settings import Sam, Score, Select
 from coin_ray.distillation.settings import Infer, Labels, Rounds, Student
 from coin_ray.imaging.settings import Instances
 from coin_ray.metrics.settings import Evaluate
 from coin_ray.propagation.settings import Crf, Ot, Uss
-from coin_ray.section import Section
+from coin_ray.section import Section, Values
 from coin_ray.ucis.settings import Ucis
 
 
@@ -34,7 +34,9 @@ class Cell(Section):
     evaluate: Evaluate = Evaluate()
 
 
-def dotted_fields(model: type[BaseModel] = Cell, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted_fields(
+    model: type[BaseModel] = Cell, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
     """Every settable key in the study's spelling (``ot.lambda``) with its pydantic field."""
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
@@ -44,9 +46,9 @@ def dotted_fields(model: type[BaseModel] = Cell, prefix: str = "") -> Iterator[t
             yield key, field
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, object], prefix: str = "") -> Values:
     """Nested settings under dotted keys (``ot.lambda``); lists and scalars are values."""
-    flat: dict[str, Any] = {}
+    flat: Values = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -55,9 +57,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, object]) -> Values:
     """Inverse of :func:`flatten`."""
-    nested: dict[str, Any] = {}
+    nested: Values = {}
     for key, value in flat.items():
         *sections, name = key.split(".")
         inner = nested

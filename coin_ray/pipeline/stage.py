@@ -4,29 +4,26 @@ may see follow from the declaration.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coin_ray.pipeline.settings import Cell
-from coin_ray.section import Section, identity, is_runtime
+from coin_ray.section import Section, Values, identity, is_runtime
 
 if TYPE_CHECKING:
+    from coin_ray.data.sample import Image, Sample
+    from coin_ray.labels import InstanceMasks
     from coin_ray.store.artifacts import Artifact
 
-
 S = TypeVar("S", bound=Section)
-
-
-class ImageLike(Protocol):
-    """What a key needs of an image. It has no ground truth."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def mpp(self) -> float | None: ...
-    def digest(self) -> str: ...
-    def shape(self) -> tuple[int, int]: ...
+Array = NDArray[Any]
+Points = NDArray[np.float64]
+"""(N, 2) yx."""
 
 
 class Scope(Protocol):
@@ -36,19 +33,19 @@ class Scope(Protocol):
     @property
     def config(self) -> Cell: ...
     @property
-    def train(self) -> Sequence[Any]: ...
+    def train(self) -> Sequence[Image]: ...
     @property
     def seed(self) -> int: ...
-    def pixels(self, image: Any) -> Content:
+    def pixels(self, image: Image) -> Content:
         """The image, (H, W, 3) uint8."""
 
-    def scale(self, image: Any) -> Content:
+    def scale(self, image: Image) -> Content:
         """Its resolution, 0.25 / mpp."""
 
     def weights(self, name: str) -> Content:
         """A registered model file: its name in the registry."""
 
-    def mask_file(self, folder: str, image: Any) -> Content:
+    def mask_file(self, folder: str, image: Image) -> Content:
         """A coarse mask made elsewhere: its path."""
 
 
@@ -66,7 +63,7 @@ class Ref(NamedTuple):
 class Truth:
     """A labelled sample as an input: it is what its content is, whatever it is called."""
 
-    def __init__(self, digest: str, sample: Any = None) -> None:
+    def __init__(self, digest: str, sample: Sample) -> None:
         self.digest, self.sample = digest, sample
 
     def __eq__(self, other: object) -> bool:
@@ -93,7 +90,7 @@ class Together(NamedTuple):
 Source = Ref | Content | Together | Sequence[Ref] | Sequence[Content]
 
 
-def always(*_: Any) -> bool:
+def always(*_: object) -> bool:
     return True
 
 
@@ -110,14 +107,12 @@ class Read:
     fields: tuple[str, ...] = ()
     but: tuple[str, ...] = ()
     under: str = ""
-    when: Callable[[Any], bool] = always
-    old: Mapping[str, Any] = field(default_factory=dict)
+    when: Callable[[Cell], bool] = always
+    old: Values = field(default_factory=dict)
 
-    def values(self, config: Any) -> dict[str, Any]:
+    def values(self, config: Cell) -> Values:
         """What the stage is handed, under the names of the study."""
-        section = config
-        for name in self.section.split("."):
-            section = getattr(section, name)
+        section = functools.reduce(getattr, self.section.split("."), config)
         found = identity(section, self.fields or None)
         return {name: value for name, value in found.items() if name not in self.but}
 
@@ -130,9 +125,6 @@ class Take:
     find: Callable[[Scope, Ref], Source]
     stages: tuple[str, ...] = ()
     when: Callable[[Scope, Ref], bool] = always
-
-
-Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,7 @@ class Stage:
     trains: bool = False
     large: bool = False
     grows: bool = True
-    work: Callable[[Any, Values], tuple[str, float]] = lambda config, values: ("", 1.0)
+    work: Callable[[Cell, Values], tuple[str, float]] = lambda config, values: ("", 1.0)
     label: Callable[[Scope, Ref], str] = lambda chain, ref: ref.image.name
 
     def values(self, chain: Scope, ref: Ref) -> Values:
@@ -194,14 +186,14 @@ class Undeclared(LookupError):
 class Keyed:
     """The settings of a stage, as attributes or items; what its key does not hold it has not."""
 
-    def __init__(self, stage: str, values: Mapping[str, Any], where: str = "") -> None:
+    def __init__(self, stage: str, values: Values, where: str = "") -> None:
         self._stage, self._values, self._where = stage, values, where
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
             raise Undeclared(f"{self._stage} reads {self._where}{name}, and its key has it not")
         value = self._values[name]
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             return Keyed(self._stage, value, f"{self._where}{name}.")
         return value
 
@@ -218,7 +210,7 @@ class Keyed:
         and anything else raises."""
         return cast(S, self)
 
-    def options(self, section: type[Section], *but: str) -> dict[str, Any]:
+    def options(self, section: type[Section], *but: str) -> Values:
         """All of a section that identifies a result, as keyword arguments of the function that does
         its work; each of them has to be there."""
         return {
@@ -243,7 +235,7 @@ class Given:
         *,
         config: Cell,
         device: str = "cpu",
-        prompt: Callable[[Any, Any], Any] | None = None,
+        prompt: Callable[[Ref, Points], InstanceMasks] | None = None,
         upstream: Callable[[Ref], Keyed] | None = None,
     ) -> None:
         self.settings = Keyed(stage.name, values)
@@ -273,7 +265,7 @@ class Given:
         assert isinstance(source, Ref) and self._upstream is not None
         return self._upstream(source)
 
-    def array(self, role: str) -> Any:
+    def array(self, role: str) -> Array:
         """The only array of an input."""
         return self[role].arrays["array"]
 
@@ -287,14 +279,14 @@ class Given:
         """An input of several parts, one at a time."""
         return map(self._fetch, self.all(role))
 
-    def prompted(self, role: str, points: Any) -> Any:
+    def prompted(self, role: str, points: Points) -> InstanceMasks:
         """The segmenter's masks of points (N, 2) yx, by the embedding that is input ``role``."""
         source = self.source(role)
-        assert self._prompt is not None
+        assert isinstance(source, Ref) and self._prompt is not None
         return self._prompt(source, points)
 
 
-def _runtime(config: Cell) -> dict[str, dict[str, Any]]:
+def _runtime(config: Cell) -> dict[str, Values]:
     return {
         name: {
             key: getattr(section, key)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coin_ray.data.dataset import DataSet
+from coin_ray.data.sample import Image, Sample
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
@@ -17,7 +19,7 @@ from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
 
 
-def _nothing(run: CellRun, item: Any) -> Any:
+def _nothing(run: CellRun, item: object) -> None:
     return None
 
 
@@ -51,18 +53,18 @@ class Step:
         return tuple(name for name in STAGES if name in found and STAGES[name].runs != "segmenter")
 
 
-def _centroids(chain: Chain, image: Any) -> Sequence[Ref]:
+def _centroids(chain: Chain, image: Image) -> Sequence[Ref]:
     if chain.config.uss.family == "none":
         return ()
     return [Ref("centroids", image, zoom=zoom) for zoom in chain.config.uss.zoom]
 
 
-def _last(chain: Chain, image: Any) -> Sequence[Ref]:
+def _last(chain: Chain, image: Image) -> Sequence[Ref]:
     last = chain.config.rounds.count
     return Ref("score", image, last + 1), refs.behind(chain, image, refs.final_step(chain))
 
 
-def _last_scores(run: CellRun, image: Any) -> dict[str, float]:
+def _last_scores(run: CellRun, image: Image) -> dict[str, float]:
     """Agreement of the finished student with the segmenter, the objective that reads no label, and
     the number of instances in its result. It is the student's own instances that are scored, also
     where the segmenter redraws them: it would agree with its own masks whatever the student saw."""
@@ -75,7 +77,7 @@ def _last_scores(run: CellRun, image: Any) -> dict[str, float]:
     }
 
 
-def _measured(chain: Chain, sample: Any) -> Sequence[Ref]:
+def _measured(chain: Chain, sample: Sample) -> Sequence[Ref]:
     """What ``export`` shows is made here too, in parallel."""
     image = sample.image
     shown = [refs.behind(chain, image, step) for step in ("ucis", refs.final_step(chain))]
@@ -86,7 +88,7 @@ def _measured(chain: Chain, sample: Any) -> Sequence[Ref]:
     return [*shown, *(Ref("evaluate", image, step=step, truth=truth) for step in rows)]
 
 
-def _metrics(run: CellRun, sample: Any) -> dict[str, dict[str, float]]:
+def _metrics(run: CellRun, sample: Sample) -> dict[str, dict[str, float]]:
     if not sample.has_truth:
         return {}
     return {step: run.evaluate(sample, step) for step in refs.steps(run.chain, sample.image)}
@@ -108,14 +110,14 @@ def of_rounds(ref: Ref) -> bool:
     return ref.stage in ("round", "predict", "redraw") or ref.step.startswith("round_")
 
 
-def begins(chain: Chain, data: Any) -> Iterator[Ref]:
+def begins(chain: Chain, data: DataSet) -> Iterator[Ref]:
     """What a cell is asked for before its first round, if it misses one."""
     for image in data.train:
         for step in ("centroids", "first_scores", "first_labels"):
             yield from STEPS[step].asks(chain, image)
 
 
-def asks(chain: Chain, data: Any) -> Iterator[Ref]:
+def asks(chain: Chain, data: DataSet) -> Iterator[Ref]:
     """What a cell is asked for in any case."""
     config, rounds = chain.config, chain.config.rounds.count
     if config.ucis.trained is not None:

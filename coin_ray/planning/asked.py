@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from typing import Any
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.memo import Memo
 from coin_ray.store.keys import Key
 
 
-def cell_stages(chain: Chain, data: Any) -> Iterable[Key]:
+def cell_stages(chain: Chain, data: DataSet) -> Iterable[Key]:
     """Every stage that a finished cell has gone through, once."""
     return [key for part in parts(chain, data) for key in part.values()]
 
 
-def parts(chain: Chain, data: Any) -> tuple[dict[str, Key], dict[str, Key]]:
+def parts(chain: Chain, data: DataSet) -> tuple[dict[str, Key], dict[str, Key]]:
     """The stages up to the first labels, which many cells share, and the others."""
     begun = begin(chain, data)
     return begun, down(rounds_asked(chain, data), chain.memo.inputs, begun.keys())
 
 
-def begin(chain: Chain, data: Any) -> dict[str, Key]:
+def begin(chain: Chain, data: DataSet) -> dict[str, Key]:
     """The stages up to the first labels, and their evaluation."""
 
     def asked() -> dict[str, Key]:
@@ -47,7 +47,7 @@ def down(
     return found
 
 
-def first_asked(chain: Chain, data: Any) -> Sequence[Key]:
+def first_asked(chain: Chain, data: DataSet) -> Sequence[Key]:
     """What is asked for before the first round of a cell that misses one."""
 
     def asked() -> Sequence[Key]:
@@ -56,7 +56,7 @@ def first_asked(chain: Chain, data: Any) -> Sequence[Key]:
     return chain.memo.get(chain.cell, ("first",), asked)
 
 
-def always_asked(chain: Chain, data: Any) -> Sequence[Key]:
+def always_asked(chain: Chain, data: DataSet) -> Sequence[Key]:
     """What is asked for in any case and no round is part of."""
 
     def asked() -> Sequence[Key]:
@@ -66,7 +66,7 @@ def always_asked(chain: Chain, data: Any) -> Sequence[Key]:
     return chain.memo.get(chain.cell, ("always",), asked)
 
 
-def rounds_asked(chain: Chain, data: Any) -> Sequence[Key]:
+def rounds_asked(chain: Chain, data: DataSet) -> Sequence[Key]:
     """And the rest of it."""
 
     def asked() -> Sequence[Key]:

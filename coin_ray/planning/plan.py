@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from coin_ray import safe
+from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.pipeline.chain import Chain
+from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.memo import BIT, Memo
 from coin_ray.pipeline.needs import mask_digest, needed_weights, uses_crf
 from coin_ray.pipeline.stage import Ref
@@ -88,8 +89,8 @@ class Plan:
         return {stage: count.missing for stage, count in self.stages.items() if count.missing}
 
 
-def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -> Plan:
-    """Plan ``StudyCell``s on their resolved data. UserError if weights, mask files or the extra
+def plan_cells(cells: Sequence[CellIdentity], data: Mapping[str, DataSet], workspace: Path) -> Plan:
+    """Plan cells on their resolved data. UserError if weights, mask files or the extra
     ``crf`` are missing."""
     weights, masks = identities(cells, data)
     store = Store(workspace / "store")
@@ -123,7 +124,7 @@ def plan_cells(cells: Sequence[Any], data: Mapping[str, Any], workspace: Path) -
 
 
 def identities(
-    cells: Sequence[Any], data: Mapping[str, Any]
+    cells: Sequence[CellIdentity], data: Mapping[str, DataSet]
 ) -> tuple[dict[str, str], dict[tuple[str, str], dict[str, str]]]:
     """Content digests of the weights by name, and of the mask files by folder and data set."""
     from coin_ray.propagation.crf import load_dense_crf
@@ -147,11 +148,11 @@ def identities(
 
 
 def open_chains(
-    cells: Sequence[Any],
-    data: Mapping[str, Any],
+    cells: Sequence[CellIdentity],
+    data: Mapping[str, DataSet],
     weights: Mapping[str, str],
     masks: Mapping[tuple[str, str], Mapping[str, str]],
-) -> list[tuple[Chain, Any]]:
+) -> list[tuple[Chain, DataSet]]:
     """The keys of each cell, sharing what they have in common, and its data."""
     memos = {name: Memo() for name in data}
     return [
@@ -175,7 +176,9 @@ ALIKE = ("seed", "uss", "ot", "select", "labels", "student")
 they cost, ``Chain.training`` is all."""
 
 
-def _counted(chains: Sequence[tuple[Chain, Any]], store: Store) -> Iterator[tuple[Chain, Any, int]]:
+def _counted(
+    chains: Sequence[tuple[Chain, DataSet]], store: Store
+) -> Iterator[tuple[Chain, DataSet, int]]:
     """The cells, and how many times the rounds of each count: 0 where another stands for them.
 
     Cells that share a first round share stages after it, and none with other cells. Of such groups
@@ -183,7 +186,7 @@ def _counted(chains: Sequence[tuple[Chain, Any]], store: Store) -> Iterator[tupl
     """
     training = [pair for pair in chains if pair[0].config.rounds.count]
     begun = store.stored(chain.key(Ref("round", round=1)) for chain, _ in training)
-    fresh: dict[tuple[int, str], list[tuple[Chain, Any]]] = {}
+    fresh: dict[tuple[int, str], list[tuple[Chain, DataSet]]] = {}
     for chain, data in chains:
         if not chain.config.rounds.count or chain.key(Ref("round", round=1)).digest in begun:
             yield chain, data, 1
@@ -191,7 +194,7 @@ def _counted(chains: Sequence[tuple[Chain, Any]], store: Store) -> Iterator[tupl
             first = chain.key(Ref("round", round=1)).digest
             fresh.setdefault((id(data), first), []).append((chain, data))
     kept = [i for i, part in enumerate(BIT) if part not in ALIKE]
-    alike: dict[Any, list[list[tuple[Chain, Any]]]] = {}
+    alike: dict[Hashable, list[list[tuple[Chain, DataSet]]]] = {}
     for (where, _), group in fresh.items():
         shape = sorted((chain.training(), *(chain.cell[i] for i in kept)) for chain, _ in group)
         alike.setdefault((where, tuple(shape)), []).append(group)
@@ -219,6 +222,5 @@ def _coarse(
     return lambda folder, name: masks[folder, data][name]
 
 
-def _masks(folder: str, data: Any) -> dict[str, str]:
-    images = dict.fromkeys([*data.train, *(s.image for s in data.samples)])
-    return {image.name: mask_digest(folder, image.name) for image in images}
+def _masks(folder: str, data: DataSet) -> dict[str, str]:
+    return {image.name: mask_digest(folder, image.name) for image in data.images}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from coin_ray.data.dataset import DataSet
+from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.planning.asked import (
     always_asked,
     down,
@@ -31,9 +32,9 @@ class CellStages:
 
 
 def stages_by_cell(
-    cells: Sequence[Any], data: Mapping[str, Any], workspace: Path
+    cells: Sequence[CellIdentity], data: Mapping[str, DataSet], workspace: Path
 ) -> list[CellStages]:
-    """The stages of each ``StudyCell``, in order. UserError as ``plan_cells``."""
+    """The stages of each cell, in order. UserError as ``plan_cells``."""
     store = Store(workspace / "store")
     chains = open_chains(cells, data, *identities(cells, data))
     stages = []

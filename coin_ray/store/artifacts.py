@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
 from coin_ray.identity import code_identity
+from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.keys import Key
 from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal
@@ -44,7 +45,7 @@ class Artifact:
     """Arrays by name and small plain values (JSON) of one stage."""
 
     arrays: Arrays = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Store:
             return False
         return True
 
-    def _manifest(self, key: Key) -> dict[str, Any]:
+    def _manifest(self, key: Key) -> Values:
         manifest = read_manifest(self.folder(key))
         if manifest["fields"] != key.fields:
             raise CorruptArtifact("it is the artifact of another key")
@@ -91,7 +92,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def info(self, key: Key) -> dict[str, Any]:
+    def info(self, key: Key) -> Values:
         """The small values of an artifact, without reading its arrays. Raises as ``load``."""
         return dict(self._manifest(key)["info"])
 
@@ -281,7 +282,7 @@ class Store:
         names = (name for name in self.folders("") if name not in (SCRATCH, LEASES, CHECKPOINTS))
         return [name for name in names if (self.root / name).is_dir()]
 
-    def manifest(self, stage: str, folder: str) -> dict[str, Any]:
+    def manifest(self, stage: str, folder: str) -> Values:
         """What is written down about an artifact. FileNotFoundError if it has gone, CorruptArtifact
         if it is damaged."""
         return read_manifest(self.root / stage / folder)

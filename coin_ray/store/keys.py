@@ -8,36 +8,17 @@ runs.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import marshal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from coin_ray.identity import canonical, text_digest
+from coin_ray.section import Values
 
 SHORT = 24
 """Hex digits of a digest in a folder's name."""
 KEY_VERSION = 1
 """Raised when the way a digest is made changes: all older artifacts are then strangers."""
-
-
-_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, no white space, shortest exact floats; refuses NaN and unknown
-    types."""
-    return _encoder.encode(value)
-
-
-def digest(value: Any) -> str:
-    """Hex BLAKE2b-256 of the canonical JSON of ``value``."""
-    return text_digest(canonical(value))
-
-
-def text_digest(text: str) -> str:
-    """Hex BLAKE2b-256 of a text."""
-    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,7 @@ def make_key(
     stage: str,
     version: int,
     name: str,
-    settings: dict[str, Any],
+    settings: Values,
     inputs: Mapping[str, str | list[str]],
     work: tuple[str, float] = ("", 1.0),
     on_device: bool = False,
@@ -88,7 +69,7 @@ def make_key(
 _texts: dict[bytes, str] = {}
 
 
-def _text(settings: dict[str, Any]) -> str:
+def _text(settings: Values) -> str:
     """``canonical(settings)``, made once: a study's keys are many and their settings few."""
     # Version 2 has no references between objects, so equal bytes are equal values.
     raw = marshal.dumps(settings, 2)

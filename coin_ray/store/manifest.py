@@ -11,9 +11,9 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from coin_ray.errors import UserError
+from coin_ray.section import Values
 
 VERSION = 2
 FILE, DATA = "manifest.json", "data.safetensors"
@@ -23,7 +23,7 @@ class CorruptArtifact(RuntimeError):
     """What is on disk is not what was written."""
 
 
-def seal(manifest: Mapping[str, Any]) -> bytes:
+def seal(manifest: Values) -> bytes:
     """A manifest as it is written: with its version, and first the digest of all that follows."""
     body = json.dumps({"version": VERSION, **manifest}, allow_nan=False).encode()
     return b"".join((_HEAD, _digest(body), _TAIL, body[1:]))
@@ -43,7 +43,7 @@ def _sealed(raw: bytes) -> bool:
     return whole and digest == _digest(b"{" + rest[len(_TAIL) :])
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Values:
     """The manifest of the artifact in ``folder``, which holds data of the size that it says.
 
     Raises FileNotFoundError if there is no such artifact, CorruptArtifact if anything about it is
@@ -93,11 +93,11 @@ def absent(folder: Path, error: OSError) -> Exception:
     return CorruptArtifact(f"{Path(error.filename).name} is missing")
 
 
-def _no_number(text: str) -> Any:
+def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no JSON")
 
 
-def _fault(found: Any, sealed: bool, stage: str) -> str:
+def _fault(found: object, sealed: bool, stage: str) -> str:
     """What is wrong with the content of a manifest; empty if nothing is."""
     if not isinstance(found, dict):
         return "is no JSON object"
@@ -111,28 +111,29 @@ def _fault(found: Any, sealed: bool, stage: str) -> str:
     return f"has no proper 'info': {wrong}" if wrong else ""
 
 
-def _text(value: Any) -> bool:
+def _text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and -1e308 <= value <= 1e308  # of an int of any length too
+def _number(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -1e308 <= value <= 1e308  # of an int of any length too
 
 
-def _list_of_numbers(value: Any) -> bool:
+def _list_of_numbers(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_number, value))
 
 
-def _by_name(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _by_name(right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(map(right, value.values()))
 
 
-_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+_FIELDS: Mapping[str, Callable[[object], bool]] = {
     "fields": _text,
     "info": lambda value: isinstance(value, dict),
     "data": _text,
@@ -150,7 +151,7 @@ _OFFICIAL = tuple(f"official_{m}" for m in ("aji", "pq", "sq", "dq", "dice", "mi
 _SPLIT = ("n_adjacent", *(f"{part}_{metric}" for part in ("adj", "nonadj")
                           for metric in ("aji", "iou", "fn", "fp")))  # fmt: skip
 _NAMES = [[*_METRICS, *official, *split] for official in ((), _OFFICIAL) for split in ((), _SPLIT)]
-_INFO: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+_INFO: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
     "evaluate": {"names": _NAMES.__contains__},
     "score": {"instances": _whole, "agreement_sum": _number},
     "select": {
@@ -168,7 +169,7 @@ _INFO: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
 }
 
 
-def _wrong_info(info: Mapping[str, Any], stage: str) -> str:
+def _wrong_info(info: Values, stage: str) -> str:
     """The first value that the stage did not write so; empty if there is none."""
     schema = _INFO.get(stage, {})
     unknown = sorted(info.keys() - schema.keys())

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray.errors import UserError
+from coin_ray.identity import text_digest
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
-from coin_ray.store.keys import SHORT, text_digest
+from coin_ray.store.keys import SHORT
 from coin_ray.store.manifest import DATA, CorruptArtifact, read_manifest
 
 ORPHANED = 3600.0

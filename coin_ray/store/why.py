@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
+from coin_ray.section import Values
 from coin_ray.store.artifacts import CorruptArtifact, Store
 from coin_ray.store.keys import SHORT, Key
 
@@ -44,7 +44,7 @@ class Stored:
     """The keys of all artifacts of a store, read as they are asked for."""
 
     store: Store
-    _fields: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _fields: dict[tuple[str, str], Values] = field(default_factory=dict)
 
     @cached_property
     def by_digest(self) -> dict[str, tuple[str, str]]:
@@ -55,7 +55,7 @@ class Stored:
             for folder in self.store.folders(stage)
         }
 
-    def fields(self, stage: str, folder: str) -> dict[str, Any]:
+    def fields(self, stage: str, folder: str) -> Values:
         """What an artifact's key is made of; nothing if it is damaged, or has gone."""
         if (stage, folder) not in self._fields:
             try:
@@ -96,8 +96,8 @@ def causes(key: Key, keys: Mapping[str, Key], stored: Stored) -> list[Cause] | N
 
 
 def _roots(
-    ours: Mapping[str, Any],
-    theirs: Mapping[str, Any],
+    ours: Values,
+    theirs: Values,
     keys: Mapping[str, Key],
     stored: Stored,
     seen: set[tuple[str, str]],
@@ -109,7 +109,9 @@ def _roots(
         if role == what:
             name = what.removeprefix("settings.")
             below.append(Cause(ours["stage"], name, _shown(here), _shown(there)))
-        elif here in keys and there[:SHORT] in stored.by_digest:
+            continue
+        here, there = str(here), str(there)  # digests
+        if here in keys and there[:SHORT] in stored.by_digest:
             if (here, there) not in seen:
                 seen.add((here, there))
                 upstream = stored.fields(*stored.by_digest[there[:SHORT]])
@@ -123,9 +125,7 @@ def _roots(
     yield from told or below
 
 
-def _differences(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
+def _differences(ours: Values, theirs: Values) -> Iterator[tuple[str, object, object]]:
     """Dotted field, value here, value there; lists of digests element by element."""
     mine, other = _flat(ours), _flat(theirs)
     for name in sorted({*mine, *other}):
@@ -134,7 +134,7 @@ def _differences(
             yield what, mine.get(name, ""), other.get(name, "")
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def _flat(value: object, name: str = "") -> Values:
     if isinstance(value, dict):
         return {k: v for key, one in value.items() for k, v in _flat(one, f"{name}.{key}").items()}
     if isinstance(value, list) and name.startswith(".inputs"):
@@ -142,5 +142,5 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name[1:]: value}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "nothing" if value == "" else value if isinstance(value, str) else json.dumps(value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coin_ray.data.dataset import DataSpec
+from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.section import identity
-from coin_ray.store.keys import digest
 from coin_ray.study.names import cell_name
-from coin_ray.study.resolved import DataSpec, StudyCell
+from coin_ray.study.resolved import StudyCell
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray import safe
+from coin_ray.data.dataset import DataSpec
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
 from coin_ray.files import exists, expanded
@@ -15,7 +16,7 @@ from coin_ray.section import LARGEST_SEED
 from coin_ray.study.blocks import MOST_SEEDS
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.names import data_name_problem, folded
-from coin_ray.study.resolved import DataSpec, Mpp
+from coin_ray.study.resolved import Mpp
 from coin_ray.study.values import fits
 
 _NUMBER = re.compile(r"\s*[0-9]{1,10}\s*")

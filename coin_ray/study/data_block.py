@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from coin_ray.data.dataset import DataSpec, Kind
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import UserError
 from coin_ray.files import exists, expanded
@@ -17,7 +18,7 @@ from coin_ray.study.blocks import items, keys_of, read_block
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.grammar import Node, label
 from coin_ray.study.names import data_name_problem, folded
-from coin_ray.study.resolved import DataSpec, Kind, Mpp
+from coin_ray.study.resolved import Mpp
 
 GENERATED = "generated"
 

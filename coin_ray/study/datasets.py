@@ -1,49 +1,30 @@
-"""A study's data sets as images to train on and samples to evaluate.
-
-Only here do the two meet. What training receives are ``Image``s: they have no ground truth.
-"""
+"""A study's data sets, found and checked."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.errors import UserError
-from coin_ray.store.keys import digest
-from coin_ray.study.resolved import DataSpec, ResolvedStudy
+from coin_ray.identity import digest
+from coin_ray.study.resolved import ResolvedStudy
+
+if TYPE_CHECKING:
+    from coin_ray.data.sample import Image, Sample
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """``train``: images without ground truth; ``samples``: what is predicted and, where labels
-    exist, evaluated."""
-
-    train: tuple[Any, ...]
-    samples: tuple[Any, ...]
-
-    def digest(self) -> str:
-        """Content digest of the data set, its labels included."""
-        truths = [s.truth_digest() if s.has_truth else None for s in self.samples]
-        return digest(
-            {
-                "train": [image.digest() for image in self.train],
-                "samples": [s.image.digest() for s in self.samples],
-                "truths": truths,
-            }
-        )
-
-
-def read_data(study: ResolvedStudy, workspace: Path) -> tuple[ResolvedStudy, dict[str, Resolved]]:
+def read_data(study: ResolvedStudy, workspace: Path) -> tuple[ResolvedStudy, dict[str, DataSet]]:
     """A study that knows the contents of its data sets, and these by name; see
     ``resolve_data``."""
     found = {spec.name: resolve_data(spec, workspace) for spec in study.data}
     return with_data(study, found), found
 
 
-def with_data(study: ResolvedStudy, data: Mapping[str, Resolved]) -> ResolvedStudy:
+def with_data(study: ResolvedStudy, data: Mapping[str, DataSet]) -> ResolvedStudy:
     """A study that knows the contents of its data sets: they are part of what its folder is
     called."""
     contents = {}
@@ -54,7 +35,7 @@ def with_data(study: ResolvedStudy, data: Mapping[str, Resolved]) -> ResolvedStu
     return replace(study, contents=contents)
 
 
-def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:
+def resolve_data(spec: DataSpec, workspace: Path) -> DataSet:
     """Find the images of a data set; generated tiles are written into the workspace once.
 
     Raises UserError for a folder that is missing or empty, or two images of one name.
@@ -73,10 +54,10 @@ def resolve_data(spec: DataSpec, workspace: Path) -> Resolved:
     train = train or tuple(s.image for s in samples)
     for images in (train, [s.image for s in samples]):
         _distinct([image.name for image in images], spec.name)
-    return Resolved(train, samples)
+    return DataSet(train, samples)
 
 
-def check_images(data: Mapping[str, Resolved]) -> None:
+def check_images(data: Mapping[str, DataSet]) -> None:
     """Decode every image and label file once, before hours are spent: can it be evaluated?
 
     Nothing of a label map is kept. Warns of pairs that state different orientations. Raises one
@@ -86,7 +67,7 @@ def check_images(data: Mapping[str, Resolved]) -> None:
 
     problems: list[UserError] = []
     for found in data.values():
-        for image in dict.fromkeys([*found.train, *(s.image for s in found.samples)]):
+        for image in found.images:
             try:
                 image.load()
             except UserError as problem:
@@ -108,7 +89,7 @@ def check_images(data: Mapping[str, Resolved]) -> None:
         raise UserError("\n".join([f"{len(problems)} files cannot be used", *map(str, problems)]))
 
 
-def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Sample, ...], tuple[Image, ...]]:
     from coin_ray.data.synthetic import generated_samples
 
     options = {"train": 0, "test": 4, "size": 256, "seed": 0} | dict(spec.options)

@@ -8,7 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from coin_ray.store.keys import SHORT, digest
+from coin_ray.identity import digest
+from coin_ray.store.keys import SHORT
 
 MOST_BYTES = 100
 """Of a data set's name, of a folder and of a part of a metric's name: with a suffix and a counter

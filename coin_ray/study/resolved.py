@@ -9,62 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from coin_ray.data.label_files import Binary
+from coin_ray.data.dataset import DataSpec
+from coin_ray.identity import digest
+from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.settings import Cell, dotted_fields
 from coin_ray.section import NotNegative, OneOrMore, Positive, is_runtime
-from coin_ray.store.keys import digest
 from coin_ray.study.metrics import Goal, LabelFree, Metric
 from coin_ray.study.names import study_name
 
-Kind = Literal["generated", "folder", "dataset"]
 AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000)]
 Mpp = Annotated[float, Field(gt=0, le=1000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """One data set of a study, named but not read.
-
-    ``kind`` generated: tiles drawn by the project, ``options`` holds ``train``, ``test`` (numbers
-    of tiles), ``size`` (px) and ``seed``; ``train: 0`` trains on the test tiles without their
-    labels. ``kind`` folder: ``path`` is a folder of images, or one with ``image/`` and perhaps
-    ``mask/`` or ``label/``. ``kind`` dataset: ``path`` is the root of a data set with splits and
-    ``split`` the evaluated one. ``train_paths`` are other folders to train on; ``mpp`` (um/px) wins
-    over metadata; ``binary`` says how nuclei are made of label files that are binary masks.
-    """
-
-    name: str
-    kind: Kind
-    path: str | None = None
-    split: str | None = None
-    train_paths: tuple[str, ...] = ()
-    mpp: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    binary: Binary | None = None
-
-    @property
-    def setting(self) -> Literal["transductive", "inductive"]:
-        """Transductive: the evaluated images are the training images (never with their labels)."""
-        if self.train_paths:
-            return "inductive"
-        if self.kind == "generated":
-            return "inductive" if self.options.get("train", 0) else "transductive"
-        return "transductive"
-
-    @property
-    def is_test(self) -> bool:
-        """True if the evaluated images are a test split by their name: nothing may be chosen by
-        their labels."""
-        if self.kind == "generated":
-            return True
-        names = [self.split or "", *Path(self.path or "").parts[-2:]]
-        return "test" in [name.lower() for name in names]
 
 
 @dataclass(frozen=True)
@@ -155,20 +114,11 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class StudyCell:
-    """One level on one data set with one random seed: what one Ray Tune trial runs.
+class StudyCell(CellIdentity):
+    """What one Ray Tune trial runs. ``labels`` maps each factor to its level in this cell (flat
+    params in the tracker)."""
 
-    ``labels`` maps each factor to its level in this cell (flat params in the tracker); ``config``
-    is the complete configuration; ``key_label`` is readable, safe in a path, and ends in the digest
-    of level, data set, seed and configuration.
-    """
-
-    level: str
     labels: Mapping[str, str]
-    data: DataSpec
-    seed: int
-    config: Cell
-    key_label: str
 
 
 @dataclass(frozen=True)

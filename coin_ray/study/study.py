@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from coin_ray import safe
+from coin_ray.data.dataset import DataSpec
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study import blocks, designs, files
@@ -26,7 +27,6 @@ from coin_ray.study.patches import Patch, configure, read_override, read_patch
 from coin_ray.study.resolved import (
     Analysis,
     Budget,
-    DataSpec,
     Objective,
     ResolvedStudy,
     Screen,

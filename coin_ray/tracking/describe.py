@@ -8,9 +8,10 @@ from typing import Any
 
 from coin_ray import safe
 from coin_ray.events.tracked import CellDescribed, StudyDescribed
+from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell, flatten
 from coin_ray.section import identity
-from coin_ray.store.keys import SHORT, digest
+from coin_ray.store.keys import SHORT
 from coin_ray.study.names import folded, safe_names
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.tracking.records import PARAM_LENGTH, text

@@ -21,7 +21,8 @@ from coin_ray import safe
 from coin_ray.events import events
 from coin_ray.events.state import State, next_state
 from coin_ray.events.tracked import Description, File, Metrics, Stages, Table, Tags, Text
-from coin_ray.store.keys import SHORT, digest
+from coin_ray.identity import digest
+from coin_ray.store.keys import SHORT
 from coin_ray.tracking.lines import Line
 
 STUDY = ""

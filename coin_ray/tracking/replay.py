@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.errors import UserError
-from coin_ray.store.keys import SHORT, digest
+from coin_ray.identity import digest
+from coin_ray.store.keys import SHORT
 from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.mlflow_store import unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
-from coin_ray.study.resolved import DataSpec, Dimension, ResolvedStudy, StudyCell
+from coin_ray.data.dataset import DataSpec
+from coin_ray.study.resolved import Dimension, ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
-    from coin_ray.study.datasets import Resolved
+    from coin_ray.data.dataset import DataSet
 
 FEW_IMAGES = 50
 
@@ -94,7 +95,7 @@ def _value(value: Any) -> str:
     return "null" if value is None else words[value] if isinstance(value, bool) else str(value)
 
 
-def power(study: ResolvedStudy, data: Mapping[str, Resolved], runs: Path) -> Iterator[str]:
+def power(study: ResolvedStudy, data: Mapping[str, DataSet], runs: Path) -> Iterator[str]:
     """What the design can show: the smallest p, and the smallest effect as far as cells that have
     finished before tell the spread."""
     from coin_ray.statistics.power import detectable_effect, smallest_p
@@ -156,7 +157,7 @@ def _final_values(cell: StudyCell, metric: str, runs: Path) -> dict[str, float]:
     }
 
 
-def cautions(study: ResolvedStudy, data: Mapping[str, Resolved]) -> Iterator[str]:
+def cautions(study: ResolvedStudy, data: Mapping[str, DataSet]) -> Iterator[str]:
     """What the numbers will not be able to show."""
     for spec in study.data:
         found = data[spec.name]
@@ -176,7 +177,7 @@ def cautions(study: ResolvedStudy, data: Mapping[str, Resolved]) -> Iterator[str
         )
 
 
-def _leaks(name: str, found: Resolved) -> Iterator[str]:
+def _leaks(name: str, found: DataSet) -> Iterator[str]:
     """Images that an inductive setting both trains on and evaluates, whatever they are called."""
     trained = {image.digest() for image in found.train}
     both = [s.image.name for s in found.samples if s.image.digest() in trained]
@@ -188,5 +189,5 @@ def _leaks(name: str, found: Resolved) -> Iterator[str]:
         )
 
 
-def _labelled(found: Resolved) -> int:
+def _labelled(found: DataSet) -> int:
     return sum(sample.has_truth for sample in found.samples)

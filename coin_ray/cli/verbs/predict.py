@@ -112,15 +112,16 @@ def _last_step(run: CellRun, cell: StudyCell) -> str:
 
 def _ready(run: CellRun, step: str, samples: Sequence[Sample]) -> None:
     """UserError for what would stop the work half-way: images, weights, masks, the dense CRF."""
+    from coin_ray.data.dataset import DataSet
     from coin_ray.pipeline import refs
     from coin_ray.pipeline.needs import uses_crf
     from coin_ray.propagation.crf import load_dense_crf
-    from coin_ray.study.datasets import Resolved, check_images
+    from coin_ray.study.datasets import check_images
 
     if uses_crf(run.config):
         load_dense_crf()
     images = tuple(sample.image for sample in samples)
-    check_images({"": Resolved(images, ())})
+    check_images({"": DataSet(images, ())})
     for image in images:
         run.chain.key(
             refs.behind(run.chain, image, step)

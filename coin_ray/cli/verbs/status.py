@@ -20,10 +20,10 @@ from coin_ray.events.tracked import StudyDescribed
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from coin_ray.data.dataset import DataSet
     from coin_ray.events.state import CellState
     from coin_ray.planning.states import CellStages
     from coin_ray.store.upkeep import AtWork
-    from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
     from coin_ray.tracking.lines import Line
 
@@ -111,7 +111,7 @@ def _driver(one: StudyState, working: bool) -> str:
     return "running" if working or heard else "stopped; the same command goes on"
 
 
-def _study(study: ResolvedStudy, data: Mapping[str, Resolved], workspace: Path) -> None:
+def _study(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path) -> None:
     from coin_ray.cli.screen import preamble
     from coin_ray.cli.screen.output import console
     from coin_ray.execution.trial_log import runs_folder, with_proposals

@@ -11,6 +11,7 @@ import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say
+from coin_ray.data.dataset import DataSet
 from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from coin_ray.execution.study_run import Outcome
     from coin_ray.outputs import Output
     from coin_ray.pipeline.cell import CellRun
-    from coin_ray.study.datasets import Resolved
     from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 app = typer.Typer(no_args_is_help=True, help="Coarse masks: train the models that make them.")
@@ -87,7 +87,7 @@ def train(
         raise typer.Exit(1)
 
 
-def _claim(out: Path, model: str, data: Mapping[str, Resolved], overwrite: bool) -> Output:
+def _claim(out: Path, model: str, data: Mapping[str, DataSet], overwrite: bool) -> Output:
     from coin_ray.data.folder import read_folders
     from coin_ray.data.sample import Sample, read_files
     from coin_ray.outputs import claim
@@ -117,7 +117,7 @@ def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
 
 def _run(
     study: ResolvedStudy,
-    data: Mapping[str, Resolved],
+    data: Mapping[str, DataSet],
     workspace: Path,
     cluster: Cluster,
     where: Target,
@@ -171,7 +171,7 @@ def curves(info: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
 
 def _finish(
     cell: StudyCell,
-    data: Mapping[str, Resolved],
+    data: Mapping[str, DataSet],
     workspace: Path,
     device: str,
     output: Output | None,

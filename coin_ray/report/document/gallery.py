@@ -8,10 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
+from coin_ray.data.dataset import DataSpec
 from coin_ray.report.document.blocks import Photo
 from coin_ray.report.panels import middles
 from coin_ray.report.values.tidy import at_end
-from coin_ray.study.resolved import DataSpec, ResolvedStudy, StudyCell
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 LEGEND = (
     "The middle of each picture: the image; in yellow the coarse mask; in blue the accepted pseudo "

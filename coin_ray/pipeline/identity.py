@@ -1,0 +1,23 @@
+"""What tells the cells of a study apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coin_ray.data.dataset import DataSpec
+from coin_ray.pipeline.settings import Cell
+
+
+@dataclass(frozen=True)
+class CellIdentity:
+    """One level on one data set with one random seed.
+
+    ``config`` is the complete configuration; ``key_label`` is readable, safe in a path, and ends in
+    the digest of level, data set, seed and configuration.
+    """
+
+    level: str
+    data: DataSpec
+    seed: int
+    config: Cell
+    key_label: str
