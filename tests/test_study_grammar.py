@@ -8,7 +8,7 @@ import pytest
 
 from coin_ray.errors import UserError
 from coin_ray.study.errors import Place, Problems, nearest
-from coin_ray.study.grammar import Node, label, load, loads, looks_like_number, with_point
+from coin_ray.study.grammar import Node, load, loads, looks_like_number, with_point
 
 
 def read(text: str) -> tuple[Node | None, Problems]:
@@ -56,7 +56,7 @@ def test_a_keyword_is_no_label(word: str) -> None:
 def test_a_number_is_a_label_as_it_is_written() -> None:
     node, problems = read("a: 0.10\nb: '0.10'")
     assert node is not None
-    assert [label(node.value[k], problems) for k in "ab"] == ["0.10", "0.10"]
+    assert [node.value[k].label() for k in "ab"] == ["0.10", "0.10"]
     assert not problems
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from coin_ray.files import exists
 from coin_ray.study import files
-from coin_ray.study.blocks import Reader
-from coin_ray.study.errors import Problems, suggestion
-from coin_ray.study.grammar import Node, label, load
+from coin_ray.study.blocks import read_block
+from coin_ray.study.errors import Place, Problems, shown_path, suggestion
+from coin_ray.study.grammar import Node, load
+
+T = TypeVar("T")
 
 KEYS: Mapping[str, str] = {
     "study": "name of the study: a-z, 0-9, _ and -, for it names folders",
@@ -51,56 +54,79 @@ class Document:
     root: Node
     is_profile: bool
 
+    @property
+    def head(self) -> Place:
+        """Its beginning, for what is missing from it."""
+        return Place(shown_path(self.path), 1, 1)
+
     def name(self) -> str:
         node = self.root.value.get("profile" if self.is_profile else "study")
         return node.text if node is not None else self.path.stem
 
 
-def read_chain(path: Path, problems: Problems) -> list[Document]:
-    """The file and all that it extends, nearest first."""
+@dataclass(frozen=True)
+class Chain:
+    """The files of a study, nearest first: what one gives counts instead of what those behind it
+    do."""
+
+    files: Sequence[Document]
+    problems: Problems
+
+    @property
+    def studies(self) -> list[Document]:
+        """Its files without the search spaces."""
+        return [doc for doc in self.files if not doc.is_profile]
+
+    def all(self, key: str) -> list[Node]:
+        """What the files give for a key, the one that counts first."""
+        return [doc.root.value[key] for doc in self.files if key in doc.root.value]
+
+    def get(self, key: str) -> Node | None:
+        """What counts for a key."""
+        return next(iter(self.all(key)), None)
+
+    def block(self, key: str, kind: type[T]) -> T | None:
+        """A block as its dataclass; None if there is none, or none that can be used."""
+        node = self.get(key)
+        return read_block(node, kind, key) if node is not None else None
+
+
+def read_chain(path: Path, problems: Problems) -> Chain:
+    """The file and all that it extends."""
     found: list[Document] = []
     seen: list[Path] = []
-    while True:
+    following: Path | None = path
+    while following is not None:
+        path = following
         seen.append(path.resolve())
         root = load(path, problems)
         if root is None:
-            return found
+            break
         is_profile = "profile" in root.value
-        known = PROFILE_KEYS if is_profile else STUDY_KEYS
-        what = "a search space" if is_profile else "a study"
-        Reader(root, problems, what, known)
+        root.known(
+            PROFILE_KEYS if is_profile else STUDY_KEYS,
+            "a search space" if is_profile else "a study",
+        )
         found.append(Document(path, root, is_profile))
         if not is_profile and len(found) > 1 and found[-2].is_profile:
-            node = found[-2].root.value["extends"]
-            problems.add(node.place, "a search space cannot extend a study")
+            found[-2].root.value["extends"].note("a search space cannot extend a study")
         parent = root.value.get("extends")
-        if parent is None:
-            return found
-        following = _parent(parent, path.parent, problems)
-        if following is None:
-            return found
-        if following.resolve() in seen:
-            problems.add(parent.place, f"{parent.text} extends itself in the end")
-            return found
-        path = following
+        following = _parent(parent, path.parent) if parent is not None else None
+        if parent is not None and following is not None and following.resolve() in seen:
+            parent.note(f"{parent.text} extends itself in the end")
+            break
+    return Chain(found, problems)
 
 
-def _parent(node: Node, folder: Path, problems: Problems) -> Path | None:
+def _parent(node: Node, folder: Path) -> Path | None:
     """``extends`` is a path from the file's own folder, or the name of a search space or study."""
-    text = label(node, problems)
+    text = node.label()
     if exists(folder / text) and (folder / text).is_file():
         return folder / text
-    for shelf in ("search_spaces", "ablations"):
+    for shelf in files.SHELVES:
         path = files.find(text, shelf)
         if path is not None:
             return path
-    names = [*files.available("search_spaces"), *files.available("ablations")]
-    problems.add(node.place, f"no such file or name '{text}'", suggestion(text, names, "names"))
-    return None
-
-
-def first(chain: Sequence[Document], key: str) -> tuple[Node, Document] | None:
-    for doc in chain:
-        if key in doc.root.value:
-            return doc.root.value[key], doc
+    names = [name for shelf in files.SHELVES for name in files.available(shelf)]
+    node.note(f"no such file or name '{text}'", suggestion(text, names, "names"))
     return None

@@ -14,9 +14,9 @@ from coin_ray.data.label_files import Binary
 from coin_ray.errors import UserError
 from coin_ray.files import exists, expanded
 from coin_ray.section import OneOrMore, Seed
-from coin_ray.study.blocks import items, keys_of, read_block
+from coin_ray.study.blocks import keys_of, read_block
 from coin_ray.study.errors import Place, Problems
-from coin_ray.study.grammar import Node, label
+from coin_ray.study.grammar import Node
 from coin_ray.study.names import data_name_problem, folded
 from coin_ray.study.resolved import Mpp
 
@@ -50,14 +50,14 @@ class Folder:
 TILES_ONLY = keys_of(Tiles).keys() - keys_of(Folder).keys()
 
 
-def read_data(node: Node, folder: Path, problems: Problems) -> tuple[DataSpec, ...]:
+def read_data(node: Node, folder: Path) -> tuple[DataSpec, ...]:
     """``generated``, a list of names, or name -> where it is; paths are relative to ``folder``."""
     if node.kind == "map":
         given = [(name, child, node.keys[name]) for name, child in node.value.items()]
     else:
-        given = [(label(item, problems), None, item.place) for item in items(node)]
-    _check_names([(name, at) for name, _, at in given], problems)
-    return tuple(_data(name, child, at, folder, problems) for name, child, at in given)
+        given = [(item.label(), None, item.place) for item in node.each()]
+    _check_names([(name, at) for name, _, at in given], node.problems)
+    return tuple(_data(name, child, at, folder, node.problems) for name, child, at in given)
 
 
 def _check_names(names: Sequence[tuple[str, Place]], problems: Problems) -> None:
@@ -79,24 +79,24 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
         return DataSpec(name, "generated", options=asdict(Tiles()))
     keys = set(node.value) if node.kind == "map" else set()
     if "path" not in keys and (name == GENERATED or keys & TILES_ONLY):
-        tiles = read_block(node, Tiles, f"data {name}", problems) or Tiles()
+        tiles = read_block(node, Tiles, f"data {name}") or Tiles()
         return DataSpec(name, "generated", options=asdict(tiles))
-    found = read_block(node, Folder, f"data {name}", problems)
+    found = read_block(node, Folder, f"data {name}")
     if found is None:
         return DataSpec(name, "folder")
-    path = _existing(node.value["path"], folder, problems)
-    train = items(node.value["train"]) if found.train else []
-    trains = tuple(_existing(child, folder, problems) for child in train)
+    path = _existing(node.value["path"], folder)
+    train = node.value["train"].each() if found.train else []
+    trains = tuple(_existing(child, folder) for child in train)
     kind: Kind = "dataset" if found.split else "folder"
     return DataSpec(name, kind, path, found.split, trains, found.mpp, binary=found.binary)
 
 
-def _existing(node: Node, folder: Path, problems: Problems) -> str:
+def _existing(node: Node, folder: Path) -> str:
     try:
         path = (folder / expanded(node.text)).absolute()
     except UserError as error:
-        problems.add(node.place, error.what, error.do)
+        node.note(error.what, error.do)
         return node.text
     if not exists(path):
-        problems.add(node.place, "there is no such folder or image", f"looked at {path}")
+        node.note("there is no such folder or image", f"looked at {path}")
     return str(path)

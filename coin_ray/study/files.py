@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +10,9 @@ from coin_ray.errors import UserError
 from coin_ray.files import exists
 from coin_ray.study.errors import nearest
 
-Shelf = Literal["ablations", "search_spaces"]
-_WORDS = {"ablations": "study", "search_spaces": "profile"}
+Shelf = Literal["search_spaces", "ablations"]
+SHELVES: Mapping[Shelf, str] = {"search_spaces": "profile", "ablations": "study"}
+"""What a file of each folder is called."""
 
 
 def shelves(shelf: Shelf) -> list[Path]:
@@ -70,9 +72,9 @@ def _found(name: str, shelf: Shelf) -> Path:
     names = available(shelf)
     guess = nearest(Path(name).stem, names)
     raise UserError(
-        f"no such {_WORDS[shelf]}",
+        f"no such {SHELVES[shelf]}",
         where=name,
         expected=f"a file, or one of: {', '.join(names)}" if names else "a YAML file",
         found="a folder" if exists(Path(name)) else f"nothing at {Path.cwd() / name}",
-        do=f"did you mean {guess}?" if guess else f"give the path of a {_WORDS[shelf]} file",
+        do=f"did you mean {guess}?" if guess else f"give the path of a {SHELVES[shelf]} file",
     )

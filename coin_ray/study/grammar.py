@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from coin_ray.errors import UserError
-from coin_ray.study.errors import Place, Problems, shown_path
+from coin_ray.study.errors import Place, Problems, shown_path, suggestion
 
 Kind = Literal["map", "list", "scalar"]
 _INT = re.compile(r"[-+]?[0-9]+$")
@@ -31,7 +32,7 @@ MOST_BYTES = 1_000_000
 DEEPEST = 50
 LONGEST_NUMBER = 400
 """Digits of a whole number; beyond, it is no setting of anything."""
-_SWITCH = {"on": True, "yes": True, "off": False, "no": False}
+_KEYWORDS = {"true": True, "false": False, "on": True, "yes": True, "off": False, "no": False}
 _PLAIN_TAGS = {
     f"tag:yaml.org,2002:{t}"
     for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp")
@@ -40,19 +41,19 @@ _PLAIN_TAGS = {
 
 @dataclass(frozen=True)
 class Node:
-    """A value with its place.
+    """A value with its place, and where to note what is wrong with it.
 
     ``value`` is a dict of Nodes, a list of Nodes or a plain scalar; ``text`` a scalar as it was
-    written, ``keys`` the places of a map's keys. ``switch`` marks an unquoted on, off, yes or no,
-    ``keyword`` an unquoted word that YAML reads as a boolean or as nothing.
+    written, ``keys`` the places of a map's keys. ``keyword`` marks an unquoted word that YAML reads
+    as a boolean or as nothing.
     """
 
     kind: Kind
     value: Any
     place: Place
+    problems: Problems = field(repr=False)
     text: str = ""
     keys: dict[str, Place] = field(default_factory=dict)
-    switch: bool = False
     keyword: bool = False
 
     def plain(self) -> Any:
@@ -62,6 +63,59 @@ class Node:
         if self.kind == "list":
             return [node.plain() for node in self.value]
         return self.value
+
+    def note(self, message: str, hint: str = "") -> None:
+        """A problem with this value."""
+        self.problems.add(self.place, message, hint)
+
+    def note_key(self, key: str, message: str, hint: str = "") -> None:
+        """A problem with a key of this map."""
+        self.problems.add(self.keys[key], message, hint)
+
+    def each(self) -> list[Node]:
+        """A list's items; a single value stands for a list of one."""
+        return self.value if self.kind == "list" else [self]
+
+    def entries(self, message: str, hint: str = "") -> Mapping[str, Node]:
+        """A map's values by key; the problem is noted where it is none."""
+        if self.kind == "map":
+            return dict(self.value)
+        self.note(message, hint)
+        return {}
+
+    def known(self, keys: Sequence[str], what: str) -> Mapping[str, Node]:
+        """The values of a map whose ``keys`` are known; those that are not are noted."""
+        found = self.entries(f"{what} has to be a map", f"(keys: {', '.join(keys)})")
+        for key in found:
+            if key not in keys:
+                self.unknown(key, keys, "key", f"keys of {what}")
+        return found
+
+    def unknown(self, key: str, known: Sequence[str], what: str, listed: str) -> None:
+        """Note that a key of this map is none of those that are known."""
+        self.note_key(key, f"unknown {what} '{key}'", suggestion(key, known, listed))
+
+    def label(self) -> str:
+        """A scalar as a label: the text as written, so ``0.1`` and ``"0.1"`` are the same one."""
+        if self.kind != "scalar":
+            self.note("expected a label (one piece of text)")
+        elif self.keyword:
+            self.note(*_no_name(self.text))
+        return self.text
+
+    def one_of(self, known: Sequence[str], what: str, listed: str) -> str:
+        """A label that has to be one of the ``known`` ones, which is noted if it is not."""
+        word = self.label()
+        if word not in known:
+            self.note(f"unknown {what} '{word}'", suggestion(word, known, listed))
+        return word
+
+
+def _no_name(word: str) -> tuple[str, str]:
+    return (
+        f"'{word}' without quotes is a YAML keyword, not a name",
+        f'write it in quotes: "{word}"',
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -191,13 +245,13 @@ def _node(node: yaml.Node, name: str, problems: Problems) -> Node:
     if isinstance(node, yaml.MappingNode):
         return _map(node, place, name, problems)
     if isinstance(node, yaml.SequenceNode):
-        return Node("list", [_node(item, name, problems) for item in node.value], place)
+        return Node("list", [_node(item, name, problems) for item in node.value], place, problems)
     assert isinstance(node, yaml.ScalarNode)
     text = _text(node, place, problems)
-    value, switch, keyword = _scalar(text, quoted=node.style is not None)
+    value, keyword = _scalar(text, quoted=node.style is not None)
     if isinstance(value, float) and math.isinf(value):
         problems.add(place, "no computer holds a number of this size")
-    return Node("scalar", value, place, text, switch=switch, keyword=keyword)
+    return Node("scalar", value, place, problems, text, keyword=keyword)
 
 
 def _text(node: yaml.ScalarNode, place: Place, problems: Problems) -> str:
@@ -228,13 +282,9 @@ def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) ->
         if key == "<<":
             problems.add(at, "merge keys (<<) hide edits", "write the keys out")
             continue
-        _, _, keyword = _scalar(key, quoted=key_node.style is not None)
+        _, keyword = _scalar(key, quoted=key_node.style is not None)
         if keyword:
-            problems.add(
-                at,
-                f"'{key}' without quotes is a YAML keyword, not a name",
-                f'write it in quotes: "{key}"',
-            )
+            problems.add(at, *_no_name(key))
         if key in keys:
             problems.add(
                 at, f"duplicate key '{key}'", f"it is already set in line {keys[key].line}"
@@ -242,25 +292,21 @@ def _map(node: yaml.MappingNode, place: Place, name: str, problems: Problems) ->
             continue
         keys[key] = at
         values[key] = _node(value_node, name, problems)
-    return Node("map", values, place, keys=keys)
+    return Node("map", values, place, problems, keys=keys)
 
 
-def _scalar(text: str, *, quoted: bool) -> tuple[Any, bool, bool]:
-    """(value, is it a switch word, is it a keyword) of a scalar."""
-    if quoted:
-        return text, False, False
+def _scalar(text: str, *, quoted: bool) -> tuple[Any, bool]:
+    """The value of a scalar, and whether it is a keyword."""
     lower = text.lower()
+    if quoted:
+        return text, False
     if lower in ("", "~", "null"):
-        return None, False, bool(text)
-    if lower in ("true", "false"):
-        return lower == "true", False, True
-    if lower in _SWITCH:
-        return _SWITCH[lower], True, True
+        return None, bool(text)
+    if lower in _KEYWORDS:
+        return _KEYWORDS[lower], True
     if _INT.match(text):
-        return int(text) if len(text) <= LONGEST_NUMBER else math.inf, False, False
-    if _FLOAT.match(text):
-        return float(text), False, False
-    return text, False, False
+        return int(text) if len(text) <= LONGEST_NUMBER else math.inf, False
+    return (float(text) if _FLOAT.match(text) else text), False
 
 
 def looks_like_number(text: str) -> bool:
@@ -273,17 +319,3 @@ def with_point(text: str) -> str:
     mantissa, _, exponent = text.lower().partition("e")
     mantissa += "" if "." in mantissa else ".0"
     return f"{mantissa}e{exponent if exponent[:1] in '+-' else '+' + exponent}"
-
-
-def label(node: Node, problems: Problems) -> str:
-    """A scalar as a label: the text as written, so ``0.1`` and ``"0.1"`` are the same label."""
-    if node.kind != "scalar":
-        problems.add(node.place, "expected a label (one piece of text)")
-        return ""
-    if node.keyword:
-        problems.add(
-            node.place,
-            f"'{node.text}' without quotes is a YAML keyword, not a name",
-            f'write it in quotes: "{node.text}"',
-        )
-    return node.text

@@ -8,29 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from coin_ray.pipeline.settings import Cell, dotted_fields, nest
+from coin_ray.section import Values
 from coin_ray.study.errors import Place, Problems, nearest
 from coin_ray.study.grammar import Node, loads, looks_like_number
 from coin_ray.study.values import BAD, checked, fits
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One dotted key with its plain value, as it was written in ``text``, and the value's place."""
-
-    key: str
-    value: Any
-    place: Place
-    text: str = ""
-
-
-Patch = dict[str, Setting]
+Patch = dict[str, Node]
+"""Dotted keys with their values."""
 
 
 @lru_cache(maxsize=1)
@@ -55,29 +45,28 @@ def sections() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(keys) for name, keys in out.items()}
 
 
-def read_patch(node: Node, problems: Problems, prefix: str = "") -> Patch:
+def read_patch(node: Node, prefix: str = "") -> Patch:
     """The settings of a map, nested (``uss: {family: mae}``) or dotted (``uss.family: mae``)."""
     patch: Patch = {}
     if node.kind == "scalar" and node.value is None:
         return patch
-    if node.kind != "map":
-        problems.add(node.place, "expected settings", "such as {uss.family: mae, ot.lambda: 0.1}")
-        return patch
-    for name, child in node.value.items():
-        key, at = prefix + name, node.keys[name]
+    example = "such as {uss.family: mae, ot.lambda: 0.1}"
+    for name, child in node.entries("expected settings", example).items():
+        key = prefix + name
         found: Patch = {}
         if key in fields():
-            setting = Setting(key, child.plain(), child.place, child.text)
-            check_value(setting, problems)
-            found = {key: setting}
+            check_value(key, child)
+            found = {key: child}
         elif key in sections() and child.kind == "map":
-            found = read_patch(child, problems, key + ".")
+            found = read_patch(child, key + ".")
         elif key in sections():
-            problems.add(at, f"'{key}' is a section, not a setting", _keys_hint(key, key))
+            hint = _keys_hint(key, key)
+            node.note_key(name, f"'{key}' is a section, not a setting", hint)
         else:
-            unknown_key(key, at, problems)
+            unknown_key(key, node.keys[name], node.problems)
         for twice in found.keys() & patch.keys():
-            problems.add(at, f"'{twice}' is set twice", f"also in line {patch[twice].place.line}")
+            hint = f"also in line {patch[twice].place.line}"
+            node.note_key(name, f"'{twice}' is set twice", hint)
         patch |= found
     return patch
 
@@ -90,15 +79,11 @@ def unknown_key(key: str, place: Place, problems: Problems) -> None:
 def _keys_hint(key: str, section: str) -> str:
     if section in sections():
         known = sections()[section]
-        guess = nearest(key, known)
-        names = ", ".join(k.rpartition(".")[2] for k in known)
-        return (
-            f"did you mean '{guess}'?  (keys of {section}: {names})"
-            if guess
-            else (f"(keys of {section}: {names})")
-        )
-    guess = nearest(key, list(fields()))
-    listed = f"(sections: {', '.join(s for s in sections() if '.' not in s)})"
+        listed = f"(keys of {section}: {', '.join(k.rpartition('.')[2] for k in known)})"
+    else:
+        known = tuple(fields())
+        listed = f"(sections: {', '.join(s for s in sections() if '.' not in s)})"
+    guess = nearest(key, known)
     return f"did you mean '{guess}'?  {listed}" if guess else listed
 
 
@@ -123,23 +108,26 @@ def read_override(text: str, problems: Problems) -> Patch:
         candidates.insert(0, float(raw))
     candidates.append(raw)
     value = next((c for c in candidates if fits(fields()[key], c)), candidates[0])
-    setting = Setting(key, value, place, raw)
-    check_value(setting, problems)
-    return {key: setting}
+    patch = {key: Node("scalar", value, place, problems, raw)}
+    check_value(key, patch[key])
+    return patch
 
 
-def check_value(setting: Setting, problems: Problems) -> bool:
+def check_value(key: str, node: Node) -> bool:
     """True when the value fits its setting, whatever the other settings are; else a problem is
     noted."""
-    annotation = fields()[setting.key]
-    text, place = setting.text, setting.place
-    return checked(setting.key, setting.value, text, place, annotation, problems) is not BAD
+    return checked(key, node, fields()[key]) is not BAD
+
+
+def plain(patch: Patch) -> Values:
+    """The settings of a patch, without places."""
+    return {key: node.plain() for key, node in patch.items()}
 
 
 def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cell | None:
     """The configuration of ``patches`` laid over each other, the last winning; None with problems
     noted when the values do not fit together. ``where`` is told when no patch is at fault."""
-    flat = {key: setting.value for patch in patches for key, setting in patch.items()}
+    flat = {key: value for patch in patches for key, value in plain(patch).items()}
     try:
         return Cell.model_validate_json(json.dumps(nest(flat)), strict=True)
     except ValidationError as error:
@@ -153,7 +141,7 @@ def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cel
 def _last_word(section: str, patches: Sequence[Patch]) -> Place | None:
     """Where the last patch that touches a section does so."""
     for patch in reversed(patches):
-        for setting in patch.values():
-            if setting.key.partition(".")[0] == section:
-                return setting.place
+        for key, node in patch.items():
+            if key.partition(".")[0] == section:
+                return node.place
     return None

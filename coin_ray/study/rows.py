@@ -37,17 +37,14 @@ def make_rows(
     return rows
 
 
-def note_clashes(row: Row, problems: Problems) -> None:
+def note_clashes(row: Row) -> None:
     """Two factors that set the same key would silently hide each other."""
     owner: dict[str, str] = {}
     for name, patch in zip(row.combination.levels, row.patches[1:], strict=True):
-        for key, setting in patch.items():
+        for key, node in patch.items():
             if key in owner:
-                problems.add(
-                    setting.place,
-                    f"factors '{owner[key]}' and '{name}' both set {key}",
-                    "let one factor own a key",
-                )
+                message = f"factors '{owner[key]}' and '{name}' both set {key}"
+                node.note(message, "let one factor own a key")
             owner[key] = name
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from coin_ray.study.errors import Place, Problems, nearest, shortened, suggestion
+from coin_ray.study.errors import nearest, shortened
 from coin_ray.study.grammar import Node, looks_like_number, with_point
 
 _LENGTHS = ("min_length", "max_length")
@@ -43,11 +43,9 @@ def fits(annotation: Any, value: Any) -> bool:
     return True
 
 
-def checked(
-    name: str, value: Any, text: str, place: Place, annotation: Any, problems: Problems
-) -> Any:
-    """``value`` as its type has it, or BAD with the problem noted; ``text`` is how it was
-    written."""
+def checked(name: str, node: Node, annotation: Any) -> Any:
+    """The value of a node as its type has it, or BAD with the problem noted."""
+    value, text = node.plain(), node.text
     try:
         return typed(annotation, value)
     except ValueError:
@@ -62,25 +60,24 @@ def checked(
         hint += f"; YAML reads {text} without quotes as {str(value).lower()}"
     quoted_number = isinstance(value, str) and text.replace(".", "", 1).isdigit()
     shown = f'the text "{text}"' if quoted_number else text or json.dumps(value)
-    problems.add(place, f"{name} cannot be {shown}", hint)
+    node.note(f"{name} cannot be {shown}", hint)
     return BAD
 
 
-def read(node: Node, annotation: Any, name: str, problems: Problems) -> Any:
+def read(node: Node, annotation: Any, name: str) -> Any:
     """A node as its type has it, BAD if it does not fit. Of a map every key and value is checked
     on its own, and those that fit are kept."""
     if get_origin(annotation) is not Mapping:
-        return checked(name, node.plain(), node.text, node.place, annotation, problems)
+        return checked(name, node, annotation)
     key_type, value_type = get_args(annotation)
     if node.kind != "map":
-        problems.add(node.place, f"{name} has to be a map")
+        node.note(f"{name} has to be a map")
         return BAD
     found = {}
     for key, child in node.value.items():
         if not fits(key_type, key):
-            hint = suggestion(key, choices(key_type), "names")
-            problems.add(node.keys[key], f"unknown key '{key}'", hint)
-        elif (value := read(child, value_type, key, problems)) is not BAD:
+            node.unknown(key, choices(key_type), "key", "names")
+        elif (value := read(child, value_type, key)) is not BAD:
             found[key] = value
     return found
 
