@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from coin_ray.data import nucls
-from coin_ray.data.card import Card
+from coin_ray.data.card import card, chosen
 from coin_ray.data.coin_layout import find as find_in_layout
 from coin_ray.data.folder import by_stem, search
-from coin_ray.data.options import chosen
 from coin_ray.data.pairs import pair
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
@@ -17,35 +16,7 @@ from coin_ray.errors import UserError
 SOURCES = ("m2c", "nucls", "coin")
 POINTS = "_gt_class_coords.txt"
 
-CARD = Card(
-    name="brca",
-    title="BRCA: breast cancer, as BRCA-M2C points, NuCLS outlines, or COIN's own masks",
-    url="https://github.com/TopoXLab/Dataset-BRCA-M2C and https://sites.google.com/view/nucls",
-    licence="m2c: BSD-3-Clause; nucls: CC0 1.0; coin: unstated",
-    citation="m2c: Abousamra et al., ICCV 2021; nucls: Amgad et al., GigaScience 11, 2022; "
-    "coin: Jo et al., ICCV 2025",
-    layout="m2c: images/*.png, labels/*" + POINTS + ", brca_ds_{train,val,test}.txt; "
-    "nucls: rgb/*.png, csv/*.csv; coin: BRCA/{train,test}/{image,mask}",
-    mpp=None,
-    counts={"coin test": 30},
-    splits={
-        "m2c": "the owners' three lists",
-        "nucls": "none here; the owners cross-validate by hospital",
-        "coin": "train and test folders",
-    },
-    traps=(
-        "m2c has a point and a class per cell and no outline: its images carry no label map",
-        "m2c is at 0.5 um/px, nucls at 0.2; the resolution of coin's tiles is unstated",
-        "nucls mixes outlines and boxes: only outlines are drawn, images are cut to the field of "
-        "view, and nuclei that have a box alone are missing from the truth",
-        "the mask pictures of nucls do not tell outlines from boxes; the csv tables do",
-    ),
-    steps=(
-        "m2c: git clone https://github.com/TopoXLab/Dataset-BRCA-M2C",
-        "nucls: follow the links at https://sites.google.com/view/nucls (corrected single-rater)",
-        "coin: clone https://github.com/shjo-april/COIN, folder data/BRCA",
-    ),
-)
+CARD = card("brca")
 
 
 def detect(path: Path) -> bool:

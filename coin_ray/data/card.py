@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from coin_ray.data.sample import Sample
+from coin_ray.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,31 @@ class Card:
     traps: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
+
+
+@cache
+def _cards() -> dict[str, Card]:
+    import yaml
+
+    rows = yaml.safe_load(Path(__file__).with_name("cards.yaml").read_text(encoding="utf-8"))
+    cards = {}
+    for name, row in rows.items():
+        archives = tuple(Archive(**archive) for archive in row.pop("archives", ()))
+        lists = {key: tuple(value) for key, value in row.items() if isinstance(value, list)}
+        cards[name] = Card(name=name, **row | lists, archives=archives)
+    return cards
+
+
+def card(name: str) -> Card:
+    """The card of a data set."""
+    return _cards()[name]
+
+
+def chosen(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    """``value`` of an option, if it is one of the ``allowed``; UserError else."""
+    if value not in allowed:
+        raise UserError(f"unknown {option}", expected=", ".join(allowed), found=value)
+    return value
 
 
 class Known(Protocol):

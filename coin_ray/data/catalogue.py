@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from coin_ray.data.card import Known
+from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
 
 NAMES = ("monuseg", "tnbc", "cpm17", "cryonuseg", "pannuke", "brca", "coin_layout", "imagescope")
@@ -30,3 +33,17 @@ def get(name: str) -> Known:
 def detect(path: Path) -> Known | None:
     """The data set that a folder holds, as its owners ship it; None for any other folder."""
     return next((d for d in map(get, NAMES) if path.is_dir() and d.detect(path)), None)
+
+
+def find_with(known: Known, path: Path, options: Mapping[str, Any]) -> list[Sample]:
+    """The samples that a data set finds with a user's options; UserError for one that it does not
+    have."""
+    names = [name for name in inspect.signature(known.find).parameters if name != "path"]
+    for name in options:
+        if name not in names:
+            raise UserError(
+                f"no option {name!r} for this data set",
+                expected=", ".join(names) or "none",
+                found=", ".join(options),
+            )
+    return known.find(path, **options)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coin_ray.data.card import Card
+from coin_ray.data.card import card, chosen
 from coin_ray.data.folder import folder_samples, visible
-from coin_ray.data.options import chosen
 from coin_ray.data.sample import Sample, unique_names
 
 SETS: dict[str, float | None] = {
@@ -19,24 +18,7 @@ SETS: dict[str, float | None] = {
 }
 SPLITS = ("train", "test", "Fold1", "Fold2", "Fold3")
 
-CARD = Card(
-    name="coin_layout",
-    title="The six data sets in the layout of the COIN repository",
-    url="https://github.com/shjo-april/COIN",
-    licence="that of each data set; see `coin-ray data info` of each",
-    citation="Jo et al., COIN, ICCV 2025 (arXiv 2503.11439), and each data set's own",
-    layout="{BRCA,CPM-17,CryoNuSeg,MoNuSeg,TNBC}/{train,test}/{image,mask}, "
-    "PanNuke/Fold{1,2,3}/{image,mask}; masks as RGB png, id = 256 B + G",
-    mpp=None,
-    counts={"MoNuSeg/test": 14, "TNBC/test": 10, "CryoNuSeg/test": 10, "CPM-17/test": 32},
-    splits={"coin": "the split folders; PanNuke trains on folds 1 and 2 and tests on fold 3"},
-    traps=(
-        "the instance masks of TNBC are the watershed (footprint disk 12) of the binary truth",
-        "mask_semantic holds palette masks without instances, mask_adjacent touching cells only",
-        "BRCA names are cut at their first dot",
-    ),
-    steps=("clone the repository; its data/ folder is what to point to",),
-)
+CARD = card("coin_layout")
 
 
 def detect(path: Path) -> bool:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coin_ray.data.card import Card
-from coin_ray.data.folder import by_stem, search
-from coin_ray.data.pairs import pair
+from coin_ray.data.card import card
+from coin_ray.data.folder import labelled, search
 from coin_ray.data.rasters import check_size, decoding
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
@@ -18,25 +17,7 @@ from coin_ray.labels import LabelMap, relabel
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 NUMERIC = ("double", "single", "logical", *INTEGERS)
 
-CARD = Card(
-    name="cpm17",
-    title="CPM-17: MICCAI 2017 digital pathology challenge, four kinds of tumour",
-    url="https://github.com/vqdang/hover_net/issues/5",
-    licence="unstated; ask the organisers before redistribution",
-    citation="Vu et al., Frontiers in Bioengineering and Biotechnology 7:53, 2019",
-    layout="cpm17/{train,test}/{Images/image_NN.png, Labels/image_NN.mat}; inst_map in the mat",
-    mpp=None,
-    counts={"train": 32, "test": 32},
-    splits={"owners": "32 training and 32 test images", "coin": "the same"},
-    traps=(
-        "both splits use the names image_00 to image_31, so names here start with the split",
-        "20x and 40x are mixed and not stated: say --mpp if you know it",
-    ),
-    steps=(
-        "open the thread above; it links a Google Drive folder",
-        "download its cpm17 folder as a zip and unpack it",
-    ),
-)
+CARD = card("cpm17")
 
 
 def detect(path: Path) -> bool:
@@ -49,12 +30,8 @@ def find(path: Path) -> list[Sample]:
     samples = []
     for labels in _labels(path):
         split = labels.parent.name.lower()
-        files = by_stem(labels.parent / "Images")
-        truths = pair(files, by_stem(labels, (".mat",)), labels)
-        for stem, file in files.items():
-            name = f"{split}_{stem}"
-            image = Image(name, file, dataset="CPM-17", split=split, mpp=CARD.mpp)
-            truth = truths.get(stem)
+        for stem, file, truth in labelled(labels.parent / "Images", labels, (".mat",)):
+            image = Image(f"{split}_{stem}", file, dataset="CPM-17", split=split, mpp=CARD.mpp)
             samples.append(Sample(image, truth, partial(read_truth, truth) if truth else None))
     return samples
 

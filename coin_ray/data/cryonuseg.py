@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coin_ray.data.card import Card
-from coin_ray.data.folder import by_stem, search
-from coin_ray.data.options import chosen
-from coin_ray.data.pairs import pair
+from coin_ray.data.card import card, chosen
+from coin_ray.data.folder import labelled, search
 from coin_ray.data.sample import Image, Sample
 
 RATERS = {
@@ -17,30 +15,7 @@ RATERS = {
 }
 LABELS = "label masks modify"
 
-CARD = Card(
-    name="cryonuseg",
-    title="CryoNuSeg: nuclei in cryosectioned H&E of 10 organs, 40x",
-    url="https://www.kaggle.com/ipateam/segmentation-of-nuclei-in-cryosectioned-he-images",
-    licence="CC BY-NC-SA 4.0",
-    citation="Mahbod et al., Computers in Biology and Medicine 132, 2021",
-    layout="'tissue images/Human_<Organ>_0{1,2,3}.tif', '<annotator>[/<annotator>]/" + LABELS + "'",
-    mpp=0.25,
-    counts={"train": 20, "test": 10},
-    splits={
-        "coin": "*_01 and *_02 for training, *_03 for testing",
-        "none": "the owners cross-validate",
-    },
-    traps=(
-        "'label masks' adds overlapping ids, which makes phantom nuclei: '" + LABELS + "' is read",
-        "ids have gaps",
-        "three mark-ups (rater=biologist, biologist2, bioinformatician) show how far people agree",
-    ),
-    steps=(
-        "log in at the page above (Kaggle) and download the archive",
-        "or: kaggle datasets download ipateam/segmentation-of-nuclei-in-cryosectioned-he-images",
-        "unpack it",
-    ),
-)
+CARD = card("cryonuseg")
 
 
 def detect(path: Path) -> bool:
@@ -55,9 +30,7 @@ def find(path: Path, *, rater: str = "biologist", splits: str = "coin") -> list[
     samples = []
     for tissue in _tissue(path):
         folders = search(tissue.parent / RATERS[rater], LABELS, depth=1)
-        files = by_stem(tissue)
-        truths = pair(files, by_stem(folders[0]), folders[0]) if folders else {}
-        for name, file in files.items():
+        for name, file, truth in labelled(tissue, folders[0] if folders else None):
             held_out = "test" if name.endswith("_03") else "train"
             image = Image(
                 name,
@@ -67,7 +40,7 @@ def find(path: Path, *, rater: str = "biologist", splits: str = "coin") -> list[
                 mpp=CARD.mpp,
                 organ=name.removeprefix("Human_").rsplit("_", 1)[0],
             )
-            samples.append(Sample(image, truths.get(name)))
+            samples.append(Sample(image, truth))
     return samples
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ def find_samples(
             label maps of which none fits, a link to nowhere, ``binary`` for a data set whose truth
             is no label files.
     """
-    from coin_ray.data.catalogue import detect, get
-    from coin_ray.data.options import find_with
+    from coin_ray.data.catalogue import detect, find_with, get
 
     path = Path(path)
     if not path.exists():
@@ -60,7 +59,7 @@ def find_samples(
                 do="name it with --dataset",
             )
         return _as_asked(folder_samples(path), mpp, binary)
-    samples = find_with(known.find, path, options or {})
+    samples = find_with(known, path, options or {})
     if not samples:
         raise UserError(
             f"nothing of {known.CARD.name} here",
@@ -267,6 +266,17 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pat
             )
         out[file.stem] = file
     return out
+
+
+def labelled(
+    images: Path, labels: Path | None, kinds: tuple[str, ...] = SUFFIXES
+) -> Iterator[tuple[str, Path, Path | None]]:
+    """(stem, image, label file or None) of every image in a folder, by name; label files end in one
+    of ``kinds``. UserError as of :func:`coin_ray.data.pairs.pair`."""
+    files = by_stem(images)
+    truths = pair(files, by_stem(labels, kinds), labels) if labels is not None else {}
+    for name, file in files.items():
+        yield name, file, truths.get(name)
 
 
 def _check_link(path: Path) -> None:

@@ -7,30 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from coin_ray.data.aperio import read_truth, stated_mpp
-from coin_ray.data.card import Card
-from coin_ray.data.folder import IMAGE_FOLDERS, SPLITS, by_stem, search, subfolder
-from coin_ray.data.pairs import match, pair
+from coin_ray.data.card import card
+from coin_ray.data.folder import IMAGE_FOLDERS, SPLITS, by_stem, labelled, search, subfolder
+from coin_ray.data.pairs import match
 from coin_ray.data.resolution import SAME, file_mpp
 from coin_ray.data.sample import Image, Sample
 
-CARD = Card(
-    name="imagescope",
-    title="Images with outlines of Aperio ImageScope",
-    url="https://www.leicabiosystems.com",
-    licence="that of your images",
-    citation="that of your images",
-    layout="*.tif (or png, jpg, npy) beside *.xml of the same names, or in image/ beside a folder "
-    "of the xml files",
-    mpp=None,
-    counts={},
-    splits={"folder": "train, val or test, where the folder is called so"},
-    traps=(
-        "every region counts as a nucleus: rectangles and ellipses too; NegativeROA cuts a hole",
-        "where outlines overlap, the smaller one is on top",
-        "MicronsPerPixel of the xml is the resolution, else what the image states",
-    ),
-    steps=("draw or export outlines as xml, at the resolution of the images",),
-)
+CARD = card("imagescope")
 
 
 def detect(path: Path) -> bool:
@@ -42,12 +25,9 @@ def find(path: Path) -> list[Sample]:
     """The images of every folder below ``path`` that has outlines; the data set is its name."""
     samples = []
     for images, outlines in _folders(path):
-        files = by_stem(images)
-        truths = pair(files, by_stem(outlines, (".xml",)), outlines)
         root = (images if images == outlines else images.parent).absolute()
         is_split = root.name.lower() in SPLITS
-        for name, file in files.items():
-            truth = truths.get(name)
+        for name, file, truth in labelled(images, outlines, (".xml",)):
             image = Image(
                 name,
                 file,

@@ -32,7 +32,7 @@ def tif_loss(tif: Any, page: Any) -> str:
 def stream_loss(stream: bytes) -> str:
     """Name of the lossy compression of a JPEG, JPEG 2000 or WebP stream; empty for others."""
     if stream.startswith(b"\xff\xd8"):
-        return "" if _has_marker(stream, 2, (0xC3, 0xF7)) else "JPEG"
+        return "" if _marker(stream, 2, (0xC3, 0xF7)) is not None else "JPEG"
     if stream.startswith(b"RIFF") and stream[8:12] == b"WEBP":
         return "" if b"VP8L" in stream[12:64] else "WebP"
     start = stream.find(b"\xff\x4f\xff\x51")
@@ -41,10 +41,6 @@ def stream_loss(stream: bytes) -> str:
         # The last byte of the coding style is the wavelet: 1 is the reversible one.
         return "" if at is not None and stream[at + 13 : at + 14] == b"\x01" else "JPEG 2000"
     return ""
-
-
-def _has_marker(stream: bytes, at: int, wanted: tuple[int, ...]) -> bool:
-    return _marker(stream, at, wanted) is not None
 
 
 def _marker(stream: bytes, at: int, wanted: tuple[int, ...]) -> int | None:

@@ -6,15 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from coin_ray.data.aperio import Overlap, draw_outlines, read_outlines, stated_mpp
-from coin_ray.data.card import Archive, Card
+from coin_ray.data.card import card, chosen
 from coin_ray.data.folder import by_stem, search
-from coin_ray.data.options import chosen
 from coin_ray.data.pairs import pair
 from coin_ray.data.resolution import SAME
 from coin_ray.data.sample import Image, Sample
 from coin_ray.labels import LabelMap
 
-_DRIVE = "https://drive.google.com/uc?export=download&id="
 ORGANS = {
     "breast": "A7-A13E A7-A13F AR-A1AK AR-A1AS E2-A1B5 E2-A14V",
     "kidney": "B0-5711 HE-7128 HE-7129 HE-7130 B0-5710 B0-5698",
@@ -26,40 +24,7 @@ ORGANS = {
 }
 """As the owners list 30 of the training patients."""
 
-CARD = Card(
-    name="monuseg",
-    title="MoNuSeg 2018: multi-organ nuclei in H&E, 40x",
-    url="https://monuseg.grand-challenge.org/Data/",
-    licence="CC BY-NC-SA 4.0",
-    citation="Kumar et al., IEEE TMI 36(7), 2017, and Kumar et al., IEEE TMI 39(5), 2020",
-    layout="training: 'Tissue Images/*.tif' and 'Annotations/*.xml'; "
-    "test: MoNuSegTestData/*.tif beside *.xml",
-    mpp=0.25,
-    counts={"train": 37, "test": 14},
-    splits={"owners": "37 training and 14 test images of other patients", "coin": "the same"},
-    traps=(
-        "outlines overlap: the last one drawn wins, as in the masks of the COIN repository",
-        "outlines are drawn unrounded: cutting coordinates to integers moves masks by up to 1 px",
-        "Kumar 2017 (30 images, split 16/14) is another data set of the same images",
-        "images were replaced under the same names in 2019",
-    ),
-    steps=(
-        "open the page above and download the training and the test archive",
-        "unpack both into one folder and point to it",
-    ),
-    archives=(
-        Archive(
-            _DRIVE + "1ZgqFJomqQGNnsx7w7QBzQQMVA16lbVCA",
-            "MoNuSegTrainingData.zip",
-            "25d3d3185bb2970b397cafa72eb664c9b4d24294aee382e7e3df9885affce742",
-        ),
-        Archive(
-            _DRIVE + "1NKkSQ5T0ZNQ8aUhh0a8Dt2YKYCQXIViw",
-            "MoNuSegTestData.zip",
-            "13e522387ae8b1bcc0530e13ff9c7b4d91ec74959ef6f6e57747368d7ee6f88a",
-        ),
-    ),
-)
+CARD = card("monuseg")
 
 
 def detect(path: Path) -> bool:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.data.card import Archive, Card
+from coin_ray.data.card import card, chosen
 from coin_ray.data.folder import search
 from coin_ray.data.images import Image8
-from coin_ray.data.options import chosen
 from coin_ray.data.rasters import decoding, items_shape
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
@@ -21,33 +20,8 @@ from coin_ray.labels import LabelMap, relabel
 
 CLASSES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
 """Channels 0 to 4 of the masks; channel 5 is the background and holds no instance."""
-_URL = "https://warwick.ac.uk/fac/cross_fac/tia/data/pannuke"
 
-CARD = Card(
-    name="pannuke",
-    title="PanNuke: nuclei of 19 tissues, 40x",
-    url=_URL,
-    licence="CC BY-NC-SA 4.0",
-    citation="Gamper et al., ECDP 2019, and Gamper et al., arXiv 2003.10778",
-    layout="Fold i/images/foldi/{images.npy, types.npy}, Fold i/masks/foldi/masks.npy",
-    mpp=0.25,
-    counts={"fold1": 2656, "fold2": 2523, "fold3": 2722},
-    splits={"folds": "the owners' three folds", "coin": "folds 1 and 2 train, fold 3 tests"},
-    traps=(
-        "arrays are float64, 4 and 8 GB a fold: they are memory-mapped, a patch is cast at a time",
-        "a class a channel, ids start again in each; the background channel is no instance",
-        "116, 113 and 114 patches of the folds have no nucleus",
-    ),
-    steps=("download fold_1.zip, fold_2.zip and fold_3.zip from the page above and unpack them",),
-    archives=tuple(
-        Archive(f"{_URL}/fold_{i}.zip", f"fold_{i}.zip", digest)
-        for i, digest in (
-            (1, "6e19ad380300e8ce9480f9ab6a14cc91fa4b6a511609b40e3d70bdf9c881ed0b"),
-            (2, "5bc540cc509f64b5f5a274d6e5a245527dbd3e6d3155d43555115c5d54709b07"),
-            (3, "c14d372981c42f611ebc80afad01702b89cad8c1b3089daa31931cf5a4b1a39d"),
-        )
-    ),
-)
+CARD = card("pannuke")
 
 
 def detect(path: Path) -> bool:

@@ -93,21 +93,20 @@ def check_size(path: Path, shape: tuple[int, ...], samples: int = 1) -> None:
     MAX_SAMPLES values in each."""
     pixels = math.prod(int(s) for s in shape)
     if pixels > MAX_PIXELS or min(shape, default=0) <= 0:
-        raise UserError(
-            "absurd dimensions",
-            where=str(path),
-            expected=f"1 to {MAX_PIXELS:,} pixels",
-            found=" x ".join(f"{s}" for s in shape) + " (height x width)",
-            do="cut a large image into tiles" if pixels > MAX_PIXELS else "check the file",
-        )
+        found = " x ".join(f"{s}" for s in shape) + " (height x width)"
+        raise _absurd(path, found, _TILES if pixels > MAX_PIXELS else "check the file")
     if samples > MAX_SAMPLES:
-        raise UserError(
-            "absurd dimensions",
-            where=str(path),
-            expected=f"at most {MAX_SAMPLES} samples a pixel",
-            found=f"{samples:,}",
-            do="save it as RGB, or copy it again if that is what it was",
-        )
+        do = "save it as RGB, or copy it again if that is what it was"
+        raise _absurd(path, f"{samples:,}", do, f"at most {MAX_SAMPLES} samples a pixel")
+
+
+_TILES = "cut a large image into tiles"
+
+
+def _absurd(
+    path: Path, found: str, do: str, expected: str = f"1 to {MAX_PIXELS:,} pixels"
+) -> UserError:
+    return UserError("absurd dimensions", where=str(path), expected=expected, found=found, do=do)
 
 
 def read_raster(path: Path) -> Raster:
@@ -188,15 +187,10 @@ def _is_tif(path: Path) -> bool:
 def _header(path: Path) -> tuple[int, int, int, str]:
     """Height and width as stored, orientation, and how samples differ from grey or RGB."""
     if _is_tif(path):
-        import tifffile
-
-        with tifffile.TiffFile(path) as tif:
-            page = _first_page(tif)
-            check_size(path, (page.imagelength, page.imagewidth), page.samplesperpixel)
+        with _open_tif(path) as (_, page):
             samples = page.photometric.name.lower() if _white_is_zero(page) else ""
             samples = "ycbcr" if _is_ycbcr(page) else samples
-            height, width = int(page.imagelength), int(page.imagewidth)
-            return height, width, tif_orientation(page), samples
+            return int(page.imagelength), int(page.imagewidth), tif_orientation(page), samples
     with _open_pil(path) as picture:
         check_size(path, (picture.height, picture.width))
         return picture.height, picture.width, picture_orientation(path, picture), ""
@@ -215,13 +209,7 @@ def _open_pil(path: Path) -> Any:
     try:
         return Image.open(path)
     except Image.DecompressionBombError as error:
-        raise UserError(
-            "absurd dimensions",
-            where=str(path),
-            expected=f"1 to {MAX_PIXELS:,} pixels",
-            found=str(error),
-            do="cut a large image into tiles",
-        ) from error
+        raise _absurd(path, str(error), _TILES) from error
 
 
 def _read_pil(path: Path) -> Raster:
@@ -255,11 +243,7 @@ def _png_depth(path: Path) -> int:
 
 
 def _read_tif(path: Path) -> Raster:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tif:
-        page = _first_page(tif)
-        check_size(path, (page.imagelength, page.imagewidth), page.samplesperpixel)
+    with _open_tif(path) as (tif, page):
         # tifffile fills what it cannot find with zeros; a label map cut short must not pass
         pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
         absent = sum(offset == count == 0 for offset, count in pieces)
@@ -318,7 +302,14 @@ def _stack(path: Path, found: str) -> UserError:
     )
 
 
-def _first_page(tif: Any) -> Any:
-    if not len(tif.pages):
-        raise ValueError("no page found")
-    return tif.pages[0]
+@contextmanager
+def _open_tif(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A tif and its first page."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as tif:
+        if not len(tif.pages):
+            raise ValueError("no page found")
+        page = tif.pages[0]
+        check_size(path, (page.imagelength, page.imagewidth), page.samplesperpixel)
+        yield tif, page

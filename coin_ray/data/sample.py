@@ -215,15 +215,3 @@ def unique_names(samples: list[Sample]) -> list[Sample]:
             for s in samples
         ]
     return samples
-
-
-__all__ = [
-    "Image",
-    "Sample",
-    "binary_truth",
-    "file_sample",
-    "read_files",
-    "read_image",
-    "read_label_map",
-    "unique_names",
-]

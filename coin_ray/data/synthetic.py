@@ -8,6 +8,7 @@ Beer-Lambert with random dyes and passed through simple optics. Diameters are th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,9 @@ def generate_tile(
         white = np.maximum(white, tissue.discs(rng, size, int(rng.integers(2, 40)), 2, 9))
 
     label_map = np.zeros((size, size), np.int32)
-    _cells(rng, hematoxylin, eosin, white, stroma, direction, label_map, diameter, crowding)
+    chromatin = nuclei.Chromatin(rng, size)
+    canvas = nuclei.Canvas(hematoxylin, eosin, white, label_map, chromatin)
+    _cells(rng, canvas, stroma, direction, diameter, crowding)
     ids, area = np.unique(label_map, return_counts=True)
     label_map[np.isin(label_map, ids[area < SMALLEST])] = 0
     image = tissue.optics(rng, tissue.colour(rng, hematoxylin, eosin, white))
@@ -95,33 +98,31 @@ def _ground(
 
 def _cells(
     rng: np.random.Generator,
-    hematoxylin: tissue.FloatMap,
-    eosin: tissue.FloatMap,
-    white: tissue.FloatMap,
+    canvas: nuclei.Canvas,
     stroma: tissue.FloatMap,
     direction: tissue.FloatMap,
-    label_map: NDArray[np.int32],
     diameter: float,
     crowding: float,
 ) -> None:
     """Debris and out-of-focus shadows (unlabelled), then the nuclei, all painted in place."""
-    size = label_map.shape[0]
-    chromatin = nuclei.Chromatin(rng, size)
-    nothing = np.zeros_like(label_map)
+    size = stroma.shape[0]
+    unlabelled = replace(canvas, label_map=np.zeros_like(canvas.label_map))
     tone, soft = rng.uniform(0.65, 1.5), rng.uniform(0.8, 2.2)
     for _ in range(rng.poisson(6 * (size / 256) ** 2)):
         at, small = rng.uniform(0, size, 2), rng.random() < 0.6
-        look = nuclei.KINDS["lymphocyte" if small else "pale"]
-        nuclei.draw(
-            rng, look, at, rng.uniform(0, np.pi), rng.uniform(3, 6) if small else diameter,
-            tone=tone if small else 0.35 * tone, chromatin=chromatin, hematoxylin=hematoxylin,
-            eosin=eosin, white=white, label_map=nothing, index=0,
-            soft=1.5 if small else rng.uniform(5, 9),
-        )  # fmt: skip
+        kind = nuclei.KINDS["lymphocyte" if small else "pale"]
+        angle = rng.uniform(0, np.pi)
+        if small:
+            look = nuclei.Look(rng.uniform(3, 6), tone, 1.5)
+        else:
+            look = nuclei.Look(diameter, 0.35 * tone, rng.uniform(5, 9))
+        nuclei.draw(rng, unlabelled, kind, at, angle, look)
     patches = np.clip(0.5 + 0.45 * tissue.smooth_noise(rng, size, rng.uniform(40, 120)), 0.05, 1)
     uneven = rng.uniform(0, 1)
     wish = (
-        (1 - uneven + uneven * patches) * (1 - rng.uniform(0.3, 0.8) * stroma) * (1 - 0.9 * white)
+        (1 - uneven + uneven * patches)
+        * (1 - rng.uniform(0.3, 0.8) * stroma)
+        * (1 - 0.9 * canvas.white)
     )
     gap = 1.25 - 0.6 * crowding * rng.uniform(0.7, 1.0)
     count = int(np.ceil((0.06 + 0.94 * crowding) * (size / diameter) ** 2))
@@ -137,15 +138,13 @@ def _cells(
     for index, centre in enumerate(centres, start=1):
         y, x = np.clip(centre.astype(int), 0, size - 1)
         in_stroma = stroma[y, x] > 0.5
-        kind = "spindle" if in_stroma and rng.random() < 0.55 else str(rng.choice(names, p=mix))
+        name = "spindle" if in_stroma and rng.random() < 0.55 else str(rng.choice(names, p=mix))
         angle = direction[y, x] if in_stroma else swirl + rng.normal(0, 1.2)
-        nuclei.draw(
-            rng, nuclei.KINDS[kind], centre, angle + rng.normal(0, 0.15), diameter,
-            tone=tone * rng.uniform(0.8, 1.2), chromatin=chromatin, hematoxylin=hematoxylin,
-            eosin=eosin, white=white, label_map=label_map, index=index, soft=soft, cytoplasm=body,
-        )  # fmt: skip
+        angle += rng.normal(0, 0.15)
+        look = nuclei.Look(diameter, tone * rng.uniform(0.8, 1.2), soft, body)
+        nuclei.draw(rng, canvas, nuclei.KINDS[name], centre, angle, look, index)
     # A nucleus takes the dye wherever it lies: no glass inside it.
-    white[label_map > 0] = 0
+    canvas.white[canvas.label_map > 0] = 0
 
 
 def generated_samples(

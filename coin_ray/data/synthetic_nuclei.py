@@ -103,31 +103,43 @@ class Chromatin:
         return 0.6 * self.coarse[y : y + h, x : x + w] + 0.3 * self.fine[y : y + h, x : x + w]
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """What nuclei are painted on: densities of a tile, ``white`` (1 = empty glass), their ids."""
+
+    hematoxylin: FloatMap
+    eosin: FloatMap
+    white: FloatMap
+    label_map: NDArray[np.int32]
+    chromatin: Chromatin
+
+
+@dataclass(frozen=True)
+class Look:
+    """What nuclei of a tile have in common: mean ``diameter``, ``tone`` that scales the
+    hematoxylin, ``soft``, the width of an edge in px, ``cytoplasm``, how far the cell body reaches
+    in px and the hematoxylin and eosin that it adds."""
+
+    diameter: float
+    tone: float
+    soft: float
+    cytoplasm: tuple[float, float, float] = (0, 0, 0)
+
+
 def draw(
     rng: np.random.Generator,
+    canvas: Canvas,
     kind: Kind,
     centre: NDArray[np.float64],
     angle: float,
-    diameter: float,
-    *,
-    tone: float,
-    chromatin: Chromatin,
-    hematoxylin: FloatMap,
-    eosin: FloatMap,
-    white: FloatMap,
-    label_map: NDArray[np.int32],
-    index: int,
-    soft: float,
-    cytoplasm: tuple[float, float, float] = (0, 0, 0),
+    look: Look,
+    index: int = 0,
 ) -> None:
-    """Paint one nucleus over the two density maps and the label map, in place.
-
-    ``tone`` scales its hematoxylin (a property of the tile), ``soft`` is the width of its edge in
-    px, ``cytoplasm`` how far the cell body reaches in px and the hematoxylin and eosin that it
-    adds.
-    """
+    """Paint one nucleus, in place."""
+    hematoxylin, eosin, white = canvas.hematoxylin, canvas.eosin, canvas.white
+    label_map, chromatin, cytoplasm = canvas.label_map, canvas.chromatin, look.cytoplasm
     size = label_map.shape[0]
-    radius = 0.5 * diameter * rng.uniform(*kind.size)
+    radius = 0.5 * look.diameter * rng.uniform(*kind.size)
     aspect = rng.uniform(*kind.aspect)
     reach = int(np.ceil(1.3 * radius / np.sqrt(aspect) + 1.4 * cytoplasm[0])) + 3
     y0, y1 = int(max(0, centre[0] - reach)), int(min(size, centre[0] + reach + 1))
@@ -139,8 +151,8 @@ def draw(
     width = (np.arange(x0, x1)[None] - centre[1]).astype(np.float32)
     r = outline(rng, height, width, radius, aspect, angle, rng.uniform(0.01, 0.1))
     short = float(radius * np.sqrt(aspect))
-    alpha = np.clip((1 - r) * short / soft + 0.5, 0, 1).astype(np.float32)
-    density = rng.uniform(*kind.density) * tone
+    alpha = np.clip((1 - r) * short / look.soft + 0.5, 0, 1).astype(np.float32)
+    density = rng.uniform(*kind.density) * look.tone
     body = 1 - rng.uniform(*kind.pale) * np.clip(1.15 - r, 0, 1) * 1.1
     rim_width = max(0.12, 1.2 / short)
     body += rng.uniform(*kind.rim) * np.exp(-(((r - 0.95 + rim_width / 2) / rim_width) ** 2))

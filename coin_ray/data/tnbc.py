@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from coin_ray.data.card import Archive, Card
-from coin_ray.data.folder import by_stem, search
+from coin_ray.data.card import card, chosen
+from coin_ray.data.folder import labelled, search
 from coin_ray.data.label_files import check_shape, components, label_raster
-from coin_ray.data.options import chosen
-from coin_ray.data.pairs import pair
 from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap
@@ -21,34 +19,7 @@ BREAST = range(1, 12)
 """Slides of the breast; a later record adds slides of the brain after them."""
 TEST_SLIDES = range(9, 12)
 
-CARD = Card(
-    name="tnbc",
-    title="TNBC: nuclei of triple-negative breast cancer, 40x",
-    url="https://zenodo.org/records/1175282",
-    licence="CC BY 4.0",
-    citation="Naylor et al., IEEE TMI 38(2), 2019 (doi 10.1109/TMI.2018.2865709)",
-    layout="TNBC_NucleiSegmentation/{Slide_XX,GT_XX}/XX_Y.png, 512 x 512",
-    mpp=0.25,
-    counts={"coin train": 40, "coin test": 10},
-    splits={
-        "coin": "10 test images by name, 40 for training: patients are on both sides",
-        "patient": "ours: slides 01 to 08 for training, 09 to 11 for testing, no patient on both",
-        "none": "the owners give no split",
-    },
-    traps=(
-        "the truth is binary: instances are its connected components, so touching nuclei merge",
-        "images carry an opaque alpha channel",
-        "record 3552674 adds brain slides (12 and up), which are left out",
-    ),
-    steps=("download TNBC_NucleiSegmentation.zip of the record and unpack it",),
-    archives=(
-        Archive(
-            "https://zenodo.org/records/1175282/files/TNBC_NucleiSegmentation.zip",
-            "TNBC_NucleiSegmentation.zip",
-            "da708c3a988f4ad4b9bbb9283b387faf703f0bc0e5e689927306bd27ea13a57f",
-        ),
-    ),
-)
+CARD = card("tnbc")
 
 
 def detect(path: Path) -> bool:
@@ -69,9 +40,7 @@ def find(path: Path, *, splits: str = "coin", connectivity: int | str = 8) -> li
         if int(slide.name.split("_")[1]) not in BREAST:
             continue
         truth_folder = slide.parent / slide.name.replace("Slide", "GT")
-        files = by_stem(slide)
-        truths = pair(files, by_stem(truth_folder), truth_folder) if truth_folder.is_dir() else {}
-        for name, file in files.items():
+        for name, file, truth in labelled(slide, truth_folder if truth_folder.is_dir() else None):
             image = Image(
                 name,
                 file,
@@ -80,7 +49,6 @@ def find(path: Path, *, splits: str = "coin", connectivity: int | str = 8) -> li
                 mpp=CARD.mpp,
                 organ="breast",
             )
-            truth = truths.get(name)
             read = partial(read_truth, truth, connectivity=int(connectivity)) if truth else None
             samples.append(Sample(image, truth, read))
     return samples
