@@ -149,7 +149,6 @@ def _enter(own: Path, name: str, row: Mapping[str, Any]) -> None:
 
 
 def _copied(file: Path, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         shutil.copyfile(file, part)
     return path

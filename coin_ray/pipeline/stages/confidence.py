@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from coin_ray.confidence.settings import Select
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
-from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
+from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stage import Given, Read, Ref, Scope, Stage, Take, Together
 from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
 from coin_ray.store.artifacts import Artifact
 
@@ -68,15 +68,15 @@ MASKS = Stage(
 )
 
 
-def _shows_evidence(config: Any) -> bool:
+def _shows_evidence(config: Cell) -> bool:
     return bool({"regrowth", "ring_contrast"} & set(config.score.terms))
 
 
-def _jitters(config: Any) -> bool:
+def _jitters(config: Cell) -> bool:
     return "stain_jitter" in config.score.terms
 
 
-def _looks(chain: Any, ref: Ref) -> bool:
+def _looks(chain: Scope, ref: Ref) -> bool:
     return _shows_evidence(chain.config) or _jitters(chain.config)
 
 
@@ -216,7 +216,7 @@ def _change(now: LabelMap, before: LabelMap | None) -> dict[str, int]:
     }
 
 
-def _before(chain: Any, ref: Ref) -> Ref:
+def _before(chain: Scope, ref: Ref) -> Ref:
     previous = refs.previous_refresh(chain, ref.round)
     assert previous is not None
     return refs.labels(chain, ref.image, previous)

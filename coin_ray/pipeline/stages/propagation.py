@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from coin_ray.imaging.settings import Instances
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import needs_coarse
+from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
 from coin_ray.propagation.settings import Crf, Ot, Uss, backbone_name
 from coin_ray.store.artifacts import Artifact
@@ -83,7 +84,7 @@ STRETCH = ("minmax", "percentile", "complement")
 """Settings of the section uss that similarities are stretched by for the transport."""
 
 
-def _transports(config: Any) -> bool:
+def _transports(config: Cell) -> bool:
     return bool(config.ot.enabled)
 
 
