@@ -101,6 +101,18 @@ def test_what_travels_between_the_rooms_has_types() -> None:
     rooms = [
         path for room in ("store", "planning", "pipeline") for path in (ROOT / room).rglob("*.py")
     ]
-    lines = [line for path in rooms for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for path in rooms for line in path.read_text("utf-8").splitlines()]
     used = [word for line in lines if "import" not in line for word in re.findall(r"\bAny\b", line)]
     assert len(used) <= 40
+
+
+def test_what_lies_where_in_a_workspace_is_said_once() -> None:
+    named = re.compile(
+        r"""workspace\)?(\.resolve\(\))? / f?["']|["'](mlflow\.db|journal|ui\.log)["']"""
+    )
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if named.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"workspace.py"}

@@ -14,6 +14,7 @@ from typer.models import ArgumentInfo
 
 from coin_ray import safe
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
+from coin_ray.workspace import Workspace as Folder
 
 if TYPE_CHECKING:
     from coin_ray.execution.executor import Executor
@@ -62,15 +63,16 @@ Seeds = Annotated[
     str | None, typer.Option("--seeds", metavar="N|LIST", help="how many random seeds, or which")
 ]
 Workspace = Annotated[
-    Path,
+    Folder,
     typer.Option(
         "--workspace",
         envvar="COIN_RAY_WORKSPACE",
+        path_type=Path,
         callback=lambda ctx, path: _workspace(ctx, path),
         help="results, store and tracker",
     ),
 ]
-WORKSPACE = Path(".coin-ray")
+WORKSPACE = Folder(".coin-ray")
 Address = Annotated[
     str | None,
     typer.Option(
@@ -100,13 +102,13 @@ Overwrite = Annotated[
 ]
 
 
-def _workspace(ctx: typer.Context, path: Path) -> Path:
+def _workspace(ctx: typer.Context, path: Path) -> Folder:
     """Absolute. UserError for a file, or a name that no address of a tracker can hold."""
     from coin_ray.cli.screen import fault
     from coin_ray.files import expanded
 
     try:
-        found = expanded(path).resolve()
+        found = Folder(expanded(path)).resolve()
     except RuntimeError as error:
         raise OSError(errno.ELOOP, "links in a circle", str(path)) from error
     if found.exists() and not found.is_dir():
@@ -149,7 +151,7 @@ class Asked(NamedTuple):
 
     study: str
     request: Request
-    workspace: Path
+    workspace: Folder
 
     def resolve(self) -> ResolvedStudy:
         """The study under these options, its data not yet read."""
@@ -202,7 +204,7 @@ def takes_study(**changed: Any) -> Callable[[Callable[..., None]], Callable[...,
     return give
 
 
-def _asked(study: str | None = None, workspace: Path = WORKSPACE, **options: Any) -> Asked:
+def _asked(study: str | None = None, workspace: Folder = WORKSPACE, **options: Any) -> Asked:
     from coin_ray.study.command_line import Request
 
     for name in ("data", "train", "settings"):

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from coin_ray.errors import UserError
 from coin_ray.store import lease
+from coin_ray.workspace import Workspace
 
-RUNS = "ray"
-"""Folder of a workspace."""
 PREFIX = "coin-ray-"
 LONGEST = 17
 """Bytes of the folder that a session lies in. A socket's path has 107, and Ray's own names below a
@@ -30,7 +29,7 @@ QUIET = 3600.0
 @contextmanager
 def run_folder(workspace: Path) -> Iterator[Path]:
     """A folder for what Tune and Train write during a run; gone afterwards."""
-    folder = workspace / RUNS / uuid.uuid4().hex[:12]
+    folder = Workspace(workspace).ray / uuid.uuid4().hex[:12]
     claim = folder / "lease"
     token = lease.acquire(claim)
     assert token is not None, "a name that nobody else has"
@@ -62,7 +61,7 @@ def abandoned(workspace: Path) -> list[Path]:
     now = time.time()
     runs = [
         folder
-        for folder in _listed(workspace / RUNS, "*")
+        for folder in _listed(Workspace(workspace).ray, "*")
         if not ((holder := lease.holder(folder / "lease")) and holder.alive)
         and now - _last_change(folder) > QUIET
     ]

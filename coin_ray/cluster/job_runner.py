@@ -30,6 +30,7 @@ from coin_ray.pipeline.steps import STEPS
 from coin_ray.planning.machines import room, round_request, segmenter_share, step_request
 from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.workspace import Workspace
 
 
 class ClusterRunner:
@@ -87,7 +88,7 @@ class ClusterRunner:
         steps = dict.fromkeys(step_request(asked, step, device) for step in STEPS)
         groups = ray.util.placement_group_table().values()
         return who_waits(
-            Store(self._workspace / "store"),
+            Store(Workspace(self._workspace).store),
             dict(self._tally.running),
             [round_request(asked, self.workers, device), *steps],
             ray.available_resources(),
@@ -144,7 +145,7 @@ class ClusterRunner:
             if place not in pool:
                 pool[place] = start_actor(
                     sam.model,
-                    self._workspace / "store",
+                    Workspace(self._workspace).store,
                     device=device,
                     batch=sam.batch,
                     gpu=segmenter_share(self._study.resources, device),

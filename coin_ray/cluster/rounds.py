@@ -11,12 +11,12 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer, prepare_model
 
-from coin_ray.cluster.folders import RUNS
 from coin_ray.cluster.nodes import limit
 from coin_ray.execution.cell_spec import CellSpec, open_cell, train_and_tell
 from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import train_once
 from coin_ray.planning.machines import Request, round_request
+from coin_ray.workspace import Workspace
 
 # Ray's own limits are none at all: a group of workers that cannot be placed is tried for ever.
 # Our checkpoints are in the store: a restart continues after the last one.
@@ -42,7 +42,7 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=f"{spec.who['cell']}-{time.time_ns()}",
-            storage_path=str(spec.folder or spec.workspace / RUNS),
+            storage_path=str(spec.folder or Workspace(spec.workspace).ray),
             failure_config=ray.train.FailureConfig(
                 **{name: limit for name, limit in _LIMITS.items() if name in known}
             ),

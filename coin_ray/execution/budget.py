@@ -14,6 +14,7 @@ from coin_ray.execution.refusals import Target, refuse_missing, target
 from coin_ray.execution.trial_log import runs_folder, with_proposals
 from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from coin_ray.planning.estimate import Estimate
@@ -105,7 +106,7 @@ def plan_study(
         kept = min(1.0, (study.screen.keep + 1) / len(study.levels))
     cost = estimate(
         plan,
-        read_ledger(Store(workspace / "store"), plan.stages),
+        read_ledger(Store(Workspace(workspace).store), plan.stages),
         where.nodes,
         device=where.device,
         resources=study.resources,

@@ -29,6 +29,7 @@ from coin_ray.report.export import export
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
 from coin_ray.study.resolved import StudyCell
+from coin_ray.workspace import Workspace
 
 SAY = 5.0
 """Seconds between two signs of life of a training."""
@@ -73,7 +74,7 @@ class CellSpec:
 
     @property
     def store(self) -> Store:
-        return Store(self.workspace / "store", self.device)
+        return Store(Workspace(self.workspace).store, self.device)
 
     def emit(self, kind: type[Any], **values: Any) -> Any:
         """Send an event of this cell without waiting; what an executor can wait for."""
@@ -127,7 +128,7 @@ def run_to_end(
     into that folder of results."""
     rows, facts = run_cell(run, spec.samples, each, train)
     if study is not None:
-        folder = spec.workspace / "runs" / study / spec.who["cell"]
+        folder = Workspace(spec.workspace).runs / study / spec.who["cell"]
         whose = {**spec.who, "content": spec.content}
         export(run, spec.samples, folder, rows, {**whose, **facts}, spec.config)
     last = refs.final_step(run.chain)

@@ -30,6 +30,7 @@ from coin_ray.planning.machines import (
 )
 from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class LocalRunner(AbstractContextManager[Any]):
     def _segmenter(self, config: Cell) -> _Segmenter:
         sam = config.sam
         if sam.model not in self._segmenters:
-            store = Store(self._workspace / "store", self._device)
+            store = Store(Workspace(self._workspace).store, self._device)
             self._segmenters[sam.model] = _Segmenter(sam.model, store, self._device, sam.batch)
         return self._segmenters[sam.model]
 

@@ -20,6 +20,7 @@ from coin_ray.store.artifacts import Store
 from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import with_trials
+from coin_ray.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_study(
     tally = Tally(listen)
     jobs = executor.runner(study, workspace, tally, device, workers)
     cells = CellRunner(study, data, workspace, tally, log, jobs)
-    interrupted, store = True, Store(workspace / "store")
+    interrupted, store = True, Store(Workspace(workspace).store)
     damaged = len(store.damaged())
     try:
         with jobs:

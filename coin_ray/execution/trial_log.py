@@ -18,13 +18,14 @@ from coin_ray.pipeline.settings import Cell
 from coin_ray.section import identity
 from coin_ray.study.resolved import Dimension, ResolvedStudy, StudyCell
 from coin_ray.study.search import active, with_trials
+from coin_ray.workspace import Workspace
 
 FILE = "trials.jsonl"
 
 
 def runs_folder(study: ResolvedStudy, workspace: Path) -> Path:
     """The folder of the cells of a study that knows the contents of its data sets."""
-    return workspace / "runs" / study.run_name
+    return Workspace(workspace).runs / study.run_name
 
 
 def with_proposals(study: ResolvedStudy, runs: Path) -> ResolvedStudy:

@@ -22,6 +22,7 @@ from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CorruptArtifact, Done, Store
 from coin_ray.store.keys import Key
+from coin_ray.workspace import Workspace
 
 Each = Callable[[str, int], list[Any]]
 """``each(step, n)``: the results of ``STEPS[step]`` for its items 0 .. n - 1, in order."""
@@ -41,7 +42,7 @@ def open_local(
     """A cell in this process, with a segmenter of its own and the workspace's store."""
     from coin_ray.weights import registry
 
-    store = Store(workspace / "store", device)
+    store = Store(Workspace(workspace).store, device)
     return CellRun(
         config,
         Chain(config, seed, train, registry.identity, mask_digest),

@@ -31,6 +31,7 @@ from coin_ray.planning.asked import (
 )
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
+from coin_ray.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def plan_cells(cells: Sequence[CellIdentity], data: Mapping[str, DataSet], works
     """Plan cells on their resolved data. UserError if weights, mask files or the extra
     ``crf`` are missing."""
     weights, masks = identities(cells, data)
-    store = Store(workspace / "store")
+    store = Store(Workspace(workspace).store)
     keys: dict[str, Key] = {}
     uses: Counter[str] = Counter()
     copies: dict[str, int] = {}

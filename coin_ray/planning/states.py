@@ -19,6 +19,7 @@ from coin_ray.planning.asked import (
 from coin_ray.planning.plan import identities, open_chains
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
+from coin_ray.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def stages_by_cell(
     cells: Sequence[CellIdentity], data: Mapping[str, DataSet], workspace: Path
 ) -> list[CellStages]:
     """The stages of each cell, in order. UserError as ``plan_cells``."""
-    store = Store(workspace / "store")
+    store = Store(Workspace(workspace).store)
     chains = open_chains(cells, data, *identities(cells, data))
     stages = []
     for chain, found in chains:

@@ -12,6 +12,7 @@ from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.errors import UserError
 from coin_ray.identity import digest
 from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from coin_ray.data.sample import Image, Sample
@@ -93,7 +94,7 @@ def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Sample, ...], tup
     from coin_ray.data.synthetic import generated_samples
 
     options = {"train": 0, "test": 4, "size": 256, "seed": 0} | dict(spec.options)
-    folder = workspace / "data" / f"generated-{digest(options)[:12]}"
+    folder = Workspace(workspace).data / f"generated-{digest(options)[:12]}"
     size, seed = options["size"], options["seed"]
     test = generated_samples(folder / "test", options["test"], size=size, seed=2 * seed)
     if not options["train"]:

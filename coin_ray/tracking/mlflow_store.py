@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
 from coin_ray.files import whole
+from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "coin-ray"
-DATABASE = "mlflow.db"
 """File of the tracker in a workspace that has no server."""
 STUDY_TAG = "coin_ray.study"
 """Tag of every run: the identity of its study."""
@@ -46,9 +46,13 @@ def tracking_uri(workspace: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or database_uri(workspace)
 
 
-def database_uri(workspace: Path, name: str = DATABASE) -> str:
+def database_uri(workspace: Path) -> str:
     """Address of the database file in the workspace."""
-    path = str(workspace.resolve() / name)
+    return _address(Workspace(workspace).resolve().database)
+
+
+def _address(database: Path) -> str:
+    path = str(database)
     if not set("%?") & set(path):
         return f"sqlite:///{path}"
     from sqlalchemy import URL  # knows what its own parser takes for something else
@@ -89,10 +93,10 @@ def connect(workspace: Path, uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
     workspace.mkdir(parents=True, exist_ok=True)
     with locked(workspace):
-        if uri == database_uri(workspace) and not (workspace / DATABASE).exists():
+        if uri == database_uri(workspace) and not Workspace(workspace).database.exists():
             # Half of its tables, after a kill or on a full disk, could never be opened again.
-            with whole(workspace / DATABASE) as part:
-                MlflowClient(tracking_uri=database_uri(workspace, part.name))
+            with whole(Workspace(workspace).database) as part:
+                MlflowClient(tracking_uri=_address(part.resolve()))
         return MlflowClient(tracking_uri=uri)
 
 
@@ -103,7 +107,7 @@ def ensure_experiment(client: Any, name: str, workspace: Path | None) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = None if workspace is None else (workspace / "artifacts").as_uri()
+        location = None if workspace is None else Workspace(workspace).artifacts.as_uri()
         return str(client.create_experiment(name, location, tags=_EXPERIMENT_TAGS))
     if found.lifecycle_stage != "active":
         raise MlflowException(
@@ -136,6 +140,6 @@ def study_runs(client: Any, experiment_id: str, study: str) -> Iterator[Run]:
 def locked(workspace: Path) -> Iterator[None]:
     """One process of this workspace at a time (advisory, gone with the process)."""
     workspace.mkdir(parents=True, exist_ok=True)
-    with (workspace / "mlflow.lock").open("a") as file:  # a link there empties nothing
+    with Workspace(workspace).tracker_lock.open("a") as file:  # a link there empties nothing
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

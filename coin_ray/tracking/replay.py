@@ -15,6 +15,7 @@ from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.mlflow_store import unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
+from coin_ray.workspace import Workspace
 
 
 @dataclass
@@ -70,11 +71,12 @@ class Synced:
 def sync_journals(workspace: Path, *, uri: str = "", experiment: str = "") -> list[Synced]:
     """Replay every journal of a workspace into MLflow. UserError if there is none, or the tracker
     does not answer."""
-    paths = sorted((workspace / "journal").glob("*.jsonl"))
+    folder = Workspace(workspace).journal
+    paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         raise UserError(
             "no journal to replay",
-            where=str(workspace / "journal"),
+            where=str(folder),
             do="name the workspace of the study with --workspace",
         )
     return [_sync(workspace, path, uri, experiment) for path in paths]
@@ -120,7 +122,7 @@ def study_identity(info: Mapping[str, Any]) -> str:
 
 def journal_path(workspace: Path, study: str) -> Path:
     """The journal of a study identity."""
-    return workspace.resolve() / "journal" / f"{study}.jsonl"
+    return Workspace(workspace).resolve().journal / f"{study}.jsonl"
 
 
 def redacted(text: str) -> str:

@@ -24,6 +24,7 @@ from coin_ray.tracking.mlflow_store import (
     tracking_uri,
 )
 from coin_ray.tracking.replay import redacted
+from coin_ray.workspace import Workspace
 
 HOST, PORT = "127.0.0.1", 5000
 
@@ -43,7 +44,7 @@ def running_server(workspace: Path, port: int | None = None, *, wait: float = 12
             found=redacted(uri),
             do="open that address, or unset the variable to look at the workspace's own database",
         )
-    database = workspace.resolve() / "mlflow.db"
+    database = Workspace(workspace).resolve().database
     if uri == database_uri(workspace) and not database.is_file():
         raise UserError(
             "no tracking database yet",
@@ -57,7 +58,7 @@ def running_server(workspace: Path, port: int | None = None, *, wait: float = 12
             do="copy mlflow.db and artifacts/ to a folder of your own: --workspace FOLDER",
         )
     port = _port(port)
-    log = workspace.resolve() / "ui.log"
+    log = Workspace(workspace).resolve().server_log
     with log.open("wb") as out:
         process = subprocess.Popen(
             _command(uri, workspace.resolve(), port),
@@ -93,7 +94,7 @@ def _command(uri: str, workspace: Path, port: int) -> list[str]:
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", uri),
-        *("--artifacts-destination", (workspace / "artifacts").as_uri()),
+        *("--artifacts-destination", Workspace(workspace).artifacts.as_uri()),
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -16,6 +15,7 @@ from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 from coin_ray.events.state import StudyState
 from coin_ray.events.tracked import StudyDescribed
+from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,14 +57,14 @@ def status(asked: options.Asked) -> None:
         _studies(workspace)
 
 
-def _studies(workspace: Path) -> None:
+def _studies(workspace: Workspace) -> None:
     from coin_ray.cli.screen.output import console
     from coin_ray.store.artifacts import Store
     from coin_ray.store.upkeep import leases
 
     told = histories(workspace)
-    written = Counter(path.parts[-3] for path in (workspace / "runs").glob("*/*/metrics.json"))
-    working = [work for work in leases(Store(workspace / "store")) if work.holder.alive]
+    written = Counter(path.parts[-3] for path in workspace.runs.glob("*/*/metrics.json"))
+    working = [work for work in leases(Store(workspace.store)) if work.holder.alive]
     table = _table("study", "cells", "finished", "failed", "last heard of", "")
     for name in sorted({*told, *written}):
         one = told.get(name, StudyState())
@@ -78,11 +78,11 @@ def _studies(workspace: Path) -> None:
     _show_work(working)
 
 
-def histories(workspace: Path) -> dict[str, StudyState]:
+def histories(workspace: Workspace) -> dict[str, StudyState]:
     """Name of the folder of runs -> what the youngest journal of that study says."""
     from coin_ray.tracking.lines import read_checked
 
-    paths = (path for path in (workspace / "journal").glob("*.jsonl") if path.is_file())
+    paths = (path for path in workspace.journal.glob("*.jsonl") if path.is_file())
     found = [history(read_checked(path).good) for path in paths]
     return {name: state for name, state in sorted(found, key=lambda one: one[1].time) if name}
 
@@ -111,7 +111,7 @@ def _driver(one: StudyState, working: bool) -> str:
     return "running" if working or heard else "stopped; the same command goes on"
 
 
-def _study(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path) -> None:
+def _study(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Workspace) -> None:
     from coin_ray.cli.screen import preamble
     from coin_ray.cli.screen.output import console
     from coin_ray.execution.trial_log import runs_folder, with_proposals
@@ -122,7 +122,7 @@ def _study(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path) -
     runs = runs_folder(study, workspace)
     study = with_proposals(study, runs)
     stages = stages_by_cell(study.cells, data, workspace)
-    working = {work.path: work for work in leases(Store(workspace / "store")) if work.holder.alive}
+    working = {work.path: work for work in leases(Store(workspace.store)) if work.holder.alive}
     told = histories(workspace).get(study.run_name, StudyState())
     rows = [
         _row(cell, own, told.about(cell.level, cell.data.name, cell.seed), working)

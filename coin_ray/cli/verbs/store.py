@@ -132,7 +132,7 @@ def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
 def _store(workspace: options.Workspace) -> Store:
     from coin_ray.store.artifacts import Store
 
-    store = Store(workspace / "store")
+    store = Store(workspace.store)
     if not store.root.is_dir():
         raise UserError(
             "there is no store", where=str(store.root), do="name its workspace with --workspace DIR"

@@ -42,7 +42,7 @@ def why(asked: options.Asked, what: What) -> None:
     cells = list(resolved.cells) if what in STAGES else _named(resolved, what)
     found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
     stages = stages_by_cell(cells, found, workspace)
-    stored = Stored(Store(workspace / "store"))
+    stored = Stored(Store(workspace.store))
     if what in STAGES:
         for text in _about_stage(what, stages, stored):
             say(text)
