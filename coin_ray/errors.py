@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterable
 
 NOT_TEXT = "a name that is no UTF-8"
 RENAME = "rename it, for example with `convmv -r -f latin1 -t utf8 --notest FOLDER`"
@@ -37,6 +38,15 @@ class UserError(ValueError):
 
 def _rebuild(what: str, where: str, expected: str, found: str, do: str) -> UserError:
     return UserError(what, where=where, expected=expected, found=found, do=do)
+
+
+def raise_all(problems: Iterable[UserError]) -> None:
+    """Raise what is wrong with several files as one error; the same words count once."""
+    different = {str(problem): problem for problem in problems}
+    if len(different) == 1:
+        raise next(iter(different.values()))
+    if different:
+        raise UserError("\n".join([f"{len(different)} files cannot be used", *different]))
 
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

@@ -15,8 +15,8 @@ from scipy.io import savemat
 
 from coin_ray.data import cpm17, pannuke
 from coin_ray.data.aperio import read_outlines
-from coin_ray.data.archives import unpack
 from coin_ray.data.convert import convert
+from coin_ray.data.fetch import unpack
 from coin_ray.data.folder import find_samples
 from coin_ray.data.rasters import raster_shape, read_raster
 from coin_ray.errors import UserError
@@ -172,7 +172,7 @@ def test_links_are_refused(tmp_path):
 
 
 def test_zip_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):
-    monkeypatch.setattr("coin_ray.data.archives.MAX_RATIO", 100)
+    monkeypatch.setattr("coin_ray.data.fetch.MAX_RATIO", 100)
     path = zipped(tmp_path / "a.zip", {"zeros": bytes(1_000_000)})
     with pytest.raises(UserError, match=r"a\.zip: an archive of absurd size"):
         unpack(path, tmp_path / "out")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import stat
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from coin_ray.data.archives import unpack
 from coin_ray.data.card import Card
+from coin_ray.data.rasters import decoding
 from coin_ray.download import download
+from coin_ray.errors import UserError
+from coin_ray.files import scratch
 from coin_ray.weights.registry import home
 
 Progress = Callable[[str, int, int | None], None]
 """Name of the archive, bytes so far and in all."""
+MAX_BYTES = 100 << 30
+"""Unpacked size above which an archive is refused; the largest fold of PanNuke has 13 GB."""
+MAX_RATIO = 2000
+"""Unpacked over packed size; arrays full of zeros reach some hundreds."""
 
 
 def data_home() -> Path:
@@ -28,7 +37,7 @@ def fetch(card: Card, folder: Path, *, progress: Progress | None = None) -> list
     steps).
 
     Raises:
-        UserError: as :func:`coin_ray.download.download` and :func:`coin_ray.data.archives.unpack`.
+        UserError: as :func:`coin_ray.download.download` and :func:`unpack`.
     """
     unpacked = []
     for archive in card.archives:
@@ -51,3 +60,49 @@ def instructions(card: Card) -> str:
     lines += [f"{i}. {step}" for i, step in enumerate(card.steps, start=1)]
     lines += [f"expected: {card.layout}", f"then: coin-ray data check PATH --dataset {card.name}"]
     return "\n".join(lines)
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack a zip into ``folder``, which must not exist yet; whole or not at all.
+
+    Raises:
+        UserError: entries that climb out of the folder or are links, an absurd unpacked size, a
+            truncated or corrupt archive, a folder that exists.
+    """
+    if folder.exists():
+        raise UserError("the folder exists", where=str(folder), do="remove it or take another")
+    part = scratch(folder)
+    with decoding(archive), zipfile.ZipFile(archive) as zipped:
+        _check(archive, zipped)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            zipped.extractall(part)
+            part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _check(archive: Path, zipped: zipfile.ZipFile) -> None:
+    total = 0
+    for entry in zipped.infolist():
+        name = entry.filename.replace("\\", "/")
+        is_link = stat.S_ISLNK(entry.external_attr >> 16)
+        if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0] or is_link:
+            raise UserError(
+                "an archive that reaches out of its folder",
+                where=str(archive),
+                expected="plain files below the folder",
+                found=f"entry {entry.filename!r}" + (" (a link)" if is_link else ""),
+                do="do not unpack it; get it from its owners",
+            )
+        total += entry.file_size
+    packed = max(archive.stat().st_size, 1)
+    if total > MAX_BYTES or total > packed * MAX_RATIO:
+        raise UserError(
+            "an archive of absurd size",
+            where=str(archive),
+            expected=f"at most {MAX_BYTES >> 30} GB and {MAX_RATIO} times its own size",
+            found=f"{total:,} bytes unpacked from {packed:,}",
+            do="do not unpack it; get it from its owners",
+        )

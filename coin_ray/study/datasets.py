@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coin_ray.data.dataset import DataSet, DataSpec
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, raise_all
 from coin_ray.identity import digest
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.workspace import Workspace
@@ -83,11 +83,7 @@ def check_images(data: Mapping[str, DataSet]) -> None:
                 continue
             if turned:
                 warnings.warn(turned, TurnedApart, stacklevel=2)
-    problems = list({str(problem): problem for problem in problems}.values())
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} files cannot be used", *map(str, problems)]))
+    raise_all(problems)
 
 
 def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Sample, ...], tuple[Image, ...]]:

@@ -21,5 +21,4 @@ Metric = Literal[
 
 Goal = Literal[LabelFree, Metric]
 
-LABEL_FREE: tuple[str, ...] = get_args(LabelFree)
 METRICS: tuple[str, ...] = get_args(Metric)

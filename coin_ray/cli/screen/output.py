@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -57,6 +59,23 @@ def size(number: float) -> str:
 def command_line() -> str:
     """The command as it was typed."""
     return safe.shell("coin-ray", *sys.argv[1:])
+
+
+@contextmanager
+def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Bars of downloads: what is yielded takes a file's name, its bytes so far and in all."""
+    from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    tasks: dict[str, TaskID] = {}
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(text, DownloadColumn(), TransferSpeedColumn()) as bar:
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield show
 
 
 def in_utf8() -> None:

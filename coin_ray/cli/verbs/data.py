@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coin_ray.cli import options as shared
-from coin_ray.cli.screen.output import say
+from coin_ray.cli.screen.output import downloads, say
 
 if TYPE_CHECKING:
     from coin_ray.data.label_files import Binary
@@ -82,8 +82,6 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="folder; default: in COIN_RAY_HOME/data")] = None,
 ) -> None:
     """Download a data set from its owners (goes on where it stopped), or say how to get it."""
-    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     from coin_ray.data import fetch as fetching
     from coin_ray.data.catalogue import get
 
@@ -93,17 +91,8 @@ def fetch(
         raise typer.Exit(1)
     say(f"{card.title}: licence {card.licence}; cite {card.citation}")
     folder = to or fetching.data_home() / card.name
-    with Progress(
-        TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn()
-    ) as bar:
-        tasks: dict[str, Any] = {}
-
-        def report(archive: str, done: int, total: int | None) -> None:
-            if archive not in tasks:
-                tasks[archive] = bar.add_task(archive, total=total)
-            bar.update(tasks[archive], completed=done, total=total)
-
-        fetching.fetch(card, folder, progress=report)
+    with downloads() as show:
+        fetching.fetch(card, folder, progress=show)
     say(f"{name}: {folder}")
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from coin_ray.cli.screen.output import say
-from coin_ray.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from coin_ray.cli.screen.output import downloads, say
+from coin_ray.errors import UserError, raise_all
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, fetch, add, verify.")
 
@@ -47,27 +44,15 @@ def list_() -> None:
 @app.command()
 def fetch(names: Names) -> None:
     """Download weight files (going on where they stopped) and check them."""
-    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     from coin_ray.weights.fetch import fetch as fetch_file
     from coin_ray.weights.registry import entry
 
     entries = [entry(name) for name in names]  # a wrong name stops before the first download
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
     for weights in entries:
         say(f"{weights.name}: licence {weights.licence}")
-        with Progress(*columns) as bar:
-            task = bar.add_task(weights.name, total=None)
-            path = fetch_file(weights.name, progress=partial(_show, bar, task))
+        with downloads() as show:
+            path = fetch_file(weights.name, progress=partial(show, weights.name))
         say(f"{weights.name}: {path}")
-
-
-def _show(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
-    bar.update(task, completed=done, total=total)
 
 
 @app.command()
@@ -123,7 +108,4 @@ def verify(
         known = "your own" if name in registry.own_names() else "official"
         said = known if weights.sha256 or weights.sha256_prefix else "no published digest"
         say(f"ok   {name}: sha256 {found[:16]}… ({said}), {tensors} tensors")
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} files cannot be used", *map(str, problems)]))
+    raise_all(problems)
