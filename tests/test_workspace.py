@@ -35,7 +35,7 @@ def test_the_command_line_makes_one(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("coin_ray.cli.status._studies", seen.append)
+    monkeypatch.setattr("coin_ray.cli.verbs.status._studies", seen.append)
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".coin-ray").mkdir()
     option = ["--workspace", ".coin-ray"] if given == "option" else []
