@@ -237,6 +237,14 @@ def test_deterministic_and_raster_ordered() -> None:
     assert starts == sorted(starts)
 
 
+def test_bare_components_are_numbered_in_raster_order_of_their_peaks() -> None:
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[2:4, 2:4] = mask[4:34, 2:24] = True  # begins first, its peak is the lower one
+    mask[6:16, 28:38] = True
+    labels = split(mask, markers=np.zeros(mask.shape, dtype=np.int32))
+    assert labels[20, 12] == 2 and labels[11, 33] == 1
+
+
 def test_given_markers_are_used_and_bare_components_get_one() -> None:
     mask = np.zeros((30, 60), dtype=bool)
     mask[5:15, 5:25] = True

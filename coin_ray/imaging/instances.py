@@ -229,7 +229,7 @@ def split_instances(
         else:
             markers = np.where(mask, markers, 0).astype(np.int32)
             if instances.keep_border:
-                extra = _missing_peaks(distance, mask, markers > 0)
+                extra = np.sort(_missing_peaks(distance, mask, markers > 0))  # in raster order
                 markers.ravel()[extra] = markers.max(initial=0) + 1 + np.arange(len(extra))
         out = watershed(-distance, markers=markers, mask=mask).astype(np.int32)
     return _of_size(out, instances.min_area * scale**2)
