@@ -19,31 +19,33 @@ from benchmarks.inputs import Inputs
 
 def _training(bf16: bool) -> Side:
     def side(inputs: Inputs) -> Callable[[], Result]:
+        from coin_ray.distillation.settings import Student
         from coin_ray.distillation.targets import pseudo_labels
         from coin_ray.distillation.training import train_round
 
         labels = pseudo_labels(
             inputs.label_map, inputs.masks, inputs.scores, inputs.accepted, source="segmenter"
         )
-        crop = min(256, inputs.size // 16 * 16)
+        student = Student(
+            arch="unet",
+            iterations=6,
+            batch=4,
+            crop=min(256, inputs.size // 16 * 16),
+            optimiser="adamw",
+            lr=3e-3,
+            head_lr=1.0,
+            scale=(0.7, 1.4),
+            rotate=True,
+            color_jitter=0.2,
+            stain_jitter=0.1,
+            bf16=bf16,
+        )
 
         def run() -> Result:
             stamps: list[tuple[float, float]] = []
             train_round(
-                [inputs.image],
-                [labels],
-                arch="unet",
-                iterations=6,
-                batch=4,
-                crop=crop,
-                optimiser="adamw",
-                lr=3e-3,
-                head_lr=1.0,
-                scale=(0.7, 1.4),
-                rotate=True,
-                color_jitter=0.2,
-                stain_jitter=0.1,
-                bf16=bf16,
+                [(inputs.image, labels)],
+                student,
                 progress=lambda *_: stamps.append((time.perf_counter(), time.process_time())),
             )
             wall, cpu = np.diff(np.array(stamps), axis=0).min(axis=0).tolist()
@@ -56,14 +58,17 @@ def _training(bf16: bool) -> Side:
 
 def inference_ours(inputs: Inputs) -> Callable[[], Result]:
     from coin_ray.distillation.inference import instances_from_probability, predict_probability
-    from coin_ray.distillation.network import build_student, channels_last
+    from coin_ray.distillation.network import build_student
+    from coin_ray.distillation.settings import Infer, Student
+    from coin_ray.imaging.settings import Instances
+    from coin_ray.training.layout import placed
 
-    model = build_student(arch="unet", width=32, encoder="", encoder_weights="none", edge=True)
-    model = channels_last(model).eval()
+    model = placed(build_student(Student(arch="unet")), "cpu").eval()
+    infer, instances = Infer(scales=(1.0,), minmax=False, opening=2), Instances(footprint=9)
 
     def run() -> Result:
-        maps = predict_probability(model, inputs.image)
-        return {"labels": instances_from_probability(*maps, footprint=9, opening=2)}
+        maps = predict_probability(model, inputs.image, infer)
+        return {"labels": instances_from_probability(*maps, infer, instances)}
 
     return run
 

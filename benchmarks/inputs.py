@@ -48,10 +48,11 @@ def prepare(size: int, seed: int = SEED) -> Inputs:
     from coin_ray.propagation.centroids import centroids, class_sums
     from coin_ray.propagation.features import extract_features
     from coin_ray.propagation.similarity import similarity_map, stretched
+    from coin_ray.ucis.settings import Ucis
     from coin_ray.ucis.stain import stain_mask
 
     image, truth = generate_tile(seed, size)
-    coarse = stain_mask(image)
+    coarse = stain_mask(image, Ucis())
     features = extract_features(image, mini_backbone(), MINI, zoom=MINI.zoom[0], batch=MINI.batch)
     pair = (features, centroids(class_sums(features, coarse)))
     similarity = stretched(similarity_map([pair], relu=False), MINI)

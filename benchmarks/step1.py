@@ -19,9 +19,10 @@ BATCH = 6  # of them, as many as go through the ViT-B here
 
 
 def coarse_ours(inputs: Inputs) -> Callable[[], Result]:
+    from coin_ray.ucis.settings import Ucis
     from coin_ray.ucis.stain import stain_mask
 
-    return lambda: {"mask": stain_mask(inputs.image)}
+    return lambda: {"mask": stain_mask(inputs.image, Ucis())}
 
 
 def _step1(features: Any, coarse: np.ndarray) -> Result:

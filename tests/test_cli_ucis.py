@@ -21,15 +21,14 @@ from coin_ray.cluster.job_runner import ClusterRunner
 from coin_ray.data.label_files import read_foreground
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.execution.cell_spec import CellSpec, open_cell
-from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, train_once
-from coin_ray.pipeline.stages import coarse
 from coin_ray.pipeline.training import train_stage
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
 from coin_ray.tracking.replay import Replay
-from coin_ray.ucis import training as loop
+from coin_ray.training import loop
+from coin_ray.training.world import World
 
 TINY = {
     "ssa.width": 4, "ssa.encoder_width": 8, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
@@ -37,6 +36,7 @@ TINY = {
     "psm.point_iterations": 1, "psm.final_iterations": 1, "psm.batch": 2, "psm.crop": 32,
 }  # fmt: skip
 SETTINGS = [text for key, value in TINY.items() for text in ("--set", f"ucis.{key}={value}")]
+SETTINGS += ["--set", "rounds.checkpoint=0"]
 
 
 class Cluster:
@@ -65,7 +65,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr(
         ClusterRunner, "train", lambda connection, spec: here.train(connection, spec)
     )
-    monkeypatch.setattr(coarse, "SAVE", 0.0)
     yield here
     torch.set_num_threads(before)
 
@@ -180,7 +179,7 @@ def test_a_failed_training_is_told(
     cluster: Cluster, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = loop._finite
-    monkeypatch.setattr(loop, "_finite", lambda loss, step: judged(math.nan, step))
+    monkeypatch.setattr(loop, "_finite", lambda loss, *where: judged(math.nan, *where))
     done = call("ssa", "--data", images, *SETTINGS, "--no-tracking")
     assert done.exit_code == 1
     assert "the training loss is not finite" in done.stderr

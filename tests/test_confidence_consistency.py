@@ -10,6 +10,7 @@ from coin_ray.confidence import consistency as room
 from coin_ray.imaging.instances import split_instances
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import relabel
+from coin_ray.ucis.settings import Ucis
 from coin_ray.ucis.stain import stain_mask
 from tests.test_imaging_stain import field
 
@@ -107,7 +108,7 @@ def test_scores_of_a_map_without_instances_are_empty() -> None:
 
 
 def segment(image: np.ndarray) -> np.ndarray:
-    return split_instances(stain_mask(image), Instances(footprint=9))
+    return split_instances(stain_mask(image, Ucis()), Instances(footprint=9))
 
 
 def test_true_instances_agree_under_jitter_and_invented_ones_do_not() -> None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 from coin_ray.distillation import sampling
 from coin_ray.distillation.augment import sample_crop
+from coin_ray.distillation.settings import Student
 from coin_ray.distillation.targets import PseudoLabels, edge_target
+from coin_ray.training.draws import Arrays, drawn_ahead
 
-PLAIN = {"rotate": False, "color_jitter": 0.0, "stain_jitter": 0.0}
+
+def cropped(
+    image: np.ndarray,
+    pseudo: PseudoLabels,
+    rng: np.random.Generator,
+    contours: np.ndarray | None = None,
+    **student: Any,
+) -> Any:
+    """A crop without turns and jitter unless ``student`` says so."""
+    return sample_crop(image, pseudo, rng, Student(**{"color_jitter": 0.0} | student), contours)
 
 
 def coded(height: int = 150, width: int = 130) -> tuple[np.ndarray, PseudoLabels]:
@@ -32,8 +44,8 @@ def test_image_and_targets_stay_aligned(scale: tuple[float, float], rotate: bool
     image, pseudo = coded()
     rng = np.random.default_rng(3)
     for _ in range(6):
-        crop, foreground, edge, ignore = sample_crop(
-            image, pseudo, rng, crop=64, scale=scale, **(PLAIN | {"rotate": rotate})
+        crop, foreground, edge, ignore = cropped(
+            image, pseudo, rng, crop=64, scale=scale, rotate=rotate
         )
         assert crop.shape == (64, 64, 3) and crop.dtype == np.uint8
         wrong = ((crop[..., 0] > 125) != foreground).mean()
@@ -46,7 +58,7 @@ def test_image_and_targets_stay_aligned(scale: tuple[float, float], rotate: bool
 def test_edges_are_those_of_the_crop() -> None:
     image, pseudo = coded()
     rng = np.random.default_rng(0)
-    _, foreground, edge, _ = sample_crop(image, pseudo, rng, crop=64, scale=(1.0, 1.0), **PLAIN)
+    _, foreground, edge, _ = cropped(image, pseudo, rng, crop=64, scale=(1.0, 1.0))
     assert np.array_equal(edge, edge_target(foreground.astype(np.int32)))
 
 
@@ -59,10 +71,10 @@ def test_contours_are_cut_out_with_the_image(factor: float, rotate: bool) -> Non
     image, pseudo = coded()
     contours = edge_target(pseudo.label_map)
     image[..., 2] = np.where(contours, 255, 0)
-    options = PLAIN | {"rotate": rotate, "scale": (factor, factor), "contours": contours}
+    options = {"rotate": rotate, "scale": (factor, factor), "contours": contours}
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        crop, foreground, edge, ignore = sample_crop(image, pseudo, rng, crop=64, **options)
+        crop, foreground, edge, ignore = cropped(image, pseudo, rng, crop=64, **options)
         near = binary_dilation(edge, np.ones((3, 3)))
         assert edge.any() and (near | (crop[..., 2] < 120)).all()
         parts, _ = label(~edge)
@@ -80,9 +92,7 @@ def test_small_image_is_placed_and_the_rest_ignored() -> None:
     rng = np.random.default_rng(1)
     places = set()
     for _ in range(8):
-        crop, foreground, _, ignore = sample_crop(
-            image, pseudo, rng, crop=96, scale=(1.0, 1.0), **PLAIN
-        )
+        crop, foreground, _, ignore = cropped(image, pseudo, rng, crop=96, scale=(1.0, 1.0))
         assert (~ignore).sum() == 40 * 50 and foreground.sum() == (pseudo.label_map > 0).sum()
         assert (crop[ignore] == (124, 116, 104)).all() and not foreground[ignore].any()
         places.add(int(np.flatnonzero(~ignore)[0]))
@@ -92,7 +102,7 @@ def test_small_image_is_placed_and_the_rest_ignored() -> None:
 def test_wide_image_is_padded_in_one_direction_only() -> None:
     image, pseudo = coded(40, 200)
     rng = np.random.default_rng(1)
-    _, _, _, ignore = sample_crop(image, pseudo, rng, crop=96, scale=(2.0, 2.0), **PLAIN)
+    _, _, _, ignore = cropped(image, pseudo, rng, crop=96, scale=(2.0, 2.0))
     inside = ~ignore
     padded_rows = 96 - inside.any(axis=1).sum()
     assert padded_rows == 96 - 80
@@ -104,9 +114,7 @@ def test_crops_prefer_labelled_nuclei() -> None:
     pseudo = PseudoLabels(label_map, np.zeros(label_map.shape, dtype=bool))
     image = np.zeros((512, 512, 3), dtype=np.uint8)
     hits = [
-        sample_crop(image, pseudo, np.random.default_rng(i), crop=64, scale=(1.0, 1.0), **PLAIN)[
-            1
-        ].any()
+        cropped(image, pseudo, np.random.default_rng(i), crop=64, scale=(1.0, 1.0))[1].any()
         for i in range(200)
     ]
     # One draw hits with (160 + 63)^2 / 449^2 = .25 or less, four with at most .68.
@@ -118,10 +126,10 @@ def test_colour_jitter_leaves_the_targets_and_changes_the_colours() -> None:
     kwargs = {"crop": 64, "scale": (1.0, 1.0), "rotate": True}
     changed = 0
     for i in range(20):
-        plain = sample_crop(
+        plain = cropped(
             image, pseudo, np.random.default_rng(i), color_jitter=0, stain_jitter=0, **kwargs
         )
-        jittered = sample_crop(
+        jittered = cropped(
             image,
             pseudo,
             np.random.default_rng(i),
@@ -139,17 +147,17 @@ def test_stain_jitter_changes_the_colours() -> None:
     image, pseudo = coded()
     rng = np.random.default_rng(5)
     kwargs = {"crop": 64, "scale": (1.0, 1.0), "rotate": False, "color_jitter": 0.0}
-    crop, foreground, _, _ = sample_crop(image, pseudo, rng, stain_jitter=0.3, **kwargs)
+    crop, foreground, _, _ = cropped(image, pseudo, rng, stain_jitter=0.3, **kwargs)
     assert not np.array_equal(crop[..., 0] == 250, foreground)
 
 
 def test_worker_count_only_shards_the_batch() -> None:
-    def draw(index: int, rng: np.random.Generator) -> sampling.Arrays:
+    def draw(index: int, rng: np.random.Generator) -> Arrays:
         return (np.array([index]), rng.random(3))
 
-    def batch(rank: int, world: int, pool: ThreadPoolExecutor | None = None) -> sampling.Arrays:
-        where = {"seed": 7, "round_index": 2, "step": 5, "batch": 6}
-        return sampling.draw_batch(draw, 4, **where, rank=rank, world=world, pool=pool)
+    def batch(rank: int, world: int, pool: ThreadPoolExecutor | None = None) -> Arrays:
+        share = range(rank, 6, world)
+        return sampling.draw_batch(draw, 4, (7, 2), 5, batch=6, share=share, pool=pool)
 
     whole = batch(0, 1)
     parts = [batch(rank, 2) for rank in range(2)]
@@ -164,25 +172,31 @@ def test_worker_count_only_shards_the_batch() -> None:
 
 def test_seed_round_and_step_each_change_the_draws() -> None:
     draws = {
-        sampling.crop_generator(*where).random()
-        for where in [(0, 1, 0, 0), (1, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1)]
+        sampling.crop_generator((seed, round_), step, index).random()
+        for seed, round_, step, index in [
+            (0, 1, 0, 0),
+            (1, 1, 0, 0),
+            (0, 2, 0, 0),
+            (0, 1, 1, 0),
+            (0, 1, 0, 1),
+        ]
     }
     assert len(draws) == 5
 
 
 def test_images_come_in_shuffled_passes() -> None:
-    passes = [[sampling.image_index(0, 1, 5 * lap + i, 5) for i in range(5)] for lap in range(6)]
+    passes = [[sampling.image_index((0, 1), 5 * lap + i, 5) for i in range(5)] for lap in range(6)]
     assert all(sorted(one) == list(range(5)) for one in passes)
     assert len({tuple(one) for one in passes}) > 1
 
 
 def test_drawing_ahead_gives_the_same_batches() -> None:
-    def draw_step(step: int, pool: ThreadPoolExecutor | None) -> sampling.Arrays:
+    def draw_step(step: int, pool: ThreadPoolExecutor | None) -> Arrays:
         return (np.full(2, step),)
 
-    plain = [b[0].tolist() for b in sampling.batches(draw_step, 4, 0)]
-    assert (
-        plain
-        == [b[0].tolist() for b in sampling.batches(draw_step, 4, 2)]
-        == [[s, s] for s in range(4)]
-    )
+    for workers in (0, 2):
+        for first in (0, 2):  # a training that goes on begins in the middle
+            with drawn_ahead(draw_step, 4, workers) as take:
+                assert [take(s)[0].tolist() for s in range(first, 4)] == [
+                    [s, s] for s in range(first, 4)
+                ]

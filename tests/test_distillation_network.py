@@ -12,7 +12,9 @@ from torch import nn
 
 from coin_ray.distillation.inference import instances_from_probability, predict_probability
 from coin_ray.distillation.network import build_student
+from coin_ray.distillation.settings import Infer, Student
 from coin_ray.errors import UserError
+from coin_ray.imaging.settings import Instances
 from coin_ray.weights.modules import normalise
 
 
@@ -24,12 +26,13 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+ONCE = Infer(scales=(1.0,), hflip=False)
+
+
 def unet(width: int = 4, edge: bool = True) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_student(
-            arch="unet", width=width, encoder="", encoder_weights="none", edge=edge
-        ).eval()
+        return build_student(Student(arch="unet", width=width, edge=edge)).eval()
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -48,9 +51,7 @@ def test_unet_size_and_shapes_for_odd_inputs() -> None:
 
 
 def test_deeplab_shapes_strides_and_dilations() -> None:
-    model = build_student(
-        arch="deeplabv3plus", width=0, encoder="resnet50", encoder_weights="none", edge=True
-    ).eval()
+    model = build_student(Student(encoder="resnet50", encoder_weights="none")).eval()
     encoder: Any = model.encoder
     assert encoder.feature_info.reduction() == [4, 8]
     assert [encoder.layer4[i].conv2.dilation[0] for i in range(3)] == [1, 4, 4]
@@ -79,19 +80,19 @@ def test_official_encoder_file_loads_through_the_registry(
         "resnet50_imagenet: {file: made_here.safetensors, licence: none, size_mb: 100}\n"
     )
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path))
-    build = {"arch": "deeplabv3plus", "width": 0, "encoder": "resnet50", "edge": False}
-    model: Any = build_student(encoder_weights="imagenet", **build)
+    student = Student(encoder="resnet50", edge=False)
+    model: Any = build_student(student)
     loaded = model.encoder.state_dict()
     assert all(torch.equal(loaded[k], v) for k, v in state.items() if not k.startswith("fc."))
 
     save_file(
         {"conv1.weight": state["conv1.weight"]}, tmp_path / "weights" / "made_here.safetensors"
     )
-    with pytest.raises(UserError, match="not the weights of resnet50_imagenet"):
-        build_student(encoder_weights="imagenet", **build)
+    with pytest.raises(UserError, match="not hold the weights of resnet50_imagenet"):
+        build_student(student)
     (tmp_path / "weights" / "made_here.safetensors").unlink()
     with pytest.raises(UserError, match="resnet50_imagenet"):
-        build_student(encoder_weights="imagenet", **build)
+        build_student(student)
 
 
 def test_normalise_is_imagenet() -> None:
@@ -102,12 +103,12 @@ def test_normalise_is_imagenet() -> None:
 
 @pytest.mark.parametrize("shape", [(33, 47), (64, 50)])
 def test_scales_and_flips_keep_the_size(shape: tuple[int, int]) -> None:
-    seg, edge = predict_probability(unet(), picture(*shape), scales=(1.0, 0.5, 1.5, 2.0))
+    seg, edge = predict_probability(unet(), picture(*shape), Infer())
     assert edge is not None
     for p in (seg, edge):
         assert p.shape == shape and p.dtype == np.float32
         assert (p >= 0).all() and (p <= 1).all() and p.std() > 0
-    assert predict_probability(unet(edge=False), picture(*shape))[1] is None
+    assert predict_probability(unet(edge=False), picture(*shape), ONCE)[1] is None
 
 
 def test_average_over_scales_and_flips_by_hand() -> None:
@@ -118,11 +119,11 @@ def test_average_over_scales_and_flips_by_hand() -> None:
             return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0]], dim=1), None
 
     image = picture(12, 16)
-    p, _ = predict_probability(Red(), image, scales=(1.0,), hflip=True)
+    p, _ = predict_probability(Red(), image, Infer(scales=(1.0,)))
     red = (image[..., 0] / 255 - 0.485) / 0.229
     assert np.allclose(p, 1 / (1 + np.exp(-red)), atol=1e-6)  # a flip undone is no change
     flat = np.full((12, 16, 3), 200, dtype=np.uint8)
-    p, _ = predict_probability(Red(), flat, scales=(0.5, 1.0, 2.0))
+    p, _ = predict_probability(Red(), flat, Infer(scales=(0.5, 1.0, 2.0)))
     expected = 1 / (1 + np.exp(-(200 / 255 - 0.485) / 0.229))
     assert np.allclose(p, expected, atol=1e-5)
 
@@ -133,16 +134,16 @@ def test_a_flip_is_undone() -> None:
             ramp = torch.linspace(4, -4, x.shape[-1]).expand(1, *x.shape[-2:])
             return torch.stack([-ramp, ramp], dim=1), None
 
-    p, _ = predict_probability(LeftHalf(), picture(4, 9), hflip=True)
+    p, _ = predict_probability(LeftHalf(), picture(4, 9), Infer(scales=(1.0,)))
     assert np.allclose(p, 0.5)  # a model that only knows left averages out
-    p, _ = predict_probability(LeftHalf(), picture(4, 9), hflip=False)
+    p, _ = predict_probability(LeftHalf(), picture(4, 9), ONCE)
     assert (np.diff(p[0]) < 0).all()
 
 
 def test_tiles_agree_with_the_whole_image() -> None:
     model, image = unet(), picture(330, 301)
-    whole = predict_probability(model, image, hflip=False)
-    tiled = predict_probability(model, image, hflip=False, tile=64)
+    whole = predict_probability(model, image, ONCE)
+    tiled = predict_probability(model, image, ONCE.model_copy(update={"tile": 64}))
     for a, b in zip(whole, tiled, strict=True):
         assert a is not None and b is not None
         assert np.abs(a - b).max() < 1e-4
@@ -157,13 +158,27 @@ def probability(mask: np.ndarray, inside: float = 0.9, outside: float = 0.1) -> 
     return np.where(mask, inside, outside).astype(np.float32)
 
 
+def split(
+    seg: np.ndarray,
+    edge: np.ndarray | None = None,
+    instances: dict[str, Any] | None = None,
+    evidence: np.ndarray | None = None,
+    **infer: Any,
+) -> np.ndarray:
+    """Instances by settings, the map taken as it is."""
+    how = Infer(**{"minmax": False} | infer)
+    return instances_from_probability(
+        seg, edge, how, Instances(**(instances or {})), evidence=evidence
+    )
+
+
 def test_instances_are_the_split_foreground() -> None:
     mask = discs((20, 16), (20, 33), (50, 50))
     mask[20, 16] = False  # a hole
-    got = instances_from_probability(probability(mask), None, footprint=6)
+    got = split(probability(mask), instances={"footprint": 6})
     assert got.max() == 3 and got.dtype == np.int32
     assert got[20, 16] > 0 and got[20, 16] != got[20, 33]
-    holed = instances_from_probability(probability(mask), None, footprint=6, fill_holes=False)
+    holed = split(probability(mask), instances={"footprint": 6}, fill_holes=False)
     assert holed[20, 16] == 0
 
 
@@ -172,27 +187,26 @@ def test_evidence_and_student_share_the_decision() -> None:
     seg[:4] = 1 / (1 + np.exp(-2.0))  # logit 2
     evidence = np.full((8, 8), -0.6, dtype=np.float32)
     evidence[:, :4] = 0.1
-    got = instances_from_probability(
-        seg, None, evidence=evidence, stain_weight=4.0, fill_holes=False
-    )
+    got = split(seg, evidence=evidence, stain_weight=4.0, fill_holes=False)
     expected = np.where(seg > 0.6, 2.0, 0.0) + 4 * evidence > 0
     assert (
         np.array_equal(got > 0, expected) and expected[:4, :4].all() and not expected[4:, 4:].any()
     )
-    alone = instances_from_probability(seg, None, evidence=evidence, fill_holes=False)
+    alone = split(seg, evidence=evidence, fill_holes=False)
     assert np.array_equal(alone > 0, seg > 0.5)
     with pytest.raises(ValueError, match="evidence"):
-        instances_from_probability(seg, None, stain_weight=1.0)
+        split(seg, stain_weight=1.0)
 
 
 def test_opening_removes_specks_and_min_area_small_instances() -> None:
     mask = discs((20, 20)) | discs((50, 50), radius=3)
     mask[5, 40:60] = True
+    assert split(probability(mask), instances={"opening": 2}, fill_holes=False)[5].any()  # infer's
     kwargs: dict[str, Any] = {"fill_holes": False}
-    assert instances_from_probability(probability(mask), None, **kwargs)[5].any()
-    opened = instances_from_probability(probability(mask), None, opening=2, **kwargs)
+    assert split(probability(mask), **kwargs)[5].any()
+    opened = split(probability(mask), opening=2, **kwargs)
     assert not opened[5].any() and opened.max() == 2
-    large = instances_from_probability(probability(mask), None, opening=2, min_area=100, **kwargs)
+    large = split(probability(mask), opening=2, instances={"min_area": 100}, **kwargs)
     assert large.max() == 1
 
 
@@ -201,17 +215,18 @@ def test_edge_markers_split_what_the_shape_does_not() -> None:
     bar[14:26, 6:58] = True
     edge = np.zeros((40, 64), dtype=np.float32)
     edge[:, 31:33] = 0.95
-    joined = instances_from_probability(probability(bar), edge, footprint=40)
-    split = instances_from_probability(probability(bar), edge, footprint=40, edge_markers=True)
-    assert split[20, 10] != split[20, 50]
-    assert np.array_equal(split > 0, bar) and joined.max() < split.max()
-    with pytest.raises(ValueError, match="edge"):
-        instances_from_probability(probability(bar), None, edge_markers=True)
+    wide: dict[str, Any] = {"instances": {"footprint": 40}}
+    joined = split(probability(bar), edge, **wide)
+    apart = split(probability(bar), edge, edge_markers=True, **wide)
+    assert apart[20, 10] != apart[20, 50]
+    assert np.array_equal(apart > 0, bar) and joined.max() < apart.max()
+    # A student without an edge head needs no other settings.
+    assert np.array_equal(split(probability(bar), edge_markers=True, **wide), joined)
 
 
 def test_minmax_stretches_and_survives_a_flat_map() -> None:
     faint = probability(discs((30, 30)), inside=0.3, outside=0.1)
-    assert instances_from_probability(faint, None).max() == 0
-    assert instances_from_probability(faint, None, minmax=True).max() == 1
+    assert split(faint).max() == 0
+    assert split(faint, minmax=True).max() == 1
     flat = np.full((16, 16), 0.2, dtype=np.float32)
-    assert instances_from_probability(flat, None, minmax=True).max() == 0
+    assert split(flat, minmax=True).max() == 0

@@ -11,8 +11,10 @@ import torch
 from coin_ray.data.synthetic import generate_tile
 from coin_ray.distillation.inference import instances_from_probability, predict_probability
 from coin_ray.distillation.network import build_student, student_from_weights
+from coin_ray.distillation.settings import Infer, Student
 from coin_ray.distillation.targets import PseudoLabels
 from coin_ray.distillation.training import train_round
+from coin_ray.imaging.settings import Instances
 from coin_ray.pipeline.settings import Cell
 from coin_ray.weights.modules import normalise
 from tests.computing import compute
@@ -26,15 +28,18 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+UNET = Student(arch="unet", width=4, crop=64)
+
+
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
     """A U-Net that has seen a little: maps with outlines to compare."""
     image, labels = generate_tile(3, 128)
     pseudo = PseudoLabels(labels, np.zeros(labels.shape, dtype=bool))
-    return train_round(
-        [image], [pseudo], arch="unet", width=4, batch=2, crop=64, optimiser="adamw", lr=3e-3,
-        head_lr=1.0, iterations=20,
-    )[0]  # fmt: skip
+    student = UNET.model_copy(
+        update={"batch": 2, "optimiser": "adamw", "lr": 3e-3, "head_lr": 1.0, "iterations": 20}
+    )
+    return train_round([(image, pseudo)], student)[0]
 
 
 def predict(config: Cell, weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
@@ -69,9 +74,7 @@ def test_tiles_of_a_network_with_image_pooling_are_close() -> None:
     """DeepLabv3+ pools over what it is shown, so a tile differs: by less than .01 on average."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_student(
-            arch="deeplabv3plus", width=0, encoder="resnet50", encoder_weights="none", edge=False
-        )
+        model = build_student(Student(encoder="resnet50", encoder_weights="none", edge=False))
     for module in model.modules():  # one batch sets the statistics, or all maps were flat
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -81,8 +84,9 @@ def test_tiles_of_a_network_with_image_pooling_are_close() -> None:
     with torch.inference_mode():
         model.train()(normalise(batch.permute(0, 3, 1, 2)))
     image = generate_tile(5, 288)[0][:, :128]
-    whole, _ = predict_probability(model, image, hflip=False)
-    tiled, _ = predict_probability(model, image, hflip=False, tile=144)
+    infer = Infer(scales=(1.0,), hflip=False)
+    whole, _ = predict_probability(model, image, infer)
+    tiled, _ = predict_probability(model, image, infer.model_copy(update={"tile": 144}))
     assert whole.std() > 0.02
     assert 0 < np.abs(whole - tiled).mean() < 0.01
 
@@ -91,10 +95,8 @@ def test_a_student_without_an_edge_head_needs_no_other_settings() -> None:
     """So that the edge head is one switch, also where its markers are asked for."""
     image, labels = generate_tile(3, 64)
     pseudo = PseudoLabels(labels, np.zeros(labels.shape, dtype=bool))
-    bare, _ = train_round(
-        [image], [pseudo], arch="unet", width=4, edge=False, batch=1, crop=64, iterations=2
-    )
-    student = Cell().student.model_copy(update={"arch": "unet", "width": 4, "edge": False})
+    student = UNET.model_copy(update={"edge": False, "batch": 1, "iterations": 2})
+    bare, _ = train_round([(image, pseudo)], student)
     maps = [
         predict(cell(edge_markers=markers).model_copy(update={"student": student}), bare, image)
         for markers in (False, True)
@@ -116,13 +118,14 @@ def test_the_crf_refines_the_stretched_map_before_the_decision(
     monkeypatch.setattr(room, "dense_crf", shrink)
     image = generate_tile(6, 96)[0]
     found = predict(cell(minmax=True, crf=True), weights, image)
-    model = student_from_weights(weights, arch="unet", width=4, encoder="", edge=True)
-    seg, edge = predict_probability(model, image, scales=(1.0, 0.5))
+    model = student_from_weights(weights, UNET)
+    infer = Infer(scales=(1.0, 0.5), minmax=False)
+    seg, edge = predict_probability(model, image, infer)
     stretched = (seg - seg.min()) / (seg.max() - seg.min())
     ((maps, crf),) = asked
     np.testing.assert_allclose(maps, np.stack([1 - stretched, stretched]), atol=1e-6)
     assert crf.iterations == 10 and "enabled" not in crf
-    expected = instances_from_probability(stretched**2, edge, footprint=9)
+    expected = instances_from_probability(stretched**2, edge, infer, Instances(footprint=9))
     np.testing.assert_array_equal(found, expected)
     without = predict(cell(minmax=True), weights, image)
     assert (found > 0).sum() < (without > 0).sum()

@@ -13,7 +13,7 @@ import torch
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.files import SCRATCH
-from coin_ray.pretraining.loop import save_weights
+from coin_ray.pretraining.pretrain import save_weights
 from coin_ray.report.panels import write_panels
 from coin_ray.report.values.study_results import keep_sweep
 

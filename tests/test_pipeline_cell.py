@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.training import train_stage
 from coin_ray.store.keys import Key
+from coin_ray.training.world import HERE, World
 from tests.conftest import TINY
 
 
@@ -134,7 +135,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiles, fin
 
 def test_relabelling_does_not_depend_on_the_number_of_workers(tiles, finished, tmp_path):
     """Two ranks relabel a shard each; together they store what one rank stores."""
-    from coin_ray.pipeline.rounds import relabel
+    from coin_ray.pipeline.training import relabel
 
     workspace = finished[0]
     images = [s.image for s in tiles]
@@ -169,7 +170,7 @@ def test_a_round_reports_what_it_was_trained_on(tiles, finished):
     workspace = finished[0]
     heard: list[tuple[int, dict[str, float]]] = []
     run = open_local(config(), 0, [s.image for s in tiles], workspace)
-    run_rounds(run, World(), lambda r, metrics, seconds: heard.append((r, dict(metrics))))
+    train_stage(run, HERE, lambda r, metrics, seconds: heard.append((r, dict(metrics))), "round")
     assert [r for r, _ in heard] == [1, 2]
     for _, metrics in heard:
         assert 0 < metrics["accepted"] <= metrics["instances"]

@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.distillation import training
 from coin_ray.labels import areas
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref, Truth
+from coin_ray.pipeline.training import train_stage
 from coin_ray.planning.plan import plan_cells
+from coin_ray.store.artifacts import CHECKPOINTS
 from coin_ray.store.keys import Key
+from coin_ray.training.world import HERE
 from tests.conftest import SEED, TINY
 
 
@@ -52,7 +56,7 @@ def opened(tiles: list[Any], workspace: Path) -> Any:
 
 def metrics_of(run: CellRun) -> list[dict[str, float]]:
     heard: list[dict[str, float]] = []
-    run_rounds(run, World(), lambda round_, metrics, seconds: heard.append(dict(metrics)))
+    train_stage(run, HERE, lambda round_, metrics, seconds: heard.append(dict(metrics)), "round")
     return heard
 
 
@@ -187,3 +191,47 @@ def test_the_plan_predicts_the_computed_stages(
     planned = SimpleNamespace(config=cell, seed=0, data=SimpleNamespace(name="d"))
     plan = plan_cells([planned], {"d": data}, tmp_path)
     assert set(plan.keys) == plan.present == {k.digest for k in computed}
+
+
+def test_a_run_killed_inside_a_round_goes_on_inside_it(
+    tiles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step before the checkpoint is done again, and the result is that of an unbroken run."""
+    steps, stop = list[int](), 0
+    losses = training._losses
+
+    def counted(*arguments: Any) -> dict[str, torch.Tensor]:
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return losses(*arguments)
+
+    monkeypatch.setattr(training, "_losses", counted)
+
+    def cell(name: str, every: float) -> CellRun:
+        values = copy.deepcopy(TINY) | {"uss": {"family": "none"}}
+        values["student"]["iterations"] = 6
+        values["rounds"] = {"count": 2, "checkpoint": every}
+        config = Cell.model_validate(values)
+        return open_local(config, 0, [s.image for s in tiles], tmp_path / name)
+
+    stop = 99
+    whole = cell("whole", 60.0)
+    expected = run_local(whole, tiles)
+    assert len(steps) == 12
+    broken = cell("broken", 0.0)
+    kept = broken.store.root / CHECKPOINTS / "round"
+    for already, stop in ((0, 4), (4, 9)):  # in the first round, then in the second
+        del steps[:]
+        steps += [1] * already
+        with pytest.raises(KeyboardInterrupt):
+            run_local(broken, tiles)
+        assert len(steps) == stop and len(list(kept.iterdir())) == 1
+    stop = 99
+    assert run_local(broken, tiles) == expected
+    assert len(steps) == 12
+    assert not list(kept.iterdir())
+    for round_ in (1, 2):
+        one, two = whole.student(round_), broken.student(round_)
+        assert same_arrays(one.arrays, two.arrays) and one.info["loss"] == two.info["loss"]
+        assert whole.key("round", round_=round_) == broken.key("round", round_=round_)

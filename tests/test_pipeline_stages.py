@@ -17,13 +17,13 @@ from coin_ray.data.sample import Sample
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Undeclared
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.propagation.settings import Ot
 from coin_ray.store.artifacts import Artifact
+from coin_ray.training.world import World
 
 SMALL: dict[str, Any] = {
     "uss": {
@@ -116,7 +116,7 @@ def places(config: Cell, chain: Chain, sample: Sample) -> Iterator[Ref]:
 
 def compute(given: Given, ref: Ref, folder: Path) -> Any:
     if STAGES[ref.stage].trains:
-        return STAGES[ref.stage].compute(given, World(), None, folder / "checkpoint")
+        return STAGES[ref.stage].compute(given, World(), None, None)
     return STAGES[ref.stage].compute(given)
 
 

@@ -18,11 +18,12 @@ from PIL import Image as Pillow
 
 from coin_ray.data.sample import Sample, file_sample
 from coin_ray.data.synthetic import generate_tile, generated_samples
-from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.pipeline.training import train_stage
 from coin_ray.store.artifacts import Store
+from coin_ray.training.world import World
 from tests.conftest import ROOT
 
 
@@ -74,7 +75,7 @@ def _train(rank: int, size: int, cell: Cell, images: list[Any], workspace: Path)
         return wrapped[-1]
 
     run = open_local(cell, 0, images, workspace)
-    run_rounds(run, World(rank, size, dist.barrier, wrap), lambda *round_: None)
+    train_stage(run, World(rank, size, dist.barrier, wrap), lambda *round_: None, "round")
     for weight in wrapped[-1].parameters():
         everyone = [torch.empty_like(weight) for _ in range(size)]
         dist.all_gather(everyone, weight.detach())

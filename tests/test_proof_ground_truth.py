@@ -13,10 +13,11 @@ from PIL import Image as Pillow
 from coin_ray.data.folder import find_samples
 from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.pipeline.rounds import World, run_rounds
 from coin_ray.pipeline.runner import open_local, run_local, step_at
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.steps import STEPS
+from coin_ray.pipeline.training import train_stage
+from coin_ray.training.world import HERE
 from tests.test_proof_determinism import artifacts, mini
 
 SHORT = {"width": 8, "iterations": 3, "later_iterations": 3, "batch": 2, "crop": 64}
@@ -77,7 +78,7 @@ def test_every_step_but_evaluation_works_without_samples(tiles: Path, tmp_path: 
     for step in before:
         for i in range(len(images)):
             step_at(run, samples, step, i)
-    run_rounds(run, World(), lambda round_, metrics, seconds: None)
+    train_stage(run, HERE, lambda round_, metrics, seconds: None, "round")
     for i in range(len(images)):
         step_at(run, samples, "last_scores", i)
     with pytest.raises(AssertionError, match="outside the evaluation"):

@@ -293,16 +293,11 @@ def test_inference(walk: SimpleNamespace) -> None:
     from coin_ray.distillation.network import student_from_weights
 
     run, image = walk.run, walk.run.train[WALKED]
-    model = student_from_weights(
-        run.student(1).arrays,
-        arch="deeplabv3plus",
-        width=0,
-        encoder="resnet101",
-        edge=True,
-    )
-    scales = (1.0, 0.5, 1.5, 2.0)
-    found, _ = predict_probability(model, image.load(), scales=scales)
-    expected = student.probability(model, image.load(), scales)
+    model = student_from_weights(run.student(1).arrays, run.config.student)
+    infer = run.config.infer
+    assert infer.scales == (1.0, 0.5, 1.5, 2.0) and infer.hflip
+    found, _ = predict_probability(model, image.load(), infer)
+    expected = student.probability(model, image.load(), infer.scales)
     np.testing.assert_allclose(found, expected, atol=CLOSE)
     maps = literal.stretched(np.stack([1 - found, found]))
     maps = literal.crf(image.load(), maps) if WITH_CRF else maps

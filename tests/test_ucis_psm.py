@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from coin_ray.errors import UserError
+from coin_ray.training.checkpoint import Checkpoint
+from coin_ray.training.world import World
 from coin_ray.ucis import psm, psm_stages
-from coin_ray.ucis.psm import psm_mask, train_psm
 from coin_ray.ucis.psm_network import ResUNet
 from coin_ray.ucis.psm_stages import random_crop, rotated_image
+from coin_ray.ucis.settings import Psm
 from coin_ray.ucis.ssa_data import resize
 from tests.conftest import SEED
 from tests.test_imaging_stain import field
@@ -23,8 +25,6 @@ from tests.test_imaging_stain import field
 ARCH: dict[str, Any] = {"encoder": "resnet18", "width": 8}
 SMALL: dict[str, Any] = {
     **ARCH,
-    "weights": "none",
-    "activation_encoder": "resnet18",
     "activation_width": 8,
     "activation_iterations": 2,
     "attempts": 2,
@@ -43,6 +43,21 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+ARGUMENTS = {"weights", "scales", "seed", "world", "checkpoint", "progress"}
+
+
+def train_psm(images: Any, **options: Any) -> Any:
+    """A training without ImageNet weights; ``options`` are settings and arguments."""
+    how = {k: v for k, v in options.items() if k in ARGUMENTS}
+    settings = {k: v for k, v in options.items() if k not in ARGUMENTS}
+    small = Psm(**settings).model_copy(update={"activation_encoder": "resnet18"})
+    return psm.train_psm(images, small, **{"weights": "none"} | how)
+
+
+def psm_mask(weights: Any, image: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    return psm.psm_mask(weights, image, Psm(**ARCH), scale=scale)
 
 
 IMAGES = [field(seed, size=96, radius=6)[0] for seed in range(3)]
@@ -90,7 +105,7 @@ def test_short_run_lowers_the_losses(trained: Any) -> None:
     for name in ("mask", "background"):
         assert np.mean(log[name][-8:]) < 0.9 * np.mean(log[name][:4])
     image, _ = field(9, size=96, radius=6)
-    mask = psm_mask(weights, image, encoder="resnet18", width=8)
+    mask = psm_mask(weights, image)
     assert mask.dtype == bool and mask.shape == image.shape[:2]
 
 
@@ -103,7 +118,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         if step == stop:
             raise InterruptedError
 
-    where: dict[str, Any] = {"checkpoint": tmp_path / "psm", "every": 0.0}
+    where: dict[str, Any] = {"checkpoint": Checkpoint(tmp_path / "psm", "a", every=0.0)}
     with pytest.raises(InterruptedError):
         train_psm(IMAGES, progress=break_off, **where, **SMALL)
     steps: list[int] = []
@@ -111,7 +126,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert steps == list(range(stop + 1, 9))
     assert same(resumed[0], whole[0]) and resumed[1] == whole[1]
     with pytest.raises(UserError, match="another run"):
-        train_psm(IMAGES[:2], **where, **SMALL)
+        train_psm(IMAGES, checkpoint=Checkpoint(tmp_path / "psm", "b"), **SMALL)
 
 
 def test_global_generators_are_left_alone_and_the_seed_decides(whole: Any) -> None:
@@ -128,14 +143,14 @@ def test_a_single_image_smaller_than_a_crop_trains(shape: tuple[int, int]) -> No
     image = IMAGES[0][: shape[0], : shape[1]]
     weights, log = train_psm([image], **SMALL)
     assert np.isfinite(log["loss"]).all()
-    assert psm_mask(weights, image, **ARCH).shape == shape
+    assert psm_mask(weights, image).shape == shape
 
 
 def test_an_image_without_tissue_among_others_stays_empty() -> None:
     blank = np.full((80, 80, 3), 240, np.uint8)
     weights, log = train_psm([blank, *IMAGES], **SMALL)
     assert np.isfinite(log["loss"]).all()
-    assert not psm_mask(weights, blank, **ARCH).any()
+    assert not psm_mask(weights, blank).any()
     with pytest.raises(UserError, match="no tissue"):
         train_psm([blank], **SMALL)
 
@@ -146,8 +161,8 @@ def test_scale_resizes_to_the_resolution_of_the_lengths(decided: Any) -> None:
     doubled = [resize(image, 2) for image in half]
     weights, _ = train_psm([half[0], *doubled[1:]], scales=[0.5, 1, 1], **SMALL)
     assert same(weights, train_psm(doubled, **SMALL)[0])
-    mask = psm_mask(decided, half[0], scale=0.5, encoder="resnet18", width=8)
-    fine = psm_mask(decided, doubled[0], encoder="resnet18", width=8)
+    mask = psm_mask(decided, half[0], scale=0.5)
+    fine = psm_mask(decided, doubled[0])
     assert mask.shape == (48, 48) and 0.05 < mask.mean() < 0.8
     assert (mask == fine[::2, ::2]).mean() > 0.7  # by chance .55
 
@@ -164,10 +179,10 @@ def test_a_large_image_is_predicted_in_squares(
     monkeypatch: pytest.MonkeyPatch, decided: Any
 ) -> None:
     image = np.tile(IMAGES[0], (2, 3, 1))
-    at_once = psm_mask(decided, image, encoder="resnet18", width=8)
+    at_once = psm_mask(decided, image)
     monkeypatch.setattr(psm, "TILE", 96)
     monkeypatch.setattr(psm, "HALO", 64)
-    in_squares = psm_mask(decided, image, encoder="resnet18", width=8)
+    in_squares = psm_mask(decided, image)
     assert 0.05 < at_once.mean() < 0.8
     assert (in_squares == at_once).mean() > 0.97
 
@@ -207,15 +222,13 @@ def test_workers_share_the_batch_and_train_through_the_wrapper() -> None:
 
     batches = []
     for rank, world in [(0, 1), (0, 2), (1, 2)]:
-        run = psm_stages.Run(
-            crop=64, seed=0, device=torch.device("cpu"), wrap=wrap, rank=rank, world=world,
-            progress=None, checkpoint=None, every=60, total=1, identity="",
-        )  # fmt: skip
         psm_stages.fit(
-            run, 2, lambda: nn.Conv2d(3, 1, 1),
+            psm_stages.Run(crop=64, seed=0, total=1, world=World(rank, world, wrap=wrap)),
+            psm_stages.Stage(2, iterations=1, batch=4, lr=1e-3),
+            lambda: nn.Conv2d(3, 1, 1),
             lambda model, batch: {"size": model(batch[0].permute(0, 3, 1, 2).float()).mean()},
-            [(image,) for image in IMAGES], iterations=1, batch=4, lr=1e-3,
-        )  # fmt: skip
+            [(image,) for image in IMAGES],
+        )
         batches.append(seen.pop())
     assert len(batches[0]) == 4
     assert torch.equal(batches[0][::2], batches[1]) and torch.equal(batches[0][1::2], batches[2])
@@ -225,7 +238,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="no tissue"):
         train_psm([], **SMALL)
     with pytest.raises(UserError, match="too small for the number of workers"):
-        train_psm(IMAGES, world=2, **SMALL)
+        train_psm(IMAGES, world=World(0, 2), **SMALL)
 
 
 def test_missing_imagenet_weights_stop_the_run(

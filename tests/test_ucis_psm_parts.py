@@ -15,6 +15,7 @@ from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
 from coin_ray.ucis.psm_clusters import cluster_mask, jet, k_means
 from coin_ray.ucis.psm_network import ResUNet, bounded_loss
 from coin_ray.ucis.psm_points import nuclear_points, voronoi_label
+from coin_ray.ucis.settings import Psm
 from tests.test_imaging_stain import field
 
 
@@ -119,10 +120,10 @@ def test_k_means_separates_blobs_and_repeats() -> None:
     truth = rng.integers(0, 3, 600)
     centres = np.array([[0, 0, 0], [90, 0, 10], [0, 80, 80]])
     points = (centres[truth] + rng.normal(0, 4, (600, 3))).astype(np.float32)
-    found = k_means(points, 3, np.random.default_rng(1))
+    found = k_means(points, 3, np.random.default_rng(1), 10)
     pairs = {(int(a), int(b)) for a, b in zip(truth, found, strict=True)}
     assert len(pairs) == 3 and {b for _, b in pairs} == {0, 1, 2}
-    np.testing.assert_array_equal(found, k_means(points, 3, np.random.default_rng(1)))
+    np.testing.assert_array_equal(found, k_means(points, 3, np.random.default_rng(1), 10))
 
 
 def test_k_means_keeps_the_most_compact_attempt() -> None:
@@ -136,7 +137,7 @@ def test_k_means_keeps_the_most_compact_attempt() -> None:
 
 
 def test_k_means_of_equal_points_is_one_cluster() -> None:
-    found = k_means(np.ones((50, 3), dtype=np.float32), 3, np.random.default_rng(0))
+    found = k_means(np.ones((50, 3), dtype=np.float32), 3, np.random.default_rng(0), 10)
     assert len(np.unique(found)) == 1
 
 
@@ -145,7 +146,7 @@ def test_cluster_mask_is_the_nuclei_whatever_the_sign_of_the_activation(polarity
     image, truth = field()
     noise = np.random.default_rng(0).normal(0, 0.05, truth.shape)
     activation = np.clip(0.5 + polarity * (0.35 * truth - 0.2) + noise, 0, 1).astype(np.float32)
-    mask = cluster_mask(image, activation, np.random.default_rng(0))
+    mask = cluster_mask(image, activation, np.random.default_rng(0), Psm())
     assert (mask & truth).sum() / (mask | truth).sum() > 0.85
 
 
@@ -155,10 +156,10 @@ def test_cluster_mask_fills_holes_and_drops_specks() -> None:
     light = image[0, 0]
     image[15, 15] = light  # in the middle of the first nucleus
     activation[15, 15] = 0
-    mask = cluster_mask(image, activation, np.random.default_rng(0), max_hole=64)
+    mask = cluster_mask(image, activation, np.random.default_rng(0), Psm(max_hole=64))
     assert truth[15, 15] and mask[15, 15]
-    assert not cluster_mask(image, activation, np.random.default_rng(0), max_hole=0)[15, 15]
-    assert not cluster_mask(image, activation, np.random.default_rng(0), min_area=400).any()
+    for other in (Psm(max_hole=0), Psm(min_area=400)):
+        assert not cluster_mask(image, activation, np.random.default_rng(0), other)[15, 15]
 
 
 @pytest.mark.parametrize("spread", [0, 3])
@@ -166,7 +167,7 @@ def test_cluster_mask_without_tissue_is_empty(spread: int) -> None:
     rng = np.random.default_rng(0)
     image = np.clip(rng.normal(238, spread, (60, 60, 3)), 0, 255).astype(np.uint8)
     activation = rng.random((60, 60)).astype(np.float32)
-    assert not cluster_mask(image, activation, rng).any()
+    assert not cluster_mask(image, activation, rng, Psm()).any()
 
 
 def blobs(*centres: tuple[int, int], size: int = 80, radius: float = 5) -> np.ndarray:
@@ -177,7 +178,7 @@ def blobs(*centres: tuple[int, int], size: int = 80, radius: float = 5) -> np.nd
 
 def test_points_are_the_peaks_border_ones_too() -> None:
     centres = [(15, 15), (15, 50), (60, 30), (79, 70)]
-    points = nuclear_points(blobs(*centres))
+    points = nuclear_points(blobs(*centres), 6, 20)
     assert len(points) == 4
     found = points[np.lexsort(points.T[::-1])]
     np.testing.assert_allclose(found, centres, atol=1.5)
@@ -185,14 +186,14 @@ def test_points_are_the_peaks_border_ones_too() -> None:
 
 def test_close_peaks_become_their_mean_and_chains_do_not() -> None:
     image = blobs((40, 20), (40, 34), radius=3)
-    assert len(nuclear_points(image, merge=10)) == len(nuclear_points(image, merge=0)) == 2
-    np.testing.assert_allclose(nuclear_points(image, merge=20), [[40, 27]], atol=1)
+    assert len(nuclear_points(image, 6, 10)) == len(nuclear_points(image, 6, 0)) == 2
+    np.testing.assert_allclose(nuclear_points(image, 6, 20), [[40, 27]], atol=1)
     chain = blobs((40, 10), (40, 24), (40, 38), (40, 52), (40, 66), radius=3)
-    assert len(nuclear_points(chain, merge=20)) >= 2
+    assert len(nuclear_points(chain, 6, 20)) >= 2
 
 
 def test_no_point_where_the_probability_stays_low() -> None:
-    assert nuclear_points(0.45 * blobs((40, 40))).shape == (0, 2)
+    assert nuclear_points(0.45 * blobs((40, 40)), 6, 20).shape == (0, 2)
 
 
 def test_voronoi_label_of_two_points() -> None:
@@ -215,9 +216,9 @@ def test_voronoi_borders_lie_between_the_nearest_points() -> None:
 
 
 def test_voronoi_label_of_no_point_and_of_one() -> None:
-    foreground, ignore = voronoi_label(np.zeros((0, 2)), (6, 7))
+    foreground, ignore = voronoi_label(np.zeros((0, 2)), (6, 7), 2)
     assert not foreground.any() and ignore.all()
-    foreground, ignore = voronoi_label(np.array([[3.0, 3.0]]), (6, 7))
+    foreground, ignore = voronoi_label(np.array([[3.0, 3.0]]), (6, 7), 2)
     assert foreground[3, 3] and (foreground ^ ignore).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from torch import nn
 
 from coin_ray.errors import UserError
+from coin_ray.training.checkpoint import Checkpoint
+from coin_ray.training.world import World
 from coin_ray.ucis import ssa, ssa_data, ssa_prediction
+from coin_ray.ucis.settings import Ssa
 from coin_ray.ucis.ssa_losses import (
     TRANSFORMS,
     equivariance,
@@ -33,7 +37,6 @@ SMALL: dict[str, Any] = {
     "width": 4,
     "encoder": "resnet18",
     "encoder_width": 8,
-    "weights": "none",
     "start": "stain",
     "sparsity": 0.2,
     "batch": 6,
@@ -41,6 +44,20 @@ SMALL: dict[str, Any] = {
     "lr": 1e-3,
     "ema": 0.9,
 }
+
+
+ARGUMENTS = {"weights", "scales", "seed", "world", "checkpoint", "progress"}
+
+
+def train_ssa(images: Any, **options: Any) -> Any:
+    """A training without ImageNet weights; ``options`` are settings and arguments."""
+    how = {k: v for k, v in options.items() if k in ARGUMENTS}
+    settings = {k: v for k, v in options.items() if k not in ARGUMENTS}
+    return ssa.train_ssa(images, Ssa(**settings), **{"weights": "none"} | how)
+
+
+def ssa_mask(weights: Any, image: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    return ssa_prediction.ssa_mask(weights, image, Ssa(width=4), scale=scale)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +112,7 @@ def test_classification_loss_is_the_cross_entropy_of_the_magnification() -> None
             attention, logits = self.model(x)
             return attention, 0 * logits
 
-    _, log = ssa.train_ssa([image], iterations=1, wrap=Mute, **SMALL)
+    _, log = train_ssa([image], iterations=1, world=World(wrap=Mute), **SMALL)
     assert log["classification"][0] == pytest.approx(math.log(3), rel=1e-5)
     terms = ("classification", "smoothness", "equivariance", "scale_equivariance")
     assert log["loss"][0] == pytest.approx(sum(log[name][0] for name in terms), rel=1e-5)
@@ -144,7 +161,7 @@ def test_auxiliary_branch_is_equivariant_where_the_network_is(index: int) -> Non
     """Kernels that no transform changes give a loss of zero, others do not."""
     apply, inverse = TRANSFORMS[index]
     torch.manual_seed(0)
-    network = AttentionNetwork(4)
+    network = AttentionNetwork(4, 0.07)
     x = torch.randn(2, 3, 24, 24)
 
     def loss() -> float:
@@ -165,13 +182,13 @@ def test_stain_start_attends_to_hematoxylin() -> None:
     network = AttentionNetwork(4, sparsity=float(truth.mean()))
     network.start_from_stain()
     with torch.no_grad():
-        attention = network(network_input(image[None], torch.device("cpu")))[0, 0].numpy()
+        attention = network(network_input(image[None], "cpu"))[0, 0].numpy()
     assert attention[truth].mean() > 0.8 > 0.1 > attention[~truth].mean()
 
 
 def test_output_pixels_see_no_further_than_the_reach() -> None:
     """Without the ReLUs' zeros the gradient reaches exactly that far."""
-    network = AttentionNetwork(2).double().eval()
+    network = AttentionNetwork(2, 0.07).double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_().add_(1e-3)
@@ -187,14 +204,14 @@ def test_imagenet_encoder_needs_its_file_and_width(
 ) -> None:
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path))
     with pytest.raises(UserError, match="models fetch resnet34_imagenet"):
-        build_classifier(encoder="resnet34", encoder_width=64, weights="imagenet")
+        build_classifier(Ssa(), "imagenet")
     with pytest.raises(UserError, match="narrow encoder"):
-        build_classifier(encoder="resnet34", encoder_width=16, weights="imagenet")
+        build_classifier(Ssa(encoder_width=16), "imagenet")
 
 
 def test_imagenet_encoder_takes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path))
-    donor = build_classifier(encoder="resnet34", encoder_width=64, weights="none")
+    donor = build_classifier(Ssa(), "none")
     state = {k[2:]: v for k, v in donor.state_dict().items() if k.startswith("0.")}
     (tmp_path / "weights").mkdir()
     file = tmp_path / "weights" / "resnet34-b627a593.pth"
@@ -202,7 +219,7 @@ def test_imagenet_encoder_takes_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "registry.yaml").write_text(
         f"resnet34_imagenet: {{file: {file.name}, licence: none, size_mb: 87}}\n"
     )
-    taken = build_classifier(encoder="resnet34", encoder_width=64, weights="imagenet").state_dict()
+    taken = build_classifier(Ssa(), "imagenet").state_dict()
     assert all(torch.equal(taken[f"0.{k}"], v) for k, v in state.items())
 
 
@@ -247,7 +264,7 @@ IMAGES = [field(seed)[0] for seed in range(2)]
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    return ssa.train_ssa(IMAGES, iterations=100, seed=SEED, **SMALL | {"lr": 2e-3})
+    return train_ssa(IMAGES, iterations=100, seed=SEED, **SMALL | {"lr": 2e-3})
 
 
 @pytest.mark.trained
@@ -256,59 +273,55 @@ def test_short_run_lowers_the_loss_and_keeps_the_nuclei(trained: Any) -> None:
     # It falls to about a fifth of what it was; untrained it stays.
     assert np.mean(log["loss"][-8:]) < 0.6 * np.mean(log["loss"][:8])
     image, truth = field(7)
-    mask = ssa_prediction.ssa_mask(weights, image, width=4)
+    mask = ssa_mask(weights, image)
     assert mask.dtype == bool and mask.shape == truth.shape
     assert (mask & truth).sum() / (mask | truth).sum() > 0.7
 
 
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "ssa.ckpt"
+    kept = Checkpoint(tmp_path / "deep" / "ssa.ckpt", "a", every=0.0)
 
     def stop(step: int, total: int, loss: float) -> None:
         if step == 3:
             raise KeyboardInterrupt
 
     options = {**SMALL, "iterations": 5, "lr_drops": [2, 4], "seed": 3}
-    whole = ssa.train_ssa(IMAGES, **options)
+    whole = train_ssa(IMAGES, **options)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with pytest.raises(KeyboardInterrupt):
-        ssa.train_ssa(IMAGES, checkpoint=file, every=0, progress=stop, **options)
+        train_ssa(IMAGES, checkpoint=kept, progress=stop, **options)
     seen: list[int] = []
-    resumed = ssa.train_ssa(
-        IMAGES, checkpoint=file, progress=lambda step, total, loss: seen.append(step), **options
+    resumed = train_ssa(
+        IMAGES, checkpoint=kept, progress=lambda step, total, loss: seen.append(step), **options
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert seen == [4, 5]
     assert same(whole[0], resumed[0]) and whole[1] == resumed[1]
-    again = ssa.train_ssa(IMAGES, checkpoint=file, **options)  # nothing is left to do
+    again = train_ssa(IMAGES, checkpoint=kept, **options)  # nothing is left to do
     assert same(whole[0], again[0])
     with pytest.raises(UserError, match="another run"):
-        ssa.train_ssa(IMAGES, checkpoint=file, **options | {"seed": 4})
-    with pytest.raises(UserError, match="another run"):
-        ssa.train_ssa(IMAGES[:1], checkpoint=file, **options)
+        train_ssa(IMAGES, checkpoint=replace(kept, run="b"), **options)
 
 
 def test_single_small_image_and_images_without_tissue_beside_it() -> None:
     blank = np.full((40, 40, 3), 245, dtype=np.uint8)
-    one, _ = ssa.train_ssa([IMAGES[0][:20, :25]], iterations=1, **SMALL)
+    one, _ = train_ssa([IMAGES[0][:20, :25]], iterations=1, **SMALL)
     assert all(np.isfinite(v).all() for v in one.values())
-    with_blank, _ = ssa.train_ssa([blank, IMAGES[0][:20, :25]], iterations=1, **SMALL)
+    with_blank, _ = train_ssa([blank, IMAGES[0][:20, :25]], iterations=1, **SMALL)
     assert same(one, with_blank)
     with pytest.raises(UserError, match="no tissue"):
-        ssa.train_ssa([blank], iterations=1, **SMALL)
+        train_ssa([blank], iterations=1, **SMALL)
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (1, 1), (3, 50)])
 def test_images_without_tissue_have_an_empty_mask(trained: Any, shape: tuple[int, int]) -> None:
-    assert not ssa_prediction.ssa_mask(
-        trained[0], np.full((*shape, 3), 245, np.uint8), width=4
-    ).any()
+    assert not ssa_mask(trained[0], np.full((*shape, 3), 245, np.uint8)).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 4)])
 def test_tiny_images_have_a_mask_of_their_shape(trained: Any, shape: tuple[int, int]) -> None:
-    mask = ssa_prediction.ssa_mask(trained[0], IMAGES[0][: shape[0], : shape[1]], width=4)
+    mask = ssa_mask(trained[0], IMAGES[0][: shape[0], : shape[1]])
     assert mask.shape == shape
 
 
@@ -318,18 +331,18 @@ def test_squares_of_a_large_image_are_those_of_the_whole(
 ) -> None:
     rng = np.random.default_rng(0)
     image = np.tile(IMAGES[0], (4, 1, 1))[:, :90] + rng.integers(0, 20, (640, 90, 3), np.uint8)
-    whole = ssa_prediction.ssa_mask(trained[0], image, width=4)
+    whole = ssa_mask(trained[0], image)
     monkeypatch.setattr(ssa_prediction, "TILE", 250)
-    assert (ssa_prediction.ssa_mask(trained[0], image, width=4) == whole).mean() > 0.9999
+    assert (ssa_mask(trained[0], image) == whole).mean() > 0.9999
 
 
 @pytest.mark.trained
 def test_half_micron_images_take_the_scale(trained: Any) -> None:
     image, truth = field(9, radius=4)
-    mask = ssa_prediction.ssa_mask(trained[0], image, width=4, scale=0.5)
+    mask = ssa_mask(trained[0], image, scale=0.5)
     assert mask.shape == truth.shape
     assert (mask & truth).sum() / (mask | truth).sum() > 0.3
-    weights, _ = ssa.train_ssa([image], scales=[0.5], iterations=1, **SMALL)
+    weights, _ = train_ssa([image], scales=[0.5], iterations=1, **SMALL)
     assert np.isfinite(weights["target"]).all()
 
 
@@ -344,7 +357,7 @@ def test_workers_share_the_crops_of_a_step(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ssa_data, "draw_crop", record)
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         drawn.append([])
-        ssa.train_ssa(IMAGES, iterations=1, rank=rank, world=world, **SMALL)
+        train_ssa(IMAGES, iterations=1, world=World(rank, world), **SMALL)
     assert sorted(drawn[0]) == sorted(drawn[1] + drawn[2])
     with pytest.raises(UserError, match="too small for the number of workers"):
-        ssa.train_ssa(IMAGES, iterations=1, world=3, **SMALL)
+        train_ssa(IMAGES, iterations=1, world=World(0, 3), **SMALL)

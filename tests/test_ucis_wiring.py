@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +19,10 @@ from coin_ray.errors import UserError
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights
-from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref
-from coin_ray.pipeline.stages import coarse
-from coin_ray.pipeline.training import train_coarse
+from coin_ray.pipeline.training import train_stage
 from coin_ray.planning.asked import cell_stages
 from coin_ray.planning.plan import plan_cells
 from coin_ray.report.export import export
@@ -35,9 +32,7 @@ from coin_ray.store.keys import Key, make_key
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
-from coin_ray.ucis.psm import train_psm
-from coin_ray.ucis.settings import Psm, Ssa, Ucis
-from coin_ray.ucis.ssa import train_ssa
+from coin_ray.training.world import HERE
 from tests.conftest import TINY
 
 SSA = {
@@ -107,24 +102,28 @@ def test_a_cell_trains_its_coarse_model_once(tiles: list[Any], tmp_path: Path, m
     assert done and not {key.stage for key in done} & {"ucis_model", "ucis"}
 
 
+def train_coarse(run: CellRun, progress: Any = None) -> None:
+    train_stage(run, HERE, lambda *round_: None, "ucis_model", progress)
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("stop", [1, 3])
 def test_an_interrupted_training_goes_on(
-    tiles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, stop: int
+    tiles: list[Any], tmp_path: Path, model: str, stop: int
 ) -> None:
-    monkeypatch.setattr(coarse, "SAVE", 0.0)
+    every_step = {"rounds": {"count": 0, "checkpoint": 0.0}}
     whole = opened(tiles, tmp_path / "whole", MODELS[model])
-    train_coarse(whole, World())
+    train_coarse(whole)
 
     def break_off(step: int, steps: int, loss: float) -> None:
         if step == stop:
             raise KeyboardInterrupt
 
-    run, seen = opened(tiles, tmp_path / "twice", MODELS[model]), list[int]()
+    run, seen = opened(tiles, tmp_path / "twice", MODELS[model], **every_step), list[int]()
     with pytest.raises(KeyboardInterrupt):
-        train_coarse(run, World(), break_off)
+        train_coarse(run, break_off)
     assert not run.store.has(run.key("ucis_model"))
-    train_coarse(run, World(), lambda step, steps, loss: seen.append(step))
+    train_coarse(run, lambda step, steps, loss: seen.append(step))
     assert seen == [*range(stop + 1, 5)]
     one, two = whole.artifact("ucis_model"), run.artifact("ucis_model")
     assert one.info == two.info
@@ -170,17 +169,6 @@ def test_a_trained_model_is_one_of_its_images_and_settings(tiles: list[Any]) -> 
     assert all(len(found) == 1 for found in models)
     assert len(set.union(*models)) == len(models)
     assert all(not found["ucis"] & base["ucis"] for found in changes)
-
-
-@pytest.mark.parametrize(("train", "section"), [(train_ssa, Ssa()), (train_psm, Psm())])
-def test_settings_are_the_arguments_of_the_training(train: Any, section: Section) -> None:
-    others = {"images", "scales", "weights", "seed", "device", "wrap", "rank", "world"}
-    others |= {"progress", "checkpoint", "every"}
-    arguments = inspect.signature(train).parameters
-    assert others <= arguments.keys()
-    defaults = {name: p.default for name, p in arguments.items() if name not in others}
-    assert section.model_dump() == defaults
-    assert (arguments["weights"].default, arguments["seed"].default) == (Ucis().weights, 0)
 
 
 def test_a_runtime_setting_of_an_inner_section_is_no_part_of_the_identity() -> None:

@@ -13,9 +13,9 @@ from ray.train.torch import TorchTrainer, prepare_model
 
 from coin_ray.cluster.nodes import limit
 from coin_ray.execution.cell_spec import CellSpec, open_cell, train_and_tell
-from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import train_once
 from coin_ray.planning.machines import Request, round_request
+from coin_ray.training.world import World
 from coin_ray.workspace import Workspace
 
 # Ray's own limits are none at all: a group of workers that cannot be placed is tried for ever.
@@ -68,6 +68,7 @@ def _loop(config: Mapping[str, Any]) -> None:
         context.get_world_size(),
         dist.barrier if context.get_world_size() > 1 else World.barrier,
         prepare_model if context.get_world_size() > 1 else World.wrap,
+        workers=int(needs.cpus) if needs.gpus else 0,
     )
 
     def report(round_: int, metrics: Mapping[str, float]) -> None:

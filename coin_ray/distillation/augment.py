@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.distillation.settings import Student
 from coin_ray.distillation.targets import PseudoLabels, edge_target
 from coin_ray.imaging.stain import jitter_stain
 from coin_ray.labels import BoolArray
@@ -22,13 +23,7 @@ def sample_crop(
     image: Image,
     pseudo: PseudoLabels,
     rng: np.random.Generator,
-    *,
-    crop: int,
-    scale: tuple[float, float],
-    rotate: bool,
-    color_jitter: float,
-    stain_jitter: float,
-    hue_jitter: float = 0.0,
+    student: Student,
     contours: BoolArray | None = None,
 ) -> tuple[Image, BoolArray, BoolArray, BoolArray]:
     """Image crop (c, c, 3) uint8, foreground, edge and ignore (c, c) bool, all from ``rng``.
@@ -42,7 +37,7 @@ def sample_crop(
     of ``contours`` (H, W), or is the boundary of the resampled label map, which is one pixel wide
     at every scale.
     """
-    factor = rng.uniform(*scale)
+    crop, factor = student.crop, rng.uniform(*student.scale)
     height, width = pseudo.label_map.shape
     side = max(1, round(crop / factor))
     window_h, window_w = min(side, height), min(side, width)
@@ -66,13 +61,13 @@ def sample_crop(
         layers.append(_resize_lines(contours[window], new_h, new_w))
     if (new_h, new_w) != (crop, crop):
         layers = _pad(layers, crop, rng)
-    turns = int(rng.integers(4)) if rotate else 0
+    turns = int(rng.integers(4)) if student.rotate else 0
     flips = rng.random(2) < 0.5
     picture, labels, ignore, *lines = (_turn(a, turns, flips) for a in layers)
-    if stain_jitter > 0:
-        picture = jitter_stain(picture, rng, sigma=stain_jitter)
-    if (color_jitter > 0 or hue_jitter > 0) and rng.random() < 0.5:
-        picture = _jitter_colour(picture, rng, color_jitter, hue_jitter)
+    if student.stain_jitter > 0:
+        picture = jitter_stain(picture, rng, sigma=student.stain_jitter)
+    if (student.color_jitter > 0 or student.hue_jitter > 0) and rng.random() < 0.5:
+        picture = _jitter_colour(picture, rng, student.color_jitter, student.hue_jitter)
     return picture, labels > 0, lines[0] if lines else edge_target(labels), ignore
 
 

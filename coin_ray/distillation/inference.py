@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coin_ray.distillation.settings import Infer
 from coin_ray.distillation.unet import HALO, STRIDE
 from coin_ray.imaging.instances import clean_mask, distance_map, find_markers, split_instances
 from coin_ray.imaging.settings import Instances
+from coin_ray.imaging.tiles import squares
 from coin_ray.labels import LabelMap
 from coin_ray.weights.modules import normalise
 
@@ -21,13 +23,7 @@ FloatMap = NDArray[np.float32]
 
 @torch.inference_mode()
 def predict_probability(
-    model: nn.Module,
-    image: NDArray[np.uint8],
-    *,
-    scales: Sequence[float] = (1.0,),
-    hflip: bool = True,
-    tile: int | None = None,
-    device: str | torch.device = "cpu",
+    model: nn.Module, image: NDArray[np.uint8], infer: Infer, device: str = "cpu"
 ) -> tuple[FloatMap, FloatMap | None]:
     """Foreground and edge probability (H, W) float32 in [0, 1]; edge None without an edge head.
 
@@ -41,18 +37,17 @@ def predict_probability(
     height, width = image.shape[:2]
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
     original = normalise(pixels.permute(2, 0, 1)[None])
-    total: Tensor | None = None
-    for scale in scales:
+    total = original.new_zeros(())
+    for scale in infer.scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         x = original if scale == 1 else _resize(original, size, "bicubic")
-        for flip in (False, True) if hflip else (False,):
-            maps = _tiled(model, x.flip(-1) if flip else x, tile)
+        for flip in (False, True) if infer.hflip else (False,):
+            maps = _tiled(model, x.flip(-1) if flip else x, infer.tile)
             maps = maps.flip(-1) if flip else maps
             maps = maps if scale == 1 else _resize(maps, (height, width), "bilinear")
-            total = maps if total is None else total + maps
-    if total is None:
-        raise ValueError("predict_probability needs at least one scale")
-    mean = (total[0] / (len(scales) * (2 if hflip else 1))).clamp(0, 1).cpu().numpy()
+            total = total + maps
+    views = len(infer.scales) * (1 + infer.hflip)
+    mean = (total[0] / views).clamp(0, 1).cpu().numpy()
     return mean[0], mean[1] if len(mean) == 2 else None
 
 
@@ -62,20 +57,16 @@ def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 def _tiled(model: nn.Module, x: Tensor, tile: int | None) -> Tensor:
     """(1, 1 or 2, h, w) probabilities of a normalised image (1, 3, h, w)."""
-    height, width = x.shape[-2:]
-    if tile is None or (height <= tile and width <= tile):
+    shape = x.shape[-2:]
+    if tile is None or max(shape) <= tile:
         return _probabilities(model, x)
-    step = tile + -tile % STRIDE  # cores start on the grid of the deepest level: same poolings
+    side = tile + -tile % STRIDE  # squares start on the grid of the deepest level: same poolings
     out: Tensor | None = None
-    for y in range(0, height, step):
-        for x0 in range(0, width, step):
-            top, left = max(0, y - HALO), max(0, x0 - HALO)
-            part = x[..., top : y + step + HALO, left : x0 + step + HALO]
-            maps = _probabilities(model, part)
-            core = maps[..., y - top : y - top + step, x0 - left : x0 - left + step]
-            if out is None:
-                out = core.new_empty((1, maps.shape[1], height, width))
-            out[..., y : y + step, x0 : x0 + step] = core
+    for seen, core, within in squares(shape, side, HALO):
+        maps = _probabilities(model, x[(..., *seen)])
+        if out is None:
+            out = maps.new_empty((1, maps.shape[1], *shape))
+        out[(..., *core)] = maps[(..., *within)]
     assert out is not None
     return out
 
@@ -88,58 +79,42 @@ def _probabilities(model: nn.Module, x: Tensor) -> Tensor:
 def instances_from_probability(
     seg: FloatMap,
     edge: FloatMap | None,
+    infer: Infer,
+    instances: Instances,
     *,
-    minmax: bool = False,
     refine: Callable[[FloatMap], FloatMap] | None = None,
     evidence: FloatMap | None = None,
-    stain_weight: float = 0.0,
-    edge_markers: bool = False,
-    fill_holes: bool = True,
-    opening: int = 0,
-    method: str = "watershed",
-    footprint: int = 12,
-    footprint_scale: str = "mpp",
-    sigma: float = 1.0,
-    keep_border: bool = True,
-    closing: int = 0,
-    min_area: int = 0,
     scale: float = 1.0,
 ) -> LabelMap:
     """Label map of a student's probability ``seg`` (H, W), and ``edge`` (H, W) or None.
 
-    ``minmax`` stretches ``seg`` to [0, 1] first (the public code does; it makes noise out of an
-    image without cells), then ``refine`` (a dense CRF) gives its own map of the same shape and
+    ``infer.minmax`` stretches ``seg`` to [0, 1] first (the public code does; it makes noise out of
+    an image without cells), then ``refine`` (a dense CRF) gives its own map of the same shape and
     range. Foreground is logit(p) + ``stain_weight`` * ``evidence`` > 0, with
     ``evidence`` (H, W) the signed stain evidence; weight 0 is p > .5. Then holes are filled, the
-    mask opened with a disk of ``opening`` px, and split into instances. ``edge_markers`` takes the
-    watershed's markers from the interiors seg * (1 - edge) > .5 instead of the whole foreground.
-    Pixel lengths are at 0.25 um/px and multiplied by ``scale``. ValueError when a weight or marker
-    rule lacks its map.
+    mask opened with a disk of ``infer.opening`` px (in place of that of ``instances``), and split.
+    ``edge_markers`` takes the watershed's markers from the interiors seg * (1 - edge) > .5 instead
+    of the whole foreground, where there is an edge map. Pixel lengths are at 0.25 um/px and
+    multiplied by ``scale``. ValueError when the stain's weight lacks its map.
     """
-    if stain_weight > 0 and evidence is None:
-        raise ValueError("stain_weight needs the stain evidence")
-    if edge_markers and edge is None:
-        raise ValueError("edge_markers needs an edge map")
-    p = _stretch(seg) if minmax else seg
+    p = _stretch(seg) if infer.minmax else seg
     p = p if refine is None else refine(p)
     foreground = p > 0.5
-    if stain_weight > 0 and evidence is not None:
+    if infer.stain_weight > 0:
+        if evidence is None:
+            raise ValueError("stain_weight needs the stain evidence")
         clipped = np.clip(p, 1e-6, 1 - 1e-6)
-        foreground = np.log(clipped / (1 - clipped)) + stain_weight * evidence > 0
-    if fill_holes:
+        foreground = np.log(clipped / (1 - clipped)) + infer.stain_weight * evidence > 0
+    if infer.fill_holes:
         from scipy.ndimage import binary_fill_holes
 
         foreground = binary_fill_holes(foreground)
-    foreground = clean_mask(foreground, opening=opening, max_hole=0, min_area=0, scale=scale)
-    radius = {"footprint": footprint, "footprint_scale": footprint_scale, "sigma": sigma}
-    instances = Instances.model_validate(
-        {"method": method, "closing": closing, "keep_border": keep_border, "min_area": min_area}
-        | radius
-    )
+    foreground = clean_mask(foreground, opening=infer.opening, max_hole=0, min_area=0, scale=scale)
+    instances = instances.model_copy(update={"opening": 0})
     markers = None
-    if edge_markers and edge is not None:
+    if infer.edge_markers and edge is not None:
         interior = foreground & (p * (1 - edge) > 0.5)
-        depth = distance_map(interior, sigma=sigma * scale)
+        depth = distance_map(interior, sigma=instances.sigma * scale)
         markers = find_markers(depth, interior, instances, scale=scale)
     return split_instances(foreground, instances, scale=scale, markers=markers)
 

@@ -2,79 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
+
+from coin_ray.training.draws import Arrays, generator, stacked, torch_seed
 
 # Separates the streams that share (seed, round): crops, image order, network noise.
 _CROP, _ORDER, _TORCH = 0, 1, 2
-Arrays = tuple[NDArray, ...]
+Place = tuple[int, int]
+"""The seed and the round."""
 
 
-def crop_generator(seed: int, round_index: int, step: int, index: int) -> np.random.Generator:
+def crop_generator(place: Place, step: int, index: int) -> np.random.Generator:
     """Generator of one crop, ``index`` in the global batch."""
-    return np.random.default_rng([_CROP, seed, round_index, step, index])
+    return generator(_CROP, *place, step, index)
 
 
-def image_index(seed: int, round_index: int, position: int, n_images: int) -> int:
+def image_index(place: Place, position: int, n_images: int) -> int:
     """Image of a round's ``position``-th crop: shuffled passes, so every image counts alike."""
-    lap, place = divmod(position, n_images)
-    order = np.random.default_rng([_ORDER, seed, round_index, lap]).permutation(n_images)
-    return int(order[place])
+    lap, index = divmod(position, n_images)
+    return int(generator(_ORDER, *place, lap).permutation(n_images)[index])
 
 
-def torch_seed(seed: int, round_index: int, step: int, rank: int) -> int:
+def network_seed(place: Place, step: int, rank: int) -> int:
     """Seed of torch's generator (initial weights at step -1, dropout at a step)."""
-    state = np.random.SeedSequence([_TORCH, seed, round_index, step + 1, rank]).generate_state(1)
-    return int(state[0])
-
-
-def shard(batch: int, rank: int, world: int) -> range:
-    """Indices in the global batch that worker ``rank`` of ``world`` draws."""
-    return range(rank, batch, world)
+    return torch_seed(_TORCH, *place, step + 1, rank)
 
 
 def draw_batch(
     draw: Callable[[int, np.random.Generator], Arrays],
     n_images: int,
-    *,
-    seed: int,
-    round_index: int,
+    place: Place,
     step: int,
+    *,
     batch: int,
-    rank: int = 0,
-    world: int = 1,
+    share: Iterable[int],
     pool: ThreadPoolExecutor | None = None,
 ) -> Arrays:
-    """This worker's share of the global batch of a step, each array stacked along a new axis 0.
+    """The ``share`` (indices) of the global ``batch`` of a step, each array stacked along axis 0.
 
     ``draw(image index, generator)`` gives the arrays of one crop. The union over the workers is the
-    same for every ``world``; threads of ``pool`` change the speed only.
+    same for every number of them; threads of ``pool`` change the speed only.
     """
 
     def one(index: int) -> Arrays:
-        chosen = image_index(seed, round_index, step * batch + index, n_images)
-        return draw(chosen, crop_generator(seed, round_index, step, index))
+        chosen = image_index(place, step * batch + index, n_images)
+        return draw(chosen, crop_generator(place, step, index))
 
-    indices = shard(batch, rank, world)
-    crops = list(pool.map(one, indices) if pool else map(one, indices))
-    return tuple(np.stack(arrays) for arrays in zip(*crops, strict=True))
-
-
-def batches(
-    draw_step: Callable[[int, ThreadPoolExecutor | None], Arrays], steps: int, workers: int
-) -> Iterator[Arrays]:
-    """The batches of a round in order; with ``workers`` threads the next one is drawn meanwhile."""
-    if workers < 1:
-        for step in range(steps):
-            yield draw_step(step, None)
-        return
-    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(workers) as pool:
-        upcoming = ahead.submit(draw_step, 0, pool)
-        for step in range(steps):
-            current = upcoming.result()
-            if step + 1 < steps:
-                upcoming = ahead.submit(draw_step, step + 1, pool)
-            yield current
+    return stacked(pool.map(one, share) if pool else map(one, share))

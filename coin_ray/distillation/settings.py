@@ -96,6 +96,11 @@ class Rounds(Section):
             "more; 0 = off"
         ),
     )
+    checkpoint: NotNegative = Field(
+        60.0,
+        description="seconds between two checkpoints inside a round, or a coarse model's training",
+        json_schema_extra={"runtime": True},
+    )
 
 
 class Infer(Section):

@@ -20,7 +20,6 @@ from coin_ray.events.events import (
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import Each, Train, run_cell
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
@@ -29,6 +28,7 @@ from coin_ray.report.export import export
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
 from coin_ray.study.resolved import StudyCell
+from coin_ray.training.world import World
 from coin_ray.workspace import Workspace
 
 SAY = 5.0

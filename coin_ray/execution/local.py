@@ -17,7 +17,6 @@ from coin_ray.execution.order import halves
 from coin_ray.execution.tally import Tally, unfailing
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.rounds import World
 from coin_ray.pipeline.runner import Each, Train, serial
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
@@ -30,6 +29,7 @@ from coin_ray.planning.machines import (
 )
 from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.training.world import HERE
 from coin_ray.workspace import Workspace
 
 
@@ -160,7 +160,7 @@ def _steps(spec: CellSpec, run: CellRun) -> tuple[Each, Train]:
 
     def train(stage: str) -> None:
         with _threads(round_request(spec.resources, 1, spec.device).cpus):
-            train_and_tell(spec, stage, World())
+            train_and_tell(spec, stage, HERE)
 
     return each, train
 

@@ -13,15 +13,15 @@ from coin_ray.data.sample import Image, Sample
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import mask_digest
-from coin_ray.pipeline.rounds import Report, World
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.steps import STEPS
-from coin_ray.pipeline.training import train_stage
+from coin_ray.pipeline.training import Report, train_stage
 from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CorruptArtifact, Done, Store
 from coin_ray.store.keys import Key
+from coin_ray.training.world import HERE
 from coin_ray.workspace import Workspace
 
 Each = Callable[[str, int], list[Any]]
@@ -58,7 +58,7 @@ def run_local(
 ) -> tuple[list[Values], dict[str, float]]:
     """``run_cell`` without a cluster."""
     tell = report or (lambda round_, metrics, seconds: None)
-    train = partial(train_stage, run, World(), tell)
+    train = partial(train_stage, run, HERE, tell)
     return run_cell(run, samples, serial(run, samples), train)
 
 

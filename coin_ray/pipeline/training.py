@@ -1,54 +1,89 @@
 """What a cell trains: the network of its coarse model, and its rounds.
 
+One way for one process and for many. With several, images are relabelled in shards and the batch is
+split. Each finished training is one artifact; one that stopped goes on from its last checkpoint.
+
 The coarse model is trained once for a set of training images, whatever the level and the random
 seed, and without labels: its checkpoint rule is that of ``train_ssa`` and ``train_psm``, which read
-none.
+none. A round relabels with the last student, selects and trains; labels are made anew every
+``rounds.refresh`` rounds, and where they hardly change any more (``rounds.early_stop``), a round
+commits the weights of the last one as they are.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
 
+from coin_ray.identity import code_identity
+from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.rounds import Report, World, run_rounds
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.training.checkpoint import Checkpoint
+from coin_ray.training.world import Progress, World
+
+Report = Callable[[int, Mapping[str, float], float], None]
+"""``report(round, metrics, seconds)``, on every process after each round, stored or new."""
 
 
 def train_stage(
-    run: CellRun, world: World, report: Report, stage: str, progress: Any = None
+    run: CellRun, world: World, report: Report, stage: str, progress: Progress | None = None
 ) -> None:
     """Compute what the store lacks of ``ucis_model`` or ``round``, on every process of ``world``;
-    ``report`` and ``progress`` as of ``run_rounds``."""
+    ``progress`` is told on rank 0."""
     if stage == "ucis_model":
-        train_coarse(run, world, progress)
-    else:
-        run_rounds(run, world, report, progress)
+        _complete(run, Ref(stage), world, progress)
+        return
+    for round_ in range(1, run.config.rounds.count + 1):
+        ref = Ref(stage, round=round_)
+        _complete(run, ref, world, progress)
+        report(round_, round_facts(run, round_), run.store.info(run.chain.key(ref))["seconds"])
 
 
-def train_coarse(run: CellRun, world: World, progress: Any = None) -> None:
-    """Train the coarse model and store it, unless it is there.
+def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -> None:
+    """Train one artifact and store it, unless it is there.
 
-    What was interrupted goes on from its last checkpoint, kept in the store under the model's key.
+    What was interrupted goes on from its last checkpoint, kept in the store under the artifact's
+    key; one that other code or another computation has written is begun anew.
     """
-    ref = Ref("ucis_model")
     key = run.chain.key(ref)
     missing = not run.store.has(key)
     # All ranks must have looked before rank 0 can write, or they would disagree.
     world.barrier()
     if not missing:
         return
-    folder = run.store.checkpoints(key)
+    if ref.stage == "round" and refs.refresh(run.chain, ref.round) == ref.round:
+        relabel(run, world, ref.round)
+    folder, every = run.store.checkpoints(key), run.config.rounds.checkpoint
     resumed, start = folder.exists(), time.perf_counter()
-    given = run.given(ref)
-    artifact = STAGES["ucis_model"].compute(given, world, progress, folder / "state")
+    checkpoint = Checkpoint(
+        folder / "state", f"{key.digest} {code_identity()}", every, last=False, anew=True
+    )
+    artifact = STAGES[ref.stage].compute(run.given(ref), world, progress, checkpoint)
     if world.rank == 0:
-        seconds = time.perf_counter() - start
-        # The end of a training says nothing of how long one takes.
-        run.store.save(key, artifact, 0.0 if resumed else seconds)
-        shutil.rmtree(folder)
+        # The end of a training says nothing of how long one takes; a round has added it up.
+        seconds = artifact.info.get("seconds", 0.0 if resumed else time.perf_counter() - start)
+        run.store.save(key, artifact, seconds)
+        if folder.exists():
+            shutil.rmtree(folder)
         if run.done is not None:
             run.done(key, seconds)
     world.barrier()
+
+
+def round_facts(run: CellRun, round_: int) -> dict[str, float]:
+    """What a finished round says about its labels and its training."""
+    log = run.store.info(run.key("round", round_=round_))
+    training = {"loss": log["loss"], "stopped": float(log["stopped"])}
+    return {**run.round_summary(round_), **training}
+
+
+def relabel(run: CellRun, world: World, round_: int) -> None:
+    """Pseudo labels of ``round_`` for every training image, each made by one rank."""
+    shard = list(run.train)[world.rank :: world.size]
+    for stage in ("score", "select"):
+        for image in shard:
+            run.artifact(stage, image, round_)
+        world.barrier()

@@ -7,7 +7,7 @@ window of the image at about twice its size, so that a 16-px patch covers 8 px o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,18 @@ from torch import nn
 from coin_ray.compat import ensure_torchvision
 from coin_ray.errors import UserError
 from coin_ray.pretraining import data as sources
-from coin_ray.pretraining import loop
 from coin_ray.pretraining.dino import Dino
 from coin_ray.pretraining.dinov2 import DinoV2
 from coin_ray.pretraining.mae import Mae
+from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.training.checkpoint import Log
+from coin_ray.training.draws import generator
 from coin_ray.weights.registry import entry
 
 FAMILIES = ("mae", "dinov1", "dinov2", "dinov2_reg")
-SETTINGS: dict[str, dict[str, float]] = {
-    "mae": {"lr": 1.5e-3, "weight_decay": 0.05, "clip": 1.0},
-    "dinov1": {"lr": 8e-4, "weight_decay": 0.04, "clip": 3.0},
-    "dinov2": {"lr": 8e-4, "weight_decay": 0.04, "clip": 3.0},
-    "dinov2_reg": {"lr": 8e-4, "weight_decay": 0.04, "clip": 3.0},
-}
+TILES = 400
+_DINO = Recipe(lr=8e-4, weight_decay=0.04, clip=3.0)
+RECIPES = dict.fromkeys(FAMILIES, _DINO) | {"mae": Recipe(lr=1.5e-3, weight_decay=0.05, clip=1.0)}
 
 
 def build_vit(family: str, **overrides: Any) -> nn.Module:
@@ -69,54 +68,35 @@ def build_method(family: str, seed: int, **overrides: Any) -> Mae | Dino:
 
 def pretrain_backbone(
     family: str,
-    out: str | Path,
-    *,
+    asked: Asked,
     data: Sequence[str | Path] = (),
-    steps: int | None = None,
-    minutes: float | None = None,
-    seed: int = 0,
-    batch: int | None = None,
-    tiles: int = 400,
-    lr: float | None = None,
-    amp: bool = True,
-    resume: bool = False,
-    checkpoint: str | Path | None = None,
-    device: str = "cpu",
-    every: float = 60.0,
-    overrides: dict[str, Any] | None = None,
-    progress: loop.Progress | None = None,
-) -> loop.History:
-    """Train one small backbone and write its timm state dict to ``out`` (``.safetensors``, fp16).
+    overrides: Mapping[str, Any] | None = None,
+) -> Log:
+    """Train one small backbone and write its timm state dict, the losses of every step.
 
-    ``family`` is mae, dinov1, dinov2 or dinov2_reg. ``data`` are real images, read without
-    labels and mixed half and half with ``tiles`` generated ones. One of ``steps`` and ``minutes``
-    limits the run; the checkpoint lies beside ``out`` unless named and is written every ``every``
-    seconds. The file holds the averaged
-    (teacher) weights where the family has them. Same seed, data and step limit, same weights.
+    ``family`` is mae, dinov1, dinov2 or dinov2_reg. ``data`` are real images, read without labels
+    and mixed half and half with generated ones. The file holds the averaged (teacher) weights
+    where the family has them. ``overrides`` of the network are for tests.
     """
-    path = Path(out)
-    method = build_method(family, seed, **(overrides or {})).to(device)
-    settings = SETTINGS[family]
-    count = batch or method.default_batch
-    crops = sources.Crops(data, seed, generated=tiles)
+    method = build_method(family, asked.seed, **(overrides or {})).to(asked.device)
+    count, tiles = asked.batch or method.default_batch, asked.tiles or TILES
+    crops = sources.Crops(data, asked.seed, generated=tiles)
 
-    def loss_of(step: int, fraction: float) -> torch.Tensor:
-        rng = loop.generator(seed, step)
-        views = [normalise(v, family).to(device) for v in method.views(crops, rng, fraction, count)]
-        with torch.autocast(device, torch.bfloat16, enabled=amp):
-            return method.loss(views, rng, fraction)
+    def loss_of(step: int, done: float) -> torch.Tensor:
+        rng = generator(asked.seed, step, 0)
+        views = [
+            normalise(view, family).to(asked.device)
+            for view in method.views(crops, rng, done, count)
+        ]
+        with torch.autocast(asked.device, torch.bfloat16, enabled=asked.amp):
+            return method.loss(views, rng, done)
 
-    def export(_: loop.History | None = None) -> None:
-        loop.save_weights(method.exported().state_dict(), path)
-
-    identity = {
-        "what": family, "seed": seed, "batch": count, "tiles": tiles, "images": len(crops.real),
-    }  # fmt: skip
-    history = loop.train(
-        method, loss_of, limit=loop.Limit(steps, minutes), lr=lr or settings["lr"],
-        weight_decay=settings["weight_decay"], clip=settings["clip"], after_step=method.after_step,
-        checkpoint=Path(checkpoint) if checkpoint else path.with_suffix(".ckpt"), every=every,
-        identity=identity, resume=resume, progress=progress, on_checkpoint=export,
-    )  # fmt: skip
-    export()
-    return history
+    return pretrain(
+        asked,
+        RECIPES[family],
+        method,
+        loss_of,
+        exported=lambda: method.exported().state_dict(),
+        identity={"what": family, "batch": count, "tiles": tiles, "images": len(crops.real)},
+        after_step=method.after_step,
+    )

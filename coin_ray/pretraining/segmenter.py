@@ -9,9 +9,8 @@ encoder then learns from the whole window and not from the prompts alone.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,13 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam
-from coin_ray.pretraining import data, loop
+from coin_ray.pretraining import data
+from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.training.average import Average
+from coin_ray.training.checkpoint import Log
+from coin_ray.training.draws import generator
 
+EMA = 0.995
 TILE = 320  # px of a generated tile; a window is cut from it at a random scale and angle
 
 
@@ -203,69 +207,39 @@ def run_prompts(model: SmallSam, batch: Batch) -> tuple[torch.Tensor, torch.Tens
 
 
 def pretrain_segmenter(
-    out: str | Path,
-    *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    batch: int = 2,
-    prompts: int = 20,
-    tiles: int = 600,
-    lr: float = 1e-3,
-    ema: float = 0.995,
-    amp: bool = True,
-    resume: bool = False,
-    checkpoint: str | Path | None = None,
-    size: dict[str, int] | None = None,
-    device: str = "cpu",
-    every: float = 60.0,
-    progress: loop.Progress | None = None,
-) -> loop.History:
-    """Train the small promptable segmenter on generated tiles and write its weights to ``out``.
+    asked: Asked, *, prompts: int = 20, size: Mapping[str, int] | None = None
+) -> Log:
+    """Train the small promptable segmenter on generated tiles and write its averaged weights, the
+    losses of every step.
 
-    ``out`` a ``.safetensors`` file (averaged weights, fp16); the checkpoint lies beside it unless
-    named and is written every ``every`` seconds. One of ``minutes`` and ``steps`` limits the run.
-    ``size`` overrides the arguments of ``SmallSam``. Same seed and step limit, same weights.
+    ``prompts`` a window; ``size`` overrides the arguments of ``SmallSam``.
     """
-    path = Path(out)
-    saved = Path(checkpoint) if checkpoint else path.with_suffix(".ckpt")
+    count, tiles, device = asked.batch or 2, asked.tiles or 600, asked.device
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(asked.seed)
         model = SmallSam(**(size or {})).to(device)
         width = model.prompt_encoder.embed_dim
         reader = torch.nn.Sequential(
             torch.nn.Conv2d(width, 4 * 16, 1), torch.nn.PixelShuffle(4)
         ).to(device)
-    average = copy.deepcopy(model).requires_grad_(False)
-    both = torch.nn.ModuleDict({"model": model, "average": average, "reader": reader})
-    pool = data.GeneratedTiles(seed, tiles, TILE)
+    average = Average(model, EMA)
+    pool = data.GeneratedTiles(asked.seed, tiles, TILE)
 
-    def loss_of(step: int, fraction: float) -> torch.Tensor:
-        drawn = make_batch(pool, loop.generator(seed, step), fraction, count=batch, prompts=prompts)
+    def loss_of(step: int, done: float) -> torch.Tensor:
+        rng = generator(asked.seed, step, 0)
+        drawn = make_batch(pool, rng, done, count=count, prompts=prompts)
         drawn = Batch(*(getattr(drawn, f).to(device) for f in drawn.__dataclass_fields__))
-        with torch.autocast(device, torch.bfloat16, enabled=amp):
+        with torch.autocast(device, torch.bfloat16, enabled=asked.amp):
             logits, predicted, embedding = run_prompts(model, drawn)
         loss = prompt_loss(logits, predicted, drawn.targets, drawn.positive)
         return loss + dense_loss(reader(embedding), drawn.dense)
 
-    def follow(step: int, fraction: float) -> None:
-        keep = min(ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, own in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(own, 1 - keep)
-
-    identity = {
-        "what": "segmenter",
-        "seed": seed,
-        "batch": batch,
-        "prompts": prompts,
-        "tiles": tiles,
-    }
-    history = loop.train(
-        both, loss_of, limit=loop.Limit(steps, minutes), lr=lr, weight_decay=0.05,
-        after_step=follow, checkpoint=saved, every=every, identity=identity,
-        resume=resume, progress=progress,
-        on_checkpoint=lambda _: loop.save_weights(average.state_dict(), path),
-    )  # fmt: skip
-    loop.save_weights(average.state_dict(), path)
-    return history
+    return pretrain(
+        asked,
+        Recipe(lr=1e-3, weight_decay=0.05, clip=1.0),
+        torch.nn.ModuleDict({"model": model, "reader": reader}),
+        loss_of,
+        exported=average.state,
+        identity={"what": "segmenter", "batch": count, "prompts": prompts, "tiles": tiles},
+        average=average,
+    )

@@ -11,8 +11,8 @@ from coin_ray.files import write_text
 from coin_ray.identity import digest
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.pipeline.rounds import round_facts
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.training import round_facts
 from coin_ray.report.panels import write_panels
 
 

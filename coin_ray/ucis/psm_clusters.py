@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from coin_ray.imaging.instances import clean_mask
 from coin_ray.imaging.stain import MIN_CONTRAST, hematoxylin_od
 from coin_ray.labels import BoolArray
+from coin_ray.ucis.settings import Psm
 
 FloatMap = NDArray[np.float32]
+STEPS, TOLERANCE = 20, 0.5
 
 
 def jet(values: FloatMap) -> FloatMap:
@@ -22,22 +24,19 @@ def k_means(
     points: NDArray[np.float32],
     clusters: int,
     rng: np.random.Generator,
-    *,
-    attempts: int = 10,
-    iterations: int = 20,
-    tolerance: float = 0.5,
+    attempts: int,
 ) -> NDArray[np.int32]:
     """Lloyd's algorithm: (N, D) -> (N,) ids from 0, the most compact of ``attempts`` clusterings.
 
-    Each attempt starts from ``clusters`` points of ``rng`` and takes ``iterations`` steps, or until
-    no centre moves by more than ``tolerance``; a centre without points stays where it is.
+    Each attempt starts from ``clusters`` points of ``rng`` and takes STEPS steps, or until no
+    centre moves by more than TOLERANCE; a centre without points stays where it is.
     """
     from scipy.cluster.vq import vq
 
     best, compactness = np.zeros(len(points), dtype=np.int32), np.inf
     for _ in range(attempts):
         centres = points[rng.choice(len(points), clusters)]
-        for _ in range(iterations):
+        for _ in range(STEPS):
             found, _ = vq(points, centres, check_finite=False)
             size = np.maximum(np.bincount(found, minlength=clusters), 1)
             sums = [np.bincount(found, weights=c, minlength=clusters) for c in points.T]
@@ -45,7 +44,7 @@ def k_means(
             moved = np.where(filled, np.stack(sums, axis=1) / size[:, None], centres)
             shift = np.linalg.norm(moved - centres, axis=1).max()
             centres = moved.astype(np.float32)
-            if shift <= tolerance:
+            if shift <= TOLERANCE:
                 break
         found, distance = vq(points, centres, check_finite=False)
         total = float(np.square(distance, dtype=np.float64).sum())
@@ -58,11 +57,7 @@ def cluster_mask(
     image: NDArray[np.uint8],
     activation: FloatMap,
     rng: np.random.Generator,
-    *,
-    clusters: int = 3,
-    attempts: int = 10,
-    max_hole: int = 64,
-    min_area: int = 0,
+    psm: Psm,
 ) -> BoolArray:
     """Nuclei as one k-means cluster of 255 jet(activation) (blue, green, red) + image (RGB).
 
@@ -77,9 +72,9 @@ def cluster_mask(
     if ((activation - activation.mean()) * density).sum() < 0:
         activation = 1 - activation
     colours = 255 * jet(activation) + image
-    ids = k_means(colours.reshape(-1, 3), clusters, rng, attempts=attempts).reshape(image.shape[:2])
+    ids = k_means(colours.reshape(-1, 3), psm.clusters, rng, psm.attempts).reshape(density.shape)
     mask = ids == _nuclear_cluster(density, ids)
-    return clean_mask(mask, opening=0, max_hole=max_hole, min_area=min_area)
+    return clean_mask(mask, opening=0, max_hole=psm.max_hole, min_area=psm.min_area)
 
 
 def _nuclear_cluster(density: FloatMap, ids: NDArray[np.int32]) -> int:

@@ -12,9 +12,7 @@ FloatMap = NDArray[np.float32]
 BLUR = 2.3  # px, sigma of the 13 x 13 Gaussian of the public code
 
 
-def nuclear_points(
-    probability: FloatMap, *, distance: int = 6, merge: float = 20.0
-) -> NDArray[np.float64]:
+def nuclear_points(probability: FloatMap, distance: int, merge: float) -> NDArray[np.float64]:
     """(P, 2) points (y, x): peaks of the smoothed probability (H, W) that are at least .5.
 
     A peak exceeds all within ``distance`` px. From the highest down, a peak takes the others closer
@@ -35,7 +33,7 @@ def nuclear_points(
 
 
 def voronoi_label(
-    points: NDArray[np.float64], shape: tuple[int, int], *, radius: int = 2
+    points: NDArray[np.float64], shape: tuple[int, int], radius: int
 ) -> tuple[BoolArray, BoolArray]:
     """Foreground and ignore, both (H, W) bool, from ``points`` (P, 2) as (y, x).
 

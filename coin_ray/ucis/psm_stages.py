@@ -3,97 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coin_ray.ucis import training
+from coin_ray.training import draws
+from coin_ray.training.checkpoint import Checkpoint, Log
+from coin_ray.training.draws import Arrays, generator
+from coin_ray.training.layout import placed
+from coin_ray.training.loop import Limit, Training, train
+from coin_ray.training.world import HERE, Progress, World
 
-Arrays = tuple[NDArray[Any], ...]
 Terms = Callable[[nn.Module, list[Tensor]], dict[str, Tensor]]
+
+
+class Stage(NamedTuple):
+    """One of the trainings: 1, 2 or 3, its steps, the global batch, and the parts that the images
+    are dealt into."""
+
+    number: int
+    iterations: int
+    batch: int
+    lr: float
+    folds: int = 1
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of ``train_psm``: its arguments, all its steps, its identity and growing log."""
+    """One call of ``train_psm``: the side of a crop, the seed, all its steps, where it runs, and
+    its growing log."""
 
     crop: int
     seed: int
-    device: torch.device
-    wrap: Callable[[nn.Module], nn.Module]
-    rank: int
-    world: int
-    progress: training.Progress | None
-    checkpoint: Path | None
-    every: float
     total: int
-    identity: str
-    log: training.Log = field(default_factory=lambda: {"loss": []})
+    world: World = HERE
+    checkpoint: Checkpoint | None = None
+    progress: Progress | None = None
+    log: Log = field(default_factory=lambda: Log(loss=[]))
 
 
 def fit(
-    run: Run,
-    stage: int,
-    build: Callable[[], nn.Module],
-    terms: Terms,
-    data: Sequence[Arrays],
-    *,
-    iterations: int,
-    batch: int,
-    lr: float,
-    folds: int = 1,
+    run: Run, stage: Stage, build: Callable[[], nn.Module], terms: Terms, data: Sequence[Arrays]
 ) -> nn.Module:
     """A new network after Adam steps on crops of ``data``, in evaluation mode.
 
     ``data`` holds the arrays (H, W, ...) of each image; ``terms(network, tensors)`` gives the
     losses of a batch (B, crop, crop, ...) of them.
     """
-    stream = int(np.random.SeedSequence([run.seed, stage]).generate_state(1)[0])
-    before = len(run.log["loss"])
-    part = run.checkpoint and run.checkpoint.with_name(f"{run.checkpoint.name}.{stage}")
-    cuda = run.device.type == "cuda"
-    with torch.random.fork_rng(devices=[run.device] if cuda else []):
-        torch.manual_seed(stream)  # alike on every worker
-        bare = build().to(run.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        model = run.wrap(bare)
+    stream, world = draws.torch_seed(run.seed, stage.number), run.world
+    before, part = run.log.steps, run.checkpoint
+    if part is not None:  # the next stages stand on what this one ends with
+        part = replace(
+            part, path=part.path.with_name(f"{part.path.name}.{stage.number}"), last=True
+        )
+    with draws.seeded(world.device, stream):  # alike on every worker
+        bare = placed(build(), world.device).train()
+        model = world.wrap(bare)
 
-        def losses_of(step: int) -> dict[str, Tensor]:
+        def losses_of(step: int, done: float) -> dict[str, Tensor]:
+            torch.manual_seed(draws.torch_seed(stream, step, world.rank))
             crops = []
-            for index in range(run.rank, batch, run.world):
-                image = rotated_image(stream, step * batch + index, len(data), folds)
-                rng = training.generator(stream, step, index)
-                crops.append(random_crop(data[image], rng, run.crop))
-            stacked = [np.stack(arrays) for arrays in zip(*crops, strict=True)]
-            return terms(model, [torch.from_numpy(a).to(run.device) for a in stacked])
+            for index in range(world.rank, stage.batch, world.size):
+                position = step * stage.batch + index
+                image = rotated_image(stream, position, len(data), stage.folds)
+                crops.append(random_crop(data[image], generator(stream, step, index), run.crop))
+            return terms(
+                model, [torch.from_numpy(a).to(world.device) for a in draws.stacked(crops)]
+            )
 
         def report(step: int, _: int, loss: float) -> None:
             if run.progress is not None:
                 run.progress(before + step, run.total, loss)
 
-        found = training.train(
-            bare,
-            torch.optim.Adam(bare.parameters(), lr=lr),
-            losses_of,
-            iterations=iterations,
-            seed=stream,
-            rank=run.rank,
-            progress=report,
-            checkpoint=part,
-            every=run.every,
-            run=run.identity,
-        )
+        optimiser = torch.optim.Adam(bare.parameters(), lr=stage.lr)
+        training = Training(bare, optimiser, losses_of, Limit(stage.iterations))
+        found = train(training, world, part, report)
     if torch.distributed.is_initialized():  # batch norm saw other crops on every worker
         for buffer in bare.buffers():
             torch.distributed.broadcast(buffer, 0)
-    run.log["loss"] += found.pop("loss")
-    run.log.update(found)
-    trained: nn.Module = bare.eval()
-    return trained
+    for name, values in found.items():
+        run.log.setdefault(name, []).extend(values)
+    return bare.eval()
 
 
 def rotated_image(seed: int, position: int, n_images: int, folds: int) -> int:
@@ -108,7 +101,7 @@ def rotated_image(seed: int, position: int, n_images: int, folds: int) -> int:
     if folds == 1:
         passes = [everyone]
     lap, place = divmod(position, sum(map(len, passes)))
-    rng = training.generator(seed, lap)
+    rng = generator(seed, lap)
     return int(np.concatenate([rng.permutation(kept) for kept in passes])[place])
 
 

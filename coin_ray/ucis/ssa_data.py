@@ -40,6 +40,24 @@ def has_tissue(image: Image) -> bool:
     return int(tissue_of(image).sum()) >= min(MIN_TISSUE, image.shape[0] * image.shape[1])
 
 
+def check_tissue(images: Sequence[Image]) -> None:
+    """UserError if none of the images has tissue."""
+    if not any(map(has_tissue, images)):
+        raise UserError(
+            "there is no tissue to train on", found=f"{len(images)} images without tissue",
+            do="check the training data",
+        )  # fmt: skip
+
+
+def at_reference(images: Sequence[Image], scales: Sequence[float] | None) -> list[Image]:
+    """The images at 0.25 um/px, from their ``scales`` 0.25 / mpp (all 1 if left out)."""
+    factors = scales or [1.0] * len(images)
+    return [
+        image if scale == 1 else resize(image, 1 / scale)
+        for image, scale in zip(images, factors, strict=True)
+    ]
+
+
 def _lab(image: Image) -> NDArray[np.float32]:
     """CIELAB with the brightness cut at its 90th percentile.
 
@@ -102,17 +120,9 @@ def prepare(
     images: Sequence[Image], scales: Sequence[float] | None
 ) -> tuple[list[list[Level]], Statistics]:
     """The three magnifications of every image with tissue, all in one stain: their median."""
-    factors = scales or [1.0] * len(images)
-    fine = [
-        image if scale == 1 else resize(image, 1 / scale)
-        for image, scale in zip(images, factors, strict=True)
-    ]
+    fine = at_reference(images, scales)
+    check_tissue(fine)
     fine = [image for image in fine if has_tissue(image)]
-    if not fine:
-        raise UserError(
-            "there is no tissue to train on", found=f"{len(images)} images without tissue",
-            do="check the training data",
-        )  # fmt: skip
     target = np.median([stain_statistics(image) for image in fine], axis=0).astype(np.float32)
     return [pyramid(image, target) for image in fine], target
 

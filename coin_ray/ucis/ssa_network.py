@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from coin_ray.compat import ensure_torchvision
 from coin_ray.errors import UserError
 from coin_ray.imaging.stain import HED
+from coin_ray.ucis import settings
 from coin_ray.weights.modules import STD, load_imagenet, normalise
 
 MAGNIFICATIONS = (40, 20, 10)  # of the classes 0, 1, 2
@@ -82,7 +83,7 @@ class AttentionNetwork(nn.Module):
 
     target: Tensor
 
-    def __init__(self, width: int, sparsity: float = 0.07) -> None:
+    def __init__(self, width: int, sparsity: float) -> None:
         super().__init__()
         self.stem = _conv(3, width)
         self.blocks = nn.Sequential(*(_Residual(width, d) for d in DILATIONS))
@@ -130,28 +131,37 @@ class Ssa(nn.Module):
         return attention, self.classifier(x * attention)
 
 
-def network_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def network_input(images: NDArray[np.uint8], device: str) -> Tensor:
     """(B, H, W, 3) uint8 -> normalised (B, 3, H, W), stored channels-last."""
     return normalise(torch.from_numpy(images).to(device).permute(0, 3, 1, 2))
 
 
-def build_classifier(*, encoder: str, encoder_width: int, weights: str) -> nn.Module:
+def build_attention(ssa: settings.Ssa, target: NDArray[np.float32]) -> AttentionNetwork:
+    """The attention as a training starts it; ``target`` (2, 3) of the stain normalisation."""
+    attention = AttentionNetwork(ssa.width, ssa.sparsity)
+    attention.target.copy_(torch.from_numpy(target))
+    if ssa.start == "stain":
+        attention.start_from_stain()
+    return attention
+
+
+def build_classifier(ssa: settings.Ssa, weights: str) -> nn.Module:
     """ResNet ``encoder`` (``resnet34`` or ``resnet18``) with a linear layer on its pooled features.
 
-    ``encoder_width`` channels in the first stage, 64 as published. ``weights`` ``imagenet`` takes
-    the registered file of the encoder, ``none`` starts from torch's generator. UserError if the
-    file is missing or the width is not the published one.
+    ``weights`` ``imagenet`` takes the registered file of the encoder, ``none`` starts from torch's
+    generator. UserError if the file is missing or the width is not the published one.
     """
     ensure_torchvision()
     import timm
 
-    if weights == "imagenet" and encoder_width != 64:
+    width = ssa.encoder_width
+    if weights == "imagenet" and width != 64:
         raise UserError(
             "there are no ImageNet weights of a narrow encoder", where="ucis.ssa.encoder_width",
-            expected="64", found=str(encoder_width), do="take encoder_width 64 or weights none",
+            expected="64", found=str(width), do="take encoder_width 64 or weights none",
         )  # fmt: skip
-    channels = tuple(encoder_width * k for k in (1, 2, 4, 8))
-    trunk = timm.create_model(encoder, pretrained=False, num_classes=0, channels=channels)
+    channels = tuple(width * k for k in (1, 2, 4, 8))
+    trunk = timm.create_model(ssa.encoder, pretrained=False, num_classes=0, channels=channels)
     if weights == "imagenet":
-        load_imagenet(trunk, f"{encoder}_imagenet")
+        load_imagenet(trunk, f"{ssa.encoder}_imagenet")
     return nn.Sequential(trunk, nn.Linear(channels[-1], len(MAGNIFICATIONS)))

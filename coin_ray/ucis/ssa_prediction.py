@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coin_ray.imaging.instances import binary_opening
+from coin_ray.imaging.tiles import squares
 from coin_ray.labels import BoolArray
+from coin_ray.training.layout import placed
 from coin_ray.ucis import ssa_data
+from coin_ray.ucis.settings import Ssa
 from coin_ray.ucis.ssa_losses import TRANSFORMS, half
 from coin_ray.ucis.ssa_network import REACH, AttentionNetwork, network_input
 from coin_ray.weights.modules import load_arrays
@@ -27,36 +30,30 @@ HALO = 2 * REACH + 2  # px around them: what a halved image reaches, and even
 def ssa_mask(
     weights: Mapping[str, NDArray[Any]],
     image: NDArray[np.uint8],
+    ssa: Ssa,
     *,
-    width: int = 64,
-    scale_equivariance: bool = True,
     scale: float = 1.0,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
 ) -> BoolArray:
-    """Nuclei by the attention of a trained network; ``width``, ``scale_equivariance`` as trained.
+    """Nuclei by the attention of a network that was trained with ``ssa``.
 
     (H, W, 3) uint8 -> (H, W) bool, empty without tissue. The image is brought to 40x by ``scale``
     = 0.25 / mpp. The attention is the mean over the identity, six flips and turns and, with
     ``scale_equivariance``, the halved image; what exceeds 0.5 is opened by a disk of 2 px and
     closed by one of 1 px.
     """
-    fine = image if scale == 1 else ssa_data.resize(image, 1 / scale)
+    (fine,) = ssa_data.at_reference([image], [scale])
     if not ssa_data.has_tissue(fine):
         return np.zeros(image.shape[:2], dtype=bool)
     fine = ssa_data.match_stain(fine, weights["target"])
-    network = AttentionNetwork(width)
+    network = AttentionNetwork(ssa.width, ssa.sparsity)
     load_arrays(network, weights)
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    x = network_input(fine[None], torch.device(device))
-    rows, columns = fine.shape[:2]
-    mask = np.zeros((rows, columns), dtype=bool)
-    for y in range(0, rows, TILE):
-        for x0 in range(0, columns, TILE):
-            top, left = max(0, y - HALO), max(0, x0 - HALO)
-            part = x[..., top : y + TILE + HALO, left : x0 + TILE + HALO]
-            attended = _mean_attention(network, part, scale_equivariance)[0, 0].cpu().numpy()
-            core = attended[y - top : y - top + TILE, x0 - left : x0 - left + TILE]
-            mask[y : y + TILE, x0 : x0 + TILE] = core > 0.5
+    placed(network, device).eval()
+    x = network_input(fine[None], device)
+    mask = np.zeros(fine.shape[:2], dtype=bool)
+    for seen, core, within in squares(mask.shape, TILE, HALO):
+        attended = _mean_attention(network, x[(..., *seen)], ssa.scale_equivariance)
+        mask[core] = (attended[0, 0][within] > 0.5).cpu().numpy()
     mask = ~binary_opening(~binary_opening(mask, OPENING), CLOSING)
     return mask if scale == 1 else _shrink(mask, (image.shape[0], image.shape[1]))
 

@@ -141,11 +141,8 @@ def steps(run: CellRun, sample: Any, view: slice) -> dict[str, list[tuple[str, D
 def probabilities(run: CellRun, pixels: Array) -> tuple[Array, Array]:
     """Nucleus and edge probability of the last student."""
     student, infer = run.config.student, run.config.infer
-    model = student_from_weights(
-        run.student(run.config.rounds.count).arrays, arch=student.arch, width=student.width,
-        encoder=student.encoder, edge=student.edge,
-    )  # fmt: skip
-    seg, edge = predict_probability(model, pixels, scales=infer.scales, hflip=infer.hflip)
+    model = student_from_weights(run.student(run.config.rounds.count).arrays, student)
+    seg, edge = predict_probability(model, pixels, infer)
     assert edge is not None
     return seg, edge
 

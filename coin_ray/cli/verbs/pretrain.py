@@ -14,7 +14,8 @@ from coin_ray.files import check_new_file
 
 if TYPE_CHECKING:
     from coin_ray.outputs import Output
-    from coin_ray.pretraining.loop import History, Progress
+    from coin_ray.training.checkpoint import Log
+    from coin_ray.training.world import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Train the small built-in models, without labels.")
 
@@ -54,13 +55,11 @@ def backbone(
     output = _claim(out, overwrite, resume)
     _prepare(threads, device, out)
     from coin_ray.pretraining.backbone import pretrain_backbone
+    from coin_ray.pretraining.pretrain import Asked
 
     minutes = 12.0 if minutes is None and steps is None else minutes
-    history = pretrain_backbone(
-        family, out, data=data or [], minutes=minutes, steps=steps, seed=seed, resume=resume,
-        device=device, progress=_reporter(),
-    )  # fmt: skip
-    _finish(history, out, output)
+    asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
+    _finish(pretrain_backbone(family, asked, data or []), out, output)
 
 
 @app.command("segmenter")
@@ -77,19 +76,12 @@ def segmenter(
     """Train the small promptable segmenter on generated tiles."""
     output = _claim(out, overwrite, resume)
     _prepare(threads, device, out)
+    from coin_ray.pretraining.pretrain import Asked
     from coin_ray.pretraining.segmenter import pretrain_segmenter
 
     minutes = 40.0 if minutes is None and steps is None else minutes
-    history = pretrain_segmenter(
-        out,
-        minutes=minutes,
-        steps=steps,
-        seed=seed,
-        resume=resume,
-        device=device,
-        progress=_reporter(),
-    )
-    _finish(history, out, output)
+    asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
+    _finish(pretrain_segmenter(asked), out, output)
 
 
 def _claim(out: Path, overwrite: bool, resume: bool) -> Output:
@@ -125,24 +117,23 @@ def _reporter(every: float = 10.0) -> Progress:
     began = time.monotonic()
     last, losses = began, list[float]()
 
-    def report(step: int, fraction: float, loss: float) -> None:
+    def report(step: int, steps: int, loss: float) -> None:
         nonlocal last
         losses.append(loss)
         now = time.monotonic()
-        if now - last >= every or fraction >= 1:
+        if now - last >= every or step == steps:
             mean = sum(losses) / len(losses)
-            say(f"step {step}  {fraction:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
+            say(f"step {step}  {step / steps:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
             losses.clear()
             last = now
 
     return report
 
 
-def _finish(history: History, out: Path, output: Output) -> None:
+def _finish(log: Log, out: Path, output: Output) -> None:
+    from coin_ray.pretraining.pretrain import ends
+
     for name in (out.name, out.with_suffix(CHECKPOINT).name):
         output.note(name)
-    first, final = history.ends()
-    say(
-        f"{out}: {history.steps} steps in {history.elapsed / 60:.1f} min, "
-        f"loss {first:.4f} -> {final:.4f}"
-    )
+    first, final = ends(log)
+    say(f"{out}: {log.steps} steps in {log.seconds / 60:.1f} min, loss {first:.4f} -> {final:.4f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ from coin_ray.labels import BoolArray
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Values
 from coin_ray.store.artifacts import Artifact
+from coin_ray.training.checkpoint import Checkpoint
+from coin_ray.training.world import Progress, World
 from coin_ray.ucis.settings import Psm, Ssa, Ucis
 
 EVIDENCE = ("sigma", "contrast_sigma")
 """Settings of the section ucis that the signed stain evidence is made with."""
 STAIN_MASK = (*EVIDENCE, "opening", "max_hole", "min_area", "min_contrast", "min_share")
 """And those of a coarse mask from the stain."""
-SAVE = 60.0
-"""Seconds between two checkpoints."""
 PARTS = 100
 """Values kept of a loss; each is the mean over as many steps."""
 
@@ -27,32 +28,34 @@ def _is(model: str) -> Any:
     return lambda config: config.ucis.model == model
 
 
-def _train(given: Given, world: Any, progress: Any, checkpoint: Any) -> Artifact:
-    """Train the network; every process of ``world`` gets the same weights. ``checkpoint`` is the
-    file that an interrupted training goes on from. The artifact's ``log`` has each loss by its
-    name, over the ``steps`` that it was computed in."""
-    from coin_ray.ucis.psm import train_psm
-    from coin_ray.ucis.ssa import train_ssa
-
-    settings = given.settings
-    ssa = settings.model == "ssa"
-    train: Any = train_ssa if ssa else train_psm
+def _train(
+    given: Given, world: World, progress: Progress | None, checkpoint: Checkpoint
+) -> Artifact:
+    """Train the network; every process of ``world`` gets the same weights. The artifact's ``log``
+    has each loss by its name, over the ``steps`` that it was computed in."""
+    settings, images, scales = (
+        given.settings,
+        list(given.each("images")),
+        list(given.each("scales")),
+    )
     if "encoder" in given:
         assert given["encoder"] == f"{settings.encoder}_imagenet"
-    weights, log = train(
-        list(given.each("images")),
-        scales=list(given.each("scales")),
-        weights=settings.weights,
-        seed=settings.seed,
-        device=given.device,
-        wrap=world.wrap,
-        rank=world.rank,
-        world=world.size,
-        progress=progress if world.rank == 0 else None,
-        checkpoint=checkpoint,
-        every=SAVE,
-        **settings.options(Ssa if ssa else Psm),
-    )
+    how: dict[str, Any] = {
+        "weights": settings.weights,
+        "scales": scales,
+        "seed": settings.seed,
+        "world": replace(world, device=given.device),
+        "checkpoint": checkpoint,
+        "progress": progress,
+    }
+    if settings.model == "ssa":
+        from coin_ray.ucis.ssa import train_ssa
+
+        weights, log = train_ssa(images, settings.section(Ssa), **how)
+    else:
+        from coin_ray.ucis.psm import train_psm
+
+        weights, log = train_psm(images, settings.section(Psm), **how)
     info = {
         "log": {term: _means(values) for term, values in log.items()},
         "steps": {term: len(values) for term, values in log.items()},
@@ -115,26 +118,18 @@ def _mask(given: Given) -> Artifact:
     from coin_ray.ucis.stain import stain_mask
 
     assert settings.path is None
-    return _one(stain_mask(image, scale=scale, **{name: settings[name] for name in STAIN_MASK}))
+    return _one(stain_mask(image, settings.section(Ucis), scale=scale))
 
 
 def _drawn(given: Given, image: NDArray[np.uint8], scale: float) -> BoolArray:
-    from coin_ray.ucis.psm import psm_mask
-    from coin_ray.ucis.ssa_prediction import ssa_mask
-
     weights, built = given["network"].arrays, given.made_with("network")
     if given.settings.model == "ssa":
-        return ssa_mask(
-            weights,
-            image,
-            width=built.width,
-            scale_equivariance=built.scale_equivariance,
-            scale=scale,
-            device=given.device,
-        )
-    return psm_mask(
-        weights, image, width=built.width, encoder=built.encoder, scale=scale, device=given.device
-    )
+        from coin_ray.ucis.ssa_prediction import ssa_mask
+
+        return ssa_mask(weights, image, built.section(Ssa), scale=scale, device=given.device)
+    from coin_ray.ucis.psm import psm_mask
+
+    return psm_mask(weights, image, built.section(Psm), scale=scale, device=given.device)
 
 
 def _one(array: NDArray[Any]) -> Artifact:

@@ -16,6 +16,7 @@ from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Read, Ref, Scope, Stage, Take, Together
 from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
 from coin_ray.store.artifacts import Artifact
+from coin_ray.ucis.settings import Ucis
 
 
 def _embed(given: Given) -> Artifact:
@@ -98,8 +99,8 @@ def _score(given: Given) -> Artifact:
         return evidence_maps(given["image"], scale=given["scale"], **sigmas).evidence
 
     def coarse_instances(stained: NDArray[np.uint8]) -> LabelMap:
-        scale, coarse = given["scale"], {name: s.coarse[name] for name in STAIN_MASK}
-        mask = stain_mask(stained, scale=scale, **coarse)
+        scale = given["scale"]
+        mask = stain_mask(stained, s.coarse.section(Ucis), scale=scale)
         return split_instances(mask, s.split.section(Instances), scale=scale)
 
     agreement = scoring.agreement(label_map, masks)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.distillation.settings import Student
+from coin_ray.distillation.settings import Infer, Student
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import InstanceMasks, relabel
 from coin_ray.pipeline import refs
@@ -17,6 +17,8 @@ from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Values
 from coin_ray.pipeline.stages.coarse import EVIDENCE
 from coin_ray.propagation.settings import Crf
 from coin_ray.store.artifacts import Artifact
+from coin_ray.training.checkpoint import Checkpoint
+from coin_ray.training.world import Progress, World
 
 SCHEDULED = ("epochs", "later_iterations", "later_lr")
 """Settings of the student that say how long a round is and how fast it learns; the key of a round
@@ -25,7 +27,9 @@ REDRAW_SETTINGS = ("redraw", "redraw_min_iou", "redraw_grow")
 """Settings of the section infer that act after the prediction."""
 
 
-def _train(given: Given, world: Any, progress: Any, checkpoint: Any) -> Artifact:
+def _train(
+    given: Given, world: World, progress: Progress | None, checkpoint: Checkpoint
+) -> Artifact:
     """Student of a round (EMA weights); equal on every process of ``world``.
 
     Labels that changed by less than ``rounds.early_stop`` since the last refresh stop the training:
@@ -44,28 +48,24 @@ def _train(given: Given, world: Any, progress: Any, checkpoint: Any) -> Artifact
         return Artifact(previous.arrays, previous.info | nothing)
     if "encoder" in given:
         assert given["encoder"] == f"{s.encoder}_imagenet"
-    start = time.perf_counter()
+    pseudo = (PseudoLabels(one.arrays["label_map"], one.arrays["ignore"]) for one in labels)
+    fast = {"channels_last": runtime.channels_last, "compile": runtime.compile}
     weights, log = train_round(
-        list(given.each("images")),
-        [PseudoLabels(one.arrays["label_map"], one.arrays["ignore"]) for one in labels],
-        initial=None if previous is None else previous.arrays,
+        list(zip(given.each("images"), pseudo, strict=True)),
+        Student.model_validate(s.options(Student, *SCHEDULED) | fast),
         seed=s.seed,
         round_index=s.round,
-        device=given.device,
-        wrap=world.wrap,
-        rank=world.rank,
-        world=world.size,
-        progress=progress if world.rank == 0 else None,
-        channels_last=runtime.channels_last,
-        compile=runtime.compile,
-        **s.options(Student, *SCHEDULED),
+        initial=None if previous is None else previous.arrays,
+        world=replace(world, device=given.device),
+        checkpoint=checkpoint,
+        progress=progress,
     )
     loss = log["loss"][-max(1, len(log["loss"]) // 10) :]
     info = {
         "loss": sum(loss) / len(loss),
         "iterations": s.iterations,
         "stopped": False,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(log.seconds, 3),
     }
     return Artifact(weights, info)
 
@@ -139,25 +139,11 @@ def _predict(given: Given) -> Artifact:
     from coin_ray.distillation.inference import instances_from_probability, predict_probability
     from coin_ray.distillation.network import student_from_weights
 
-    s, infer = given.settings, given.settings.infer
+    s, infer = given.settings, given.settings.infer.section(Infer)
     image, scale = given["image"], given["scale"]
-    built = given.made_with("round")
-    model = student_from_weights(
-        given["round"].arrays,
-        arch=built.arch,
-        width=built.width,
-        encoder=built.encoder,
-        edge=built.edge,
-        device=given.device,
-    )
-    segmentation, edge = predict_probability(
-        model,
-        image,
-        scales=infer.scales,
-        hflip=infer.hflip,
-        tile=infer.tile,
-        device=given.device,
-    )
+    student = given.made_with("round").section(Student)
+    model = student_from_weights(given["round"].arrays, student, given.device)
+    segmentation, edge = predict_probability(model, image, infer, given.device)
 
     def refine(probability: NDArray[np.float32]) -> NDArray[np.float32]:
         """Posterior (H, W) of the foreground after the dense CRF on [1 - p, p]."""
@@ -169,15 +155,11 @@ def _predict(given: Given) -> Artifact:
     found = instances_from_probability(
         segmentation,
         edge,
+        infer,
+        Instances.model_validate(s.instances.options(Instances)),
         evidence=_evidence(s.evidence, image, scale) if infer.stain_weight else None,
-        minmax=infer.minmax,
         refine=refine if infer.crf else None,
-        stain_weight=infer.stain_weight,
-        edge_markers=infer.edge_markers and edge is not None,
-        fill_holes=infer.fill_holes,
-        opening=infer.opening,
         scale=scale,
-        **{k: v for k, v in s.instances.options(Instances).items() if k != "opening"},
     )
     return Artifact({"array": found})
 

@@ -1,0 +1,135 @@
+"""The one training loop: steps, schedule, moving average, log, checkpoint.
+
+A step draws whatever it draws from (seed, step), so a training that was interrupted and goes on
+takes the same steps as one that was not (with a limit of steps; a limit of time ties it to the
+clock).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coin_ray.errors import UserError
+from coin_ray.training.average import Average
+from coin_ray.training.checkpoint import Checkpoint, Log
+from coin_ray.training.world import Progress, World
+
+Weights = dict[str, NDArray[Any]]
+"""A state dict as plain arrays."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """When to stop: after ``steps``, or after ``minutes`` of training (interrupted parts added)."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise UserError(
+                "a training needs one limit",
+                expected="steps or minutes",
+                found="both" if self.steps is not None else "neither",
+            )
+
+    def done(self, log: Log) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        if self.steps is not None:
+            return min(1.0, log.steps / max(1, self.steps))
+        assert self.minutes is not None
+        return min(1.0, log.seconds / max(1e-9, 60 * self.minutes))
+
+    def total(self, log: Log) -> int:
+        """Steps that it comes to; with a limit of time as far as can be told."""
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(log.steps / max(self.done(log), 1e-9))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and how.
+
+    ``model`` is the bare module whose state is kept; ``losses_of`` may call it wrapped for data
+    parallelism. ``losses_of(step, done)``, the step from 0 and the share of the training that is
+    done, gives the terms of the loss by name, which are added up with their ``factors`` (1 unless
+    named). ``rate(step, done)`` multiplies the learning rates of the optimiser; gradients longer
+    than ``clip`` are cut. ``after_step(step, done)`` runs behind the optimiser and the ``average``.
+    ``name`` and ``remedy`` are for the message of a loss that is not finite.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    losses_of: Callable[[int, float], Mapping[str, Tensor]]
+    limit: Limit
+    rate: Callable[[int, float], float] = lambda step, done: 1.0
+    factors: Mapping[str, float] = field(default_factory=dict)
+    average: Average | None = None
+    clip: float | None = None
+    after_step: Callable[[int, float], None] = lambda step, done: None
+    name: str = ""
+    remedy: str = "lower the learning rate"
+
+
+def train(
+    training: Training,
+    world: World,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> Log:
+    """Minimise the loss up to the limit. Rank 0 writes the ``checkpoint`` and tells ``progress``;
+    all go on from a checkpoint that is there. UserError when the loss is not finite, or as of
+    :class:`Checkpoint`."""
+    model, optimiser, average = training.model, training.optimiser, training.average
+    limit, base = training.limit, [group["lr"] for group in optimiser.param_groups]
+    kept = (model, optimiser, average.tensors if average else {})
+    log = checkpoint.load(*kept) if checkpoint else Log(loss=[])
+    began = saved = time.monotonic()
+    before = log.seconds
+    while (done := limit.done(log)) < 1:
+        step = log.steps
+        for group, lr in zip(optimiser.param_groups, base, strict=True):
+            group["lr"] = lr * training.rate(step, done)
+        terms = training.losses_of(step, done)
+        loss = torch.stack([training.factors.get(k, 1.0) * v for k, v in terms.items()]).sum()
+        value = _finite(loss.item(), training, step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if training.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        optimiser.step()
+        if average:
+            average.follow(step)
+        training.after_step(step, done)
+        for name, found in ({k: v.item() for k, v in terms.items()} | {"loss": value}).items():
+            log.setdefault(name, []).append(found)
+        now = time.monotonic()
+        log.seconds = before + now - began
+        if checkpoint and world.rank == 0:
+            due = now - saved >= checkpoint.every
+            if due if limit.done(log) < 1 else checkpoint.last:
+                checkpoint.save(*kept, log)
+                saved = time.monotonic()
+        if progress and world.rank == 0:
+            progress(log.steps, limit.total(log), value)
+    return log
+
+
+def _finite(loss: float, training: Training, step: int) -> float:
+    if math.isfinite(loss):
+        return loss
+    raise UserError(
+        "the training loss is not finite",
+        where=f"{training.name}step {step + 1}",
+        found=str(loss),
+        do=training.remedy,
+    )
