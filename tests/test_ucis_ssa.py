@@ -205,7 +205,7 @@ def test_imagenet_encoder_needs_its_file_and_width(
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path))
     with pytest.raises(UserError, match="models fetch resnet34_imagenet"):
         build_classifier(Ssa(), "imagenet")
-    with pytest.raises(UserError, match="narrow encoder"):
+    with pytest.raises(UserError, match="published width"):
         build_classifier(Ssa(encoder_width=16), "imagenet")
 
 

@@ -77,7 +77,7 @@ def train_round(
         bare = network.build_student(student, pretrained=initial is None)
         if initial is not None:
             load_arrays(bare, initial)
-        model = world.wrap(placed(bare, world.device, student.channels_last).train())
+        model = world.wrap(placed(bare, world.device, plain=not student.channels_last).train())
         forward = network.Compiled(model) if student.compile else model
         average = Average(bare, student.ema)
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from coin_ray.compat import ensure_torchvision
 from coin_ray.errors import UserError
 from coin_ray.pretraining import data as sources
 from coin_ray.pretraining.dino import Dino
 from coin_ray.pretraining.dinov2 import DinoV2
 from coin_ray.pretraining.mae import Mae
 from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.propagation import backbones
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
 from coin_ray.weights.registry import entry
@@ -31,26 +30,20 @@ _DINO = Recipe(lr=8e-4, weight_decay=0.04, clip=3.0)
 RECIPES = dict.fromkeys(FAMILIES, _DINO) | {"mae": Recipe(lr=1.5e-3, weight_decay=0.05, clip=1.0)}
 
 
-def build_vit(family: str, **overrides: Any) -> nn.Module:
+def build_vit(family: str, **overrides: Any) -> Any:
     """The family's small timm ViT, as the registry describes it; ``overrides`` are for tests."""
     if family not in FAMILIES:
         raise UserError(
             f"unknown backbone family {family!r}", expected="one of " + ", ".join(FAMILIES)
         )
-    ensure_torchvision()
-    import timm
-
     build = entry(f"{family}_mini").build
-    options = {"num_classes": 0, "dynamic_img_size": True, **build["overrides"], **overrides}
-    return timm.create_model(build["model"], pretrained=False, **options)
+    return backbones.build_vit(build["model"], {**build["overrides"], **overrides})[0]
 
 
 def normalise(images: torch.Tensor, family: str) -> torch.Tensor:
     """(B, 3, H, W) RGB in [0, 1] with the registry's mean and deviation taken out."""
     build = entry(f"{family}_mini").build
-    mean, std = (
-        torch.tensor(build[k], device=images.device)[:, None, None] for k in ("mean", "std")
-    )
+    mean, std = (torch.tensor(build[k])[:, None, None] for k in ("mean", "std"))
     return (images - mean) / std
 
 
@@ -59,11 +52,7 @@ def build_method(family: str, seed: int, **overrides: Any) -> Mae | Dino:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vit = build_vit(family, **overrides)
-        if family == "mae":
-            return Mae(vit)
-        if family == "dinov1":
-            return Dino(vit)
-        return DinoV2(vit)
+        return {"mae": Mae, "dinov1": Dino}.get(family, DinoV2)(vit)
 
 
 def pretrain_backbone(

@@ -98,10 +98,13 @@ class Dino(nn.Module):
         if self._seen is not None:
             self.centre.lerp_(self._seen.float().mean(0, keepdim=True), 0.1)
         keep = 1 - 0.01 * (1 + np.cos(np.pi * fraction)) / 2
-        pairs = ((self.teacher, self.backbone), (self.teacher_head, self.head))
-        for teacher, student in pairs:
+        for teacher, student in self.pairs():
             for mean, own in zip(teacher.parameters(), student.parameters(), strict=True):
                 mean.lerp_(own, 1 - keep)
+
+    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each part of the teacher and the student's that it follows."""
+        return [(self.teacher, self.backbone), (self.teacher_head, self.head)]
 
     def exported(self) -> nn.Module:
         model: nn.Module = self.teacher

@@ -100,10 +100,5 @@ class DinoV2(Dino):
             x = block(x)
         return vit.norm(x)
 
-    @torch.no_grad()
-    def after_step(self, step: int, fraction: float) -> None:
-        super().after_step(step, fraction)
-        keep = 1 - 0.01 * (1 + np.cos(np.pi * fraction)) / 2
-        pairs = zip(self.teacher_patch_head.parameters(), self.patch_head.parameters(), strict=True)
-        for mean, own in pairs:
-            mean.lerp_(own, 1 - keep)
+    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [*super().pairs(), (self.teacher_patch_head, self.patch_head)]

@@ -10,8 +10,8 @@ from torch import nn
 M = TypeVar("M", bound=nn.Module)
 
 
-def placed(model: M, device: str, channels_last: bool = True) -> M:
+def placed(model: M, device: str, *, plain: bool = False) -> M:
     """The module on ``device``; its convolutions stored for channels-last inputs, which is faster
-    on CPU and GPU."""
-    layout = torch.channels_last if channels_last else torch.preserve_format
+    on CPU and GPU, unless ``plain``."""
+    layout = torch.preserve_format if plain else torch.channels_last
     return cast(M, model.to(device, memory_format=layout))  # type: ignore[call-overload]

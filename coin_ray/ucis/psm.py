@@ -24,9 +24,10 @@ from coin_ray.training.draws import generator
 from coin_ray.training.layout import placed
 from coin_ray.training.loop import Weights
 from coin_ray.training.world import HERE, Progress, World
-from coin_ray.ucis.psm_activation import activation_network, rotation_loss, self_activation_map
+from coin_ray.ucis.encoder import check_weights, residual_network
+from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
 from coin_ray.ucis.psm_clusters import cluster_mask
-from coin_ray.ucis.psm_network import ResUNet, bounded_loss, check_weights
+from coin_ray.ucis.psm_network import ResUNet, bounded_loss
 from coin_ray.ucis.psm_points import nuclear_points, voronoi_label
 from coin_ray.ucis.psm_stages import Run, Stage, fit
 from coin_ray.ucis.settings import Psm
@@ -90,7 +91,8 @@ def train_psm(
     run = Run(psm.crop, seed, total, world, checkpoint, progress)
 
     activation = fit(
-        run, stages[0], partial(activation_network, psm.activation_encoder, psm.activation_width),
+        run, stages[0],
+        partial(residual_network, psm.activation_encoder, psm.activation_width, num_classes=1),
         lambda model, batch: {"rotation": rotation_loss(model, _channels_first(batch[0]))},
         [(tile,) for tile in tiles],
     )  # fmt: skip

@@ -13,22 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coin_ray.compat import ensure_torchvision
-
 FloatMap = NDArray[np.float32]
-
-
-def activation_network(name: str, width: int) -> Any:
-    """A timm ResNet or Res2Net with one output from scratch, drawn from torch's generator.
-
-    ``width`` channels in the first stage's bottlenecks, doubled from stage to stage; 64 is the
-    network as published.
-    """
-    ensure_torchvision()
-    import timm
-
-    channels = tuple(width * k for k in (1, 2, 4, 8))
-    return timm.create_model(name, pretrained=False, num_classes=1, channels=channels)
 
 
 def rotation_loss(model: nn.Module, images: Tensor) -> Tensor:

@@ -6,26 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coin_ray.compat import ensure_torchvision
-from coin_ray.errors import UserError
-from coin_ray.weights.modules import load_imagenet
-from coin_ray.weights.registry import locate
+from coin_ray.ucis.encoder import residual_network
 
 STRIDE = 32  # of the deepest level; inputs are padded to multiples of it
-PUBLISHED_WIDTH = 64
-
-
-def check_weights(encoder: str, width: int, weights: str) -> None:
-    """UserError if a :class:`ResUNet` cannot start from ``weights`` (``imagenet`` or ``none``):
-    the file is missing, or ``width`` is not the published one."""
-    if weights != "imagenet":
-        return
-    if width != PUBLISHED_WIDTH:
-        raise UserError(
-            "ImageNet weights are of the network's published width", where="psm width",
-            expected=str(PUBLISHED_WIDTH), found=str(width), do="take weights none",
-        )  # fmt: skip
-    locate(f"{encoder}_imagenet")
 
 
 class _Up(nn.Module):
@@ -58,18 +41,10 @@ class ResUNet(nn.Module):
 
     def __init__(self, encoder: str, width: int, weights: str) -> None:
         super().__init__()
-        ensure_torchvision()
-        import timm
-
-        channels = tuple(width * k for k in (1, 2, 4, 8))
-        self.encoder = timm.create_model(
-            encoder, pretrained=False, features_only=True, channels=channels
-        )
-        if weights == "imagenet":
-            load_imagenet(self.encoder, f"{encoder}_imagenet")
+        self.encoder = residual_network(encoder, width, weights, features_only=True)
         skips = self.encoder.feature_info.channels()
         self.up = nn.ModuleList()
-        deep, outs = skips[-1], (*channels[2::-1], width, width // 2)
+        deep, outs = skips[-1], (4 * width, 2 * width, width, width, width // 2)
         for skip, out in zip((*skips[-2::-1], 0), outs, strict=True):
             self.up.append(_Up(deep, skip, out))
             deep = out

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coin_ray.compat import ensure_torchvision
-from coin_ray.errors import UserError
 from coin_ray.imaging.stain import HED
 from coin_ray.ucis import settings
-from coin_ray.weights.modules import STD, load_imagenet, normalise
+from coin_ray.ucis.encoder import residual_network
+from coin_ray.weights.modules import STD, normalise
 
 MAGNIFICATIONS = (40, 20, 10)  # of the classes 0, 1, 2
 DILATIONS = (1, 2, 3, 5, 10, 20)
@@ -146,22 +145,7 @@ def build_attention(ssa: settings.Ssa, target: NDArray[np.float32]) -> Attention
 
 
 def build_classifier(ssa: settings.Ssa, weights: str) -> nn.Module:
-    """ResNet ``encoder`` (``resnet34`` or ``resnet18``) with a linear layer on its pooled features.
-
-    ``weights`` ``imagenet`` takes the registered file of the encoder, ``none`` starts from torch's
-    generator. UserError if the file is missing or the width is not the published one.
-    """
-    ensure_torchvision()
-    import timm
-
-    width = ssa.encoder_width
-    if weights == "imagenet" and width != 64:
-        raise UserError(
-            "there are no ImageNet weights of a narrow encoder", where="ucis.ssa.encoder_width",
-            expected="64", found=str(width), do="take encoder_width 64 or weights none",
-        )  # fmt: skip
-    channels = tuple(width * k for k in (1, 2, 4, 8))
-    trunk = timm.create_model(ssa.encoder, pretrained=False, num_classes=0, channels=channels)
-    if weights == "imagenet":
-        load_imagenet(trunk, f"{ssa.encoder}_imagenet")
-    return nn.Sequential(trunk, nn.Linear(channels[-1], len(MAGNIFICATIONS)))
+    """``ssa.encoder``, from ``weights`` ``imagenet`` or ``none``, with a linear layer on its pooled
+    features. UserError as of :func:`check_weights`."""
+    trunk = residual_network(ssa.encoder, ssa.encoder_width, weights, num_classes=0)
+    return nn.Sequential(trunk, nn.Linear(trunk.num_features, len(MAGNIFICATIONS)))

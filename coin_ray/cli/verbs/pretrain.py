@@ -14,6 +14,7 @@ from coin_ray.files import check_new_file
 
 if TYPE_CHECKING:
     from coin_ray.outputs import Output
+    from coin_ray.pretraining.pretrain import Asked
     from coin_ray.training.checkpoint import Log
     from coin_ray.training.world import Progress
 
@@ -32,7 +33,6 @@ Seed = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
-CHECKPOINT = ".ckpt"
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 
 
@@ -52,14 +52,14 @@ def backbone(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Pretrain a small ViT on generated tiles and, unlabelled, on folders of real images."""
-    output = _claim(out, overwrite, resume)
-    _prepare(threads, device, out)
-    from coin_ray.pretraining.backbone import pretrain_backbone
     from coin_ray.pretraining.pretrain import Asked
 
     minutes = 12.0 if minutes is None and steps is None else minutes
     asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
-    _finish(pretrain_backbone(family, asked, data or []), out, output)
+    output = _prepared(asked, threads, overwrite)
+    from coin_ray.pretraining.backbone import pretrain_backbone
+
+    _finish(asked, output, pretrain_backbone(family, asked, data or []))
 
 
 @app.command("segmenter")
@@ -74,42 +74,50 @@ def segmenter(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train the small promptable segmenter on generated tiles."""
-    output = _claim(out, overwrite, resume)
-    _prepare(threads, device, out)
     from coin_ray.pretraining.pretrain import Asked
-    from coin_ray.pretraining.segmenter import pretrain_segmenter
 
     minutes = 40.0 if minutes is None and steps is None else minutes
     asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
-    _finish(pretrain_segmenter(asked), out, output)
+    output = _prepared(asked, threads, overwrite)
+    from coin_ray.pretraining.segmenter import pretrain_segmenter
+
+    _finish(asked, output, pretrain_segmenter(asked))
 
 
-def _claim(out: Path, overwrite: bool, resume: bool) -> Output:
-    """The weights and the checkpoint beside them, which other tools name so too; one to go on from
-    is checked when it is loaded."""
-    from coin_ray.outputs import claim
-
-    checkpoint = out.with_suffix(CHECKPOINT)
-    overwrite = overwrite or (resume and checkpoint.is_file())
-    return claim(out.parent, [out.name, checkpoint.name], overwrite=overwrite)
-
-
-def _prepare(threads: int, device: str, out: Path) -> None:
+def _prepared(asked: Asked, threads: int, overwrite: bool) -> Output:
+    """Claims the weights and the checkpoint beside them, which other tools name so too; one to go
+    on from is checked when it is loaded. Refuses what cannot be before anything is read."""
     import torch
 
     from coin_ray.errors import UserError
+    from coin_ray.outputs import claim
 
-    check_new_file(out)
+    overwrite = overwrite or (asked.resume and asked.checkpoint.is_file())
+    names = [asked.out.name, asked.checkpoint.name]
+    output = claim(asked.out.parent, names, overwrite=overwrite)
+    check_new_file(asked.out)
     if threads:
         torch.set_num_threads(threads)
     try:
-        index = torch.device(device).index or 0
+        index = torch.device(asked.device).index or 0
     except RuntimeError as error:
-        raise UserError(f"--device cannot be {device}", expected="cpu, cuda or cuda:N") from error
-    if device.startswith("cuda") and torch.cuda.device_count() <= index:
+        raise UserError(
+            f"--device cannot be {asked.device}", expected="cpu, cuda or cuda:N"
+        ) from error
+    if asked.device.startswith("cuda") and torch.cuda.device_count() <= index:
         raise UserError(
             "no GPU here", expected="a CUDA device", found="none", do="use --device cpu"
         )
+    return output
+
+
+def _finish(asked: Asked, output: Output, log: Log) -> None:
+    from coin_ray.pretraining.pretrain import ends
+
+    for path in (asked.out, asked.checkpoint):
+        output.note(path.name)
+    (first, final), minutes = ends(log), log.seconds / 60
+    say(f"{asked.out}: {log.steps} steps in {minutes:.1f} min, loss {first:.4f} -> {final:.4f}")
 
 
 def _reporter(every: float = 10.0) -> Progress:
@@ -128,12 +136,3 @@ def _reporter(every: float = 10.0) -> Progress:
             last = now
 
     return report
-
-
-def _finish(log: Log, out: Path, output: Output) -> None:
-    from coin_ray.pretraining.pretrain import ends
-
-    for name in (out.name, out.with_suffix(CHECKPOINT).name):
-        output.note(name)
-    first, final = ends(log)
-    say(f"{out}: {log.steps} steps in {log.seconds / 60:.1f} min, loss {first:.4f} -> {final:.4f}")
