@@ -26,7 +26,7 @@ from coin_ray.planning.machines import Node, refuse_impossible
 from coin_ray.planning.plan import identities, plan_cells
 from coin_ray.planning.states import stages_by_cell
 from coin_ray.report.export import export
-from coin_ray.store.artifacts import Artifact, Store
+from coin_ray.store.artifacts import CHECKPOINTS, Artifact, Store
 from coin_ray.store.keys import Key
 from coin_ray.store.upkeep import check, collectable, leases, orphans, remove
 from tests.test_pipeline_cell import config
@@ -312,7 +312,9 @@ def test_collecting_takes_the_least_recently_used_first(tmp_path: Path) -> None:
     assert store.folders("embed") == [] and len(store.folders("features")) == 2
 
 
-def test_orphans_are_old_scratch_and_the_leases_of_the_dead(tmp_path: Path) -> None:
+def test_orphans_are_old_scratch_leases_of_the_dead_and_checkpoints_without_use(
+    tmp_path: Path,
+) -> None:
     import os
 
     store = Store(tmp_path)
@@ -326,9 +328,14 @@ def test_orphans_are_old_scratch_and_the_leases_of_the_dead(tmp_path: Path) -> N
         claim.parent.mkdir(parents=True, exist_ok=True)
         claim.write_text("elsewhere:1:x")
         os.utime(claim, (0, time.time() - age))
+    for name, age in (("forgotten", 40), ("ended", 0), ("going", 3)):
+        folder = store.root / CHECKPOINTS / "round" / name
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, time.time() - 86400 * age))
+    (store.root / "round" / "ended").mkdir(parents=True)
     assert [work.path for work in leases(store)] == ["ucis/dead", "ucis/live"]
     found = orphans(store)
-    assert [path.name for path in found] == ["old", "dead"]
+    assert [path.name for path in found] == ["old", "ended", "forgotten", "dead"]
     for path in found:
         remove(store, path)
     assert orphans(store) == [] and (tmp_path / "tmp" / "new").is_dir()

@@ -66,8 +66,7 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
         # The end of a training says nothing of how long one takes; a round has added it up.
         seconds = artifact.info.get("seconds", 0.0 if resumed else time.perf_counter() - start)
         run.store.save(key, artifact, seconds)
-        if folder.exists():
-            shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # `store gc` may be at it too, and takes the rest
         if run.done is not None:
             run.done(key, seconds)
     world.barrier()

@@ -20,6 +20,8 @@ from coin_ray.store.manifest import DATA, CorruptArtifact, read_manifest
 
 ORPHANED = 3600.0
 """Seconds after which nobody is still writing an unfinished artifact."""
+FORGOTTEN = 30 * 86400.0
+"""Seconds after which nobody is expected to go on from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,21 @@ def leases(store: Store) -> Iterator[AtWork]:
 
 
 def orphans(store: Store) -> list[Path]:
-    """What killed processes have left: unfinished artifacts, and leases of the dead."""
+    """What killed processes have left: unfinished artifacts, leases of the dead, and checkpoints of
+    trainings that have ended otherwise or that nobody has gone on with for a long time."""
     now = time.time()
+    kept = sorted((store.root / CHECKPOINTS).glob("*/*"))
+    old = [
+        path
+        for path in kept
+        if (store.root / path.relative_to(store.root / CHECKPOINTS)).exists()
+        or now - path.stat().st_mtime > FORGOTTEN
+    ]
     scratch = store.root / SCRATCH
     left = [path for path in _children(scratch) if now - path.stat().st_mtime > ORPHANED]
     # The clock of another machine may be wrong by more than a lease lasts.
     dead = [work for work in leases(store) if work.holder.ended or work.holder.silent > ORPHANED]
-    return left + [store.root / LEASES / work.path for work in dead]
+    return left + old + [store.root / LEASES / work.path for work in dead]
 
 
 def _children(folder: Path) -> list[Path]:

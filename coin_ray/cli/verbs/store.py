@@ -86,7 +86,9 @@ def gc(
         own = [entry for entry in going if entry.stage == stage]
         say(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
     if orphans:
-        say(f"left by killed runs: {len(orphans)} unfinished artifacts and dead leases")
+        say(
+            f"left by killed runs: {len(orphans)} unfinished artifacts, checkpoints and dead leases"
+        )
     if left:
         say(f"left by killed runs: {len(left)} folders of Ray, {size(sum(left.values()))}")
     freed = size(sum(entry.bytes for entry in going) + sum(left.values()))
