@@ -19,10 +19,6 @@ counts."""
 TIMES = ("seconds", "stages_computed", "stages_reused", "study_computed", "study_reused")
 """Ends of names of values in the tracker that say what a run cost."""
 
-CURVE = {"instances", "accepted", "labelled", "churn", "threshold", "loss", "stopped"}
-"""Values that a run of the tracker may lack, not have wrong: they are told once, by the training
-of a round, and a driver that is killed just then, or finds the round stored, never hears them."""
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -94,7 +90,7 @@ def differences(undisturbed: Picture, found: Picture) -> list[str]:
     values = {run[0]: dict(run[2]) for run in undisturbed.runs}
     for cell, _, now in found.runs:
         expected, there = values.get(cell, {}), dict(now)
-        lacking = expected.keys() - there.keys() - CURVE
+        lacking = expected.keys() - there.keys()
         wrong = {name for name in there if there[name] != expected.get(name)}
         if cell in values and (lacking or wrong):
             names = ", ".join(sorted(lacking | wrong)[:3])

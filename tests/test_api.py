@@ -245,6 +245,25 @@ def test_a_screening_in_one_process_trains_the_best_alone(
     assert trained == set(LEVELS) - {worst}
 
 
+def test_a_cell_tells_of_the_rounds_that_another_one_has_trained(
+    tiles: DataSet,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """So the tracker has its curves, also where a driver died before it heard of a round."""
+    one, given = DataSet(tiles.train[:1], tiles.samples[:1]), study()
+    shown = {"base": {}, "small": {"opening": 1}, "large": {"opening": 2}}
+    settings = {
+        level: config(**ONE_ROUND, instances={"footprint": 9}, infer=patch)
+        for level, patch in shown.items()
+    }
+    cells = [replace(cell, config=settings[cell.level]) for cell in given.cells]
+    _, heard = heard_of(replace(given, cells=tuple(cells)), one, tmp_path)
+    told = [(e.level, e.round, e.metrics) for e in heard if isinstance(e, events.RoundFinished)]
+    (first, *others) = sorted(told, key=lambda event: event[0])
+    assert [level for level, _, _ in (first, *others)] == sorted(LEVELS)
+    assert all(event[1:] == first[1:] for event in others)
+
+
 def test_what_one_process_cannot_do_is_refused() -> None:
     from coin_ray.execution.refusals import target
 

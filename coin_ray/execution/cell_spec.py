@@ -23,7 +23,7 @@ from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.runner import Each, Train, run_cell
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.training import train_stage
+from coin_ray.pipeline.training import round_facts, train_stage
 from coin_ray.report.export import export
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
@@ -126,7 +126,18 @@ def run_to_end(
 ) -> dict[str, float]:
     """Run a cell and give its means over images; with ``study``, write what the user takes away
     into that folder of results."""
-    rows, facts = run_cell(run, spec.samples, each, train)
+    trained = set[str]()
+
+    def training(stage: str) -> None:
+        trained.add(stage)
+        train(stage)
+
+    rows, facts = run_cell(run, spec.samples, each, training)
+    if "round" not in trained:  # by another cell, or for a driver that died before it heard of it
+        for round_ in range(1, spec.rounds + 1):
+            seconds = run.store.info(run.key("round", round_=round_))["seconds"]
+            metrics = round_facts(run, round_)
+            spec.emit(RoundFinished, round=round_, metrics=metrics, seconds=seconds)
     if study is not None:
         folder = Workspace(spec.workspace).runs / study / spec.who["cell"]
         whose = {**spec.who, "content": spec.content}
