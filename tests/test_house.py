@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +113,15 @@ def test_what_lies_where_in_a_workspace_is_said_once() -> None:
         if named.search(path.read_text(encoding="utf-8"))
     }
     assert found == {"workspace.py"}
+
+
+def test_the_page_of_the_house_shows_the_rooms_as_imports_are_held_to_them() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    (layers,) = (
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract.get("containers") == ["coin_ray"]
+    )
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = page.split("```")[1].strip("\n").splitlines()
+    assert [re.split(r" {3,}", line)[0].strip() for line in shown] == layers
