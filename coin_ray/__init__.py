@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from coin_ray.errors import UserError as UserError
     from coin_ray.execution.local import Local as Local
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _PLACES = {
     "load_study": "api.studies",
     "Study": "api.studies",

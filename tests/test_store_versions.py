@@ -13,31 +13,41 @@ import pytest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.plan import plan_cells
 from coin_ray.store.artifacts import Store
-from tests.fixtures.make_store import CELLS, run_cell, samples
+from tests.fixtures.make_store import run_cell, samples
 
-FIXTURE = Path(__file__).parent / "fixtures" / "store_0_1"
-RESULTS: dict[str, Any] = json.loads((FIXTURE / "results.json").read_text())
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("store_*"))
+"""One of each release."""
+RESULTS: dict[str, dict[str, Any]] = {
+    folder.name: json.loads((folder / "results.json").read_text()) for folder in FIXTURES
+}
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: reading marks an artifact as used."""
-    return Path(shutil.copytree(FIXTURE, tmp_path_factory.mktemp("old") / "workspace"))
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reading marks an artifact as used."""
+    made = tmp_path_factory.mktemp("old")
+    for folder in FIXTURES:
+        shutil.copytree(folder, made / folder.name)
+    return made
 
 
-@pytest.mark.parametrize("level", CELLS)
-def test_a_store_of_version_0_1_is_served(workspace: Path, level: str) -> None:
-    config, tiles = Cell.model_validate(RESULTS[level]["config"]), samples(workspace / "tiles")
+@pytest.mark.parametrize(
+    ("release", "level"), [(name, level) for name, found in RESULTS.items() for level in found]
+)
+def test_the_store_of_a_release_is_served(copies: Path, release: str, level: str) -> None:
+    workspace, told = copies / release, RESULTS[release][level]
+    config, tiles = Cell.model_validate(told["config"]), samples(workspace / "tiles")
     data = SimpleNamespace(train=[tile.image for tile in tiles], samples=tiles)
     cell = SimpleNamespace(config=config, seed=0, data=SimpleNamespace(name="d"))
     assert plan_cells([cell], {"d": data}, workspace).to_compute == {}
     rows, facts, computed = run_cell(config, tiles, workspace)
     assert computed == []
     # As text, in which NaN equals NaN.
-    assert json.dumps([rows, facts]) == json.dumps([RESULTS[level][k] for k in ("rows", "facts")])
+    assert json.dumps([rows, facts]) == json.dumps([told[k] for k in ("rows", "facts")])
 
 
-def test_the_fixture_has_every_stage() -> None:
+@pytest.mark.parametrize("folder", FIXTURES, ids=lambda folder: folder.name)
+def test_a_fixture_has_every_stage_of_its_release(folder: Path) -> None:
     from coin_ray.pipeline.stages import STAGES
 
-    assert set(Store(FIXTURE / "store").stages()) == set(STAGES)
+    assert set(Store(folder / "store").stages()) == set(STAGES)
