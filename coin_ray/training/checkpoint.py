@@ -89,6 +89,9 @@ class Checkpoint:
 
         All processes of a training have to see the same file.
         """
+        import torch
+        from safetensors.torch import load
+
         try:
             with self.path.open("rb") as file:
                 head, content = _header(file.readline()), file.read()
@@ -107,19 +110,6 @@ class Checkpoint:
                 do="delete it, or write elsewhere",
                 **found,
             )
-        return self._restore(content, model, optimiser, average, head["seconds"])
-
-    @staticmethod
-    def _restore(
-        content: bytes,
-        model: nn.Module,
-        optimiser: optim.Optimizer,
-        average: Mapping[str, Tensor],
-        seconds: float,
-    ) -> Log:
-        import torch
-        from safetensors.torch import load
-
         parts: dict[str, dict[str, Tensor]] = {"average": {}, "optimiser": {}}
         for key, tensor in load(content).items():
             part, _, name = key.partition("/")
@@ -137,7 +127,7 @@ class Checkpoint:
             moments.setdefault(int(index), {})[name] = tensor
         optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
         log = Log({name: values.tolist() for name, values in parts["log"].items()})
-        log.seconds = seconds
+        log.seconds = head["seconds"]
         return log
 
 

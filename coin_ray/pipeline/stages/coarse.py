@@ -33,16 +33,12 @@ def _train(
 ) -> Artifact:
     """Train the network; every process of ``world`` gets the same weights. The artifact's ``log``
     has each loss by its name, over the ``steps`` that it was computed in."""
-    settings, images, scales = (
-        given.settings,
-        list(given.each("images")),
-        list(given.each("scales")),
-    )
+    settings, images = given.settings, list(given.each("images"))
     if "encoder" in given:
         assert given["encoder"] == f"{settings.encoder}_imagenet"
     how: dict[str, Any] = {
         "weights": settings.weights,
-        "scales": scales,
+        "scales": list(given.each("scales")),
         "seed": settings.seed,
         "world": replace(world, device=given.device),
         "checkpoint": checkpoint,
