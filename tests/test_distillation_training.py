@@ -312,3 +312,46 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     )
     assert steps == [5, 6]
     assert same(resumed[0], whole[0]) and resumed[1] == whole[1]
+
+
+def _two_workers(rank: int, folder: Path, name: str, stop: int) -> None:
+    """A round on one of two gloo processes, whose first dies at step ``stop``; it writes its
+    weights and how many steps it took."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting-{name}-{stop}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    steps: list[int] = []
+
+    def progress(step: int, *_: object) -> None:
+        steps.append(step)
+        if step == stop:
+            raise InterruptedError
+
+    weights, log = trained(
+        iterations=6,
+        batch=4,
+        world=World(rank, 2, dist.barrier, DistributedDataParallel),
+        checkpoint=Checkpoint(folder / name, "this one", every=0.0, last=False),
+        progress=progress,
+    )
+    if rank == 0:
+        np.savez(folder / f"{name}.npz", **weights, **log, steps=steps)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_together(tmp_path: Path) -> None:
+    """Rank 0 writes, both load: what one of them had not in common with the other is no state."""
+    spawn = torch.multiprocessing.spawn
+    spawn(_two_workers, (tmp_path, "whole", 0), nprocs=2)
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="InterruptedError"):
+        spawn(_two_workers, (tmp_path, "broken", 4), nprocs=2)
+    spawn(_two_workers, (tmp_path, "broken", 0), nprocs=2)
+    with np.load(tmp_path / "whole.npz") as one, np.load(tmp_path / "broken.npz") as two:
+        assert one["steps"].tolist() == [1, 2, 3, 4, 5, 6] and two["steps"].tolist() == [5, 6]
+        assert one.keys() == two.keys()
+        assert all(one[k].tobytes() == two[k].tobytes() for k in one.keys() - {"steps"})
