@@ -258,7 +258,7 @@ def test_average_with_warm_up_by_hand() -> None:
     average = Average(module, ema=0.75)
     with torch.no_grad():
         module.weight.fill_(3.0)
-    module.running_mean = torch.tensor([10.0])
+    module.running_mean.fill_(10.0)
     module.num_batches_tracked.fill_(7)
     average.follow(100)
     assert average.tensors["weight"].item() == pytest.approx(0.75 * 1 + 0.25 * 3)

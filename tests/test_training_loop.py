@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from coin_ray.errors import UserError
-from coin_ray.training.average import Average
+from coin_ray.training.average import Average, ema_decay
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import generator, seeded, torch_seed
 from coin_ray.training.loop import Limit, Training, train
@@ -66,10 +66,8 @@ def test_gradients_are_cut_and_what_follows_a_step_knows_the_share() -> None:
 
 
 def test_limits() -> None:
-    log = Log(loss=[1.0] * 5)
-    log.seconds = 60.0
-    assert Limit(steps=10).done(log) == 0.5 and Limit(steps=10).total(log) == 10
-    assert Limit(minutes=2).done(log) == 0.5 and Limit(minutes=2).total(log) == 10
+    for limit in (Limit(steps=10), Limit(minutes=2)):
+        assert limit.done(5, 60.0) == 0.5 and limit.total(5, 60.0) == 10
     for wrong in ({}, {"steps": 1, "minutes": 1.0}):
         with pytest.raises(UserError, match="one limit"):
             Limit(**wrong)
@@ -78,6 +76,38 @@ def test_limits() -> None:
 def test_loss_that_is_not_finite_names_its_step() -> None:
     with pytest.raises(UserError, match="round 2, step 1"):
         descend(line(value=float("nan"), name="round 2, "))
+
+
+def test_losses_that_are_read_seldom_are_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where reading one waits for the card: the same log, weights and checkpoints."""
+    monkeypatch.setattr("coin_ray.training.loop.READ_EVERY", 3)
+    away, seen = World(device="elsewhere"), list[tuple[int, int, float]]()
+    every, seldom = line(8), line(8)
+    log = train(seldom, away, progress=lambda *a: seen.append(a))
+    assert log == train(every, World()) and torch.equal(seldom.model.weight, every.model.weight)
+    assert [step for step, _, _ in seen] == [3, 6, 8]
+    assert [loss for _, _, loss in seen] == [log["loss"][step - 1] for step, _, _ in seen]
+    kept = Checkpoint(tmp_path / "run.ckpt", "a", every=0.0)  # after each step, all losses in it
+    train(line(4), away, kept)
+    assert train(line(8), away, kept) == log
+    with pytest.raises(UserError, match="step 1"):
+        train(line(value=float("nan")), away)
+
+
+def test_the_average_follows_every_tensor_as_one_by_one() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    average = Average(model, 0.9)
+    expected = {name: value.clone() for name, value in average.tensors.items()}
+    for step in range(3):
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(torch.randn_like(value))
+        average.follow(step)
+        for name, value in expected.items():
+            value.lerp_(model.state_dict()[name], 1 - ema_decay(0.9, step))
+    assert all(torch.equal(average.tensors[name], value) for name, value in expected.items())
 
 
 def test_numbers_belong_to_their_place() -> None:

@@ -26,6 +26,10 @@ Weights = dict[str, NDArray[Any]]
 """A state dict as plain arrays."""
 
 
+READ_EVERY = 20
+"""Steps on a GPU after which their losses are read; on a CPU nothing waits for them."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """When to stop: after ``steps``, or after ``minutes`` of training (interrupted parts added)."""
@@ -41,18 +45,18 @@ class Limit:
                 found="both" if self.steps is not None else "neither",
             )
 
-    def done(self, log: Log) -> float:
-        """Share of the training that is done, in [0, 1]."""
+    def done(self, steps: int, seconds: float) -> float:
+        """Share of the training that is done after so many steps and seconds, in [0, 1]."""
         if self.steps is not None:
-            return min(1.0, log.steps / max(1, self.steps))
+            return min(1.0, steps / max(1, self.steps))
         assert self.minutes is not None
-        return min(1.0, log.seconds / max(1e-9, 60 * self.minutes))
+        return min(1.0, seconds / max(1e-9, 60 * self.minutes))
 
-    def total(self, log: Log) -> int:
+    def total(self, steps: int, seconds: float) -> int:
         """Steps that it comes to; with a limit of time as far as can be told."""
         if self.steps is not None:
             return self.steps
-        return math.ceil(log.steps / max(self.done(log), 1e-9))
+        return math.ceil(steps / max(self.done(steps, seconds), 1e-9))
 
 
 @dataclass(frozen=True)
@@ -86,22 +90,22 @@ def train(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Log:
-    """Minimise the loss up to the limit. Rank 0 writes the ``checkpoint`` and tells ``progress``;
-    all go on from a checkpoint that is there. UserError when the loss is not finite, or as of
-    :class:`Checkpoint`."""
+    """Minimise the loss up to the limit. Rank 0 writes the ``checkpoint`` and tells ``progress``
+    whenever losses are read; all go on from a checkpoint that is there. UserError when the loss is
+    not finite, or as of :class:`Checkpoint`."""
     model, optimiser, average = training.model, training.optimiser, training.average
     limit, base = training.limit, [group["lr"] for group in optimiser.param_groups]
     kept = (model, optimiser, average.tensors if average else {})
     log = checkpoint.load(*kept) if checkpoint else Log(loss=[])
+    unread = _Unread(training, 1 if world.device == "cpu" else READ_EVERY)
     began = saved = time.monotonic()
-    before = log.seconds
-    while (done := limit.done(log)) < 1:
-        step = log.steps
+    before, step = log.seconds, log.steps
+    while (done := limit.done(step, log.seconds)) < 1:
         for group, lr in zip(optimiser.param_groups, base, strict=True):
             group["lr"] = lr * training.rate(step, done)
         terms = training.losses_of(step, done)
         loss = torch.stack([training.factors.get(k, 1.0) * v for k, v in terms.items()]).sum()
-        value = _finite(loss.item(), training, step)
+        unread.add(step, {"loss": loss, **terms})
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if training.clip is not None:
@@ -110,26 +114,45 @@ def train(
         if average:
             average.follow(step)
         training.after_step(step, done)
-        for name, found in ({k: v.item() for k, v in terms.items()} | {"loss": value}).items():
-            log.setdefault(name, []).append(found)
-        now = time.monotonic()
+        step, now = step + 1, time.monotonic()
         log.seconds = before + now - began
-        if checkpoint and world.rank == 0:
-            due = now - saved >= checkpoint.every
-            if due if limit.done(log) < 1 else checkpoint.last:
-                checkpoint.save(*kept, log)
-                saved = time.monotonic()
+        over = limit.done(step, log.seconds) >= 1
+        due = now - saved >= checkpoint.every if checkpoint else False
+        if not (over or due or unread.full):
+            continue
+        unread.read(log)
+        if checkpoint and world.rank == 0 and (checkpoint.last if over else due):
+            checkpoint.save(*kept, log)
+            saved = time.monotonic()
         if progress and world.rank == 0:
-            progress(log.steps, limit.total(log), value)
+            progress(step, limit.total(step, log.seconds), log["loss"][-1])
     return log
 
 
-def _finite(loss: float, training: Training, step: int) -> float:
-    if math.isfinite(loss):
-        return loss
-    raise UserError(
-        "the training loss is not finite",
-        where=f"{training.name}step {step + 1}",
-        found=str(loss),
-        do=training.remedy,
-    )
+class _Unread:
+    """Losses that are still on the device: to read one is to wait for it."""
+
+    def __init__(self, training: Training, most: int) -> None:
+        self._training, self._most = training, most
+        self._steps: list[tuple[int, dict[str, Tensor]]] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._steps) >= self._most
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        self._steps.append((step, {name: value.detach() for name, value in losses.items()}))
+
+    def read(self, log: Log) -> None:
+        """Into the log. UserError for a loss that is not finite, by the step."""
+        for step, losses in self._steps:
+            for name, value in zip(losses, torch.stack([*losses.values()]).tolist(), strict=True):
+                log.setdefault(name, []).append(value)
+            if not math.isfinite(log["loss"][-1]):
+                raise UserError(
+                    "the training loss is not finite",
+                    where=f"{self._training.name}step {step + 1}",
+                    found=str(log["loss"][-1]),
+                    do=self._training.remedy,
+                )
+        self._steps.clear()

@@ -9,7 +9,7 @@ from typing import Any
 from coin_ray.errors import UserError
 
 Progress = Callable[[int, int, float], None]
-"""``progress(steps done, steps in all, loss)``, after every step."""
+"""``progress(steps done, steps in all, loss)``, after every step on a CPU, every few on a GPU."""
 
 
 @dataclass(frozen=True)
