@@ -66,19 +66,26 @@ def macenko_vectors(image: Image) -> NDArray[np.float64] | None:
     return vectors if vectors[0, 0] > vectors[1, 0] else vectors[::-1]
 
 
-def macenko_hematoxylin(image: Image) -> FloatMap:
-    """Hematoxylin density by stain directions estimated from the image (Macenko et al., ISBI 2009).
-
-    (H, W, 3) uint8 -> (H, W) float32. :func:`hematoxylin_od` where no directions can be estimated.
-    """
+def hematoxylin_unmixing(image: Image) -> FloatMap:
+    """(3,) what the OD is multiplied by for the hematoxylin density by stain directions estimated
+    from the image (Macenko et al., ISBI 2009); by the fixed ones where none can be estimated."""
     vectors = macenko_vectors(image)
-    if vectors is None:
-        return hematoxylin_od(image)
-    return optical_density(image) @ np.linalg.pinv(vectors)[:, 0].astype(np.float32)
+    inverse = _UNMIX if vectors is None else np.linalg.pinv(vectors)
+    return inverse[:, 0].astype(np.float32)
 
 
-def _standardise(values: FloatMap) -> FloatMap:
-    return (values - np.median(values)) / max(float(values.std()), 1e-6)
+class Standard(NamedTuple):
+    """What an image as a whole says of its stains; a part of it is measured by that.
+
+    ``unmix`` as of :func:`hematoxylin_unmixing`; median and standard deviation of the ``fixed`` and
+    of its ``own`` hematoxylin density; ``threshold`` and ``sd`` of the sum of both, smoothed.
+    """
+
+    unmix: FloatMap
+    fixed: tuple[np.float32, float]
+    own: tuple[np.float32, float]
+    threshold: np.float32
+    sd: float
 
 
 class EvidenceMaps(NamedTuple):
@@ -90,31 +97,48 @@ class EvidenceMaps(NamedTuple):
     Otsu threshold of h, sd = its standard deviation: dark enough in the image, and darker than the
     surroundings. -1 everywhere on images without stain contrast (blank, flat).
     ``stain``: the smoothed nuclear stain h / sd. ``density``: the smoothed hematoxylin OD.
+    ``standard``: what they were measured by; None without stain contrast.
     """
 
     evidence: FloatMap
     stain: FloatMap
     density: FloatMap
+    standard: Standard | None
 
 
 def evidence_maps(
-    image: Image, *, sigma: float, contrast_sigma: float, scale: float = 1.0
+    image: Image,
+    *,
+    sigma: float,
+    contrast_sigma: float,
+    scale: float = 1.0,
+    standard: Standard | None = None,
 ) -> EvidenceMaps:
-    """The maps of an image (H, W, 3) uint8; sigmas in px at 0.25 um/px."""
+    """The maps of an image (H, W, 3) uint8, measured by itself or by a ``standard``, that of the
+    slide it was cut from; sigmas in px at 0.25 um/px."""
     from scipy.ndimage import gaussian_filter
     from skimage.filters import threshold_otsu
 
     hed = hematoxylin_od(image)
     density = gaussian_filter(hed, sigma * scale)
-    if density.max() - np.median(density) < MIN_CONTRAST:
+    if standard is None and density.max() - np.median(density) < MIN_CONTRAST:
         none = np.full(image.shape[:2], -1, dtype=np.float32)
-        return EvidenceMaps(none, np.zeros_like(none), density)
-    q = _standardise(hed) + _standardise(macenko_hematoxylin(image))
+        return EvidenceMaps(none, np.zeros_like(none), density, None)
+    unmix = hematoxylin_unmixing(image) if standard is None else standard.unmix
+    own = optical_density(image) @ unmix
+    of_fixed, of_own = (_spread(hed), _spread(own)) if standard is None else standard[1:3]
+    q = (hed - of_fixed[0]) / of_fixed[1] + (own - of_own[0]) / of_own[1]
     h = gaussian_filter(q, sigma * scale)
     d = h - gaussian_filter(q, contrast_sigma * scale)
-    sd = max(float(h.std()), 1e-6)
-    evidence = np.minimum((h - np.float32(threshold_otsu(h))) / sd, 2 * d / sd)
-    return EvidenceMaps(evidence, h / sd, density)
+    if standard is None:
+        cut, sd = np.float32(threshold_otsu(h)), max(float(h.std()), 1e-6)
+        standard = Standard(unmix, of_fixed, of_own, cut, sd)
+    evidence = np.minimum((h - standard.threshold) / standard.sd, 2 * d / standard.sd)
+    return EvidenceMaps(evidence, h / standard.sd, density, standard)
+
+
+def _spread(values: FloatMap) -> tuple[np.float32, float]:
+    return np.median(values), max(float(values.std()), 1e-6)
 
 
 def jitter_stain(image: Image, rng: np.random.Generator, *, sigma: float) -> Image:
