@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coin_ray.distillation.settings import Infer, Student
 from coin_ray.imaging.settings import Instances
-from coin_ray.labels import InstanceMasks, relabel
+from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, relabel
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import round_schedule, student_has_encoder
 from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Values
@@ -190,27 +190,39 @@ PREDICT = Stage(
 
 
 def redraw(given: Given) -> Artifact:
-    """The segmenter's masks of the predicted instances in their place, (H, W).
+    """The segmenter's masks of the predicted instances in their place, (H, W)."""
+    s = given.settings
+    assert s.redraw
+    drawn = given.source("masks")
+    assert isinstance(drawn, Ref)
+    found = redrawn(
+        InstanceMasks.from_arrays(given["masks"].arrays),
+        given.array("predict") > 0 if s.redraw_grow else np.zeros(drawn.image.shape(), dtype=bool),
+        s,
+        min_area=s.min_area,
+        scale=given["scale"],
+    )
+    return Artifact({"array": found})
+
+
+def redrawn(
+    masks: InstanceMasks, predicted: BoolArray, infer: Any, *, min_area: int, scale: float
+) -> LabelMap:
+    """``masks`` in one label map (H, W) by the ``redraw_`` settings of ``infer``.
 
     Painted in ascending predicted IoU, the segmenter's own estimate, so that the surest is on top,
-    and grown by a few pixels where the student saw foreground that no mask holds: the small
-    segmenter draws tight. What is left of a mask below ``instances.min_area`` is dropped.
+    and grown by a few pixels where the student saw foreground (``predicted``) that no mask holds:
+    the small segmenter draws tight. What is left of a mask below ``min_area`` is dropped.
     """
     from skimage.segmentation import expand_labels
 
-    s, scale = given.settings, given["scale"]
-    assert s.redraw
-    masks = InstanceMasks.from_arrays(given["masks"].arrays)
-    sure = masks.take(np.flatnonzero(masks.predicted_iou >= s.redraw_min_iou))
-    drawn = given.source("masks")
-    assert isinstance(drawn, Ref)
-    painted = sure.paint(drawn.image.shape(), sure.predicted_iou)
-    if s.redraw_grow:
-        predicted = given.array("predict")
-        grown = expand_labels(painted, s.redraw_grow * scale)
-        painted = np.where((painted > 0) | (predicted > 0), grown, 0)
-    keep = np.bincount(painted.ravel()) >= s.min_area * scale**2
-    return Artifact({"array": relabel(np.where(keep[painted], painted, 0))})
+    sure = masks.take(np.flatnonzero(masks.predicted_iou >= infer.redraw_min_iou))
+    painted = sure.paint(predicted.shape, sure.predicted_iou)
+    if infer.redraw_grow:
+        grown = expand_labels(painted, infer.redraw_grow * scale)
+        painted = np.where((painted > 0) | predicted, grown, 0)
+    keep = np.bincount(painted.ravel()) >= min_area * scale**2
+    return relabel(np.where(keep[painted], painted, 0))
 
 
 REDRAW = Stage(

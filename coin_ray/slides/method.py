@@ -1,0 +1,174 @@
+"""How a tile becomes nuclei: the one place where the slides call the rooms of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.confidence.consistency import best_iou
+from coin_ray.confidence.prompts import prompt_points
+from coin_ray.imaging.instances import split_instances
+from coin_ray.imaging.stain import Standard, evidence_maps, macenko_vectors
+from coin_ray.labels import LabelMap, areas, count, means
+from coin_ray.pipeline.settings import Cell
+from coin_ray.ucis.stain import stain_mask
+
+Image8 = NDArray[np.uint8]
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """The settings of a cell, and the ``student`` that it trained; None draws the coarse mask.
+
+    A slide in several tiles is measured by its ``standard`` and by the ``typical`` area of its
+    nuclei, px of the level; without them a tile is measured by itself, as in a study.
+    """
+
+    config: Cell
+    device: str = "cpu"
+    student: Weights | None = field(default=None, repr=False)
+    standard: Standard | None = None
+    typical: float | None = None
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the promptable segmenter has the last word."""
+        return self.student is None or self.config.infer.redraw
+
+
+def calibrated(method: Method, sample: Image8, scale: float) -> Method | None:
+    """The method for the tiles of a slide of which ``sample`` (H, W, 3) shows what is typical; None
+    if it shows no nuclear stain. What a study does by image is by slide then, or not at all."""
+    ucis = method.config.ucis
+    standard = evidence_maps(
+        sample, sigma=ucis.sigma, contrast_sigma=ucis.contrast_sigma, scale=scale
+    ).standard
+    if standard is None:
+        return None
+    infer = method.config.infer.model_copy(update={"minmax": False})
+    config = method.config.model_copy(update={"infer": infer})
+    found = areas(_coarse(sample, replace(method, standard=standard), scale))
+    typical = float(np.median(found)) if len(found) else 0.0
+    return replace(method, config=config, standard=standard, typical=typical)
+
+
+def separates(sample: Image8) -> bool:
+    """Whether an image shows two stains with the colours of hematoxylin and eosin."""
+    vectors = macenko_vectors(sample)
+    if vectors is None:
+        return False
+    blue_over_green = vectors[:, 2] > vectors[:, 1]  # absorbs blue: DAB and other browns
+    angle = np.degrees(np.arccos(np.clip(vectors[0] @ vectors[1], -1, 1)))
+    return bool(angle > 6 and not blue_over_green.any())
+
+
+def segment(
+    image: Image8, method: Method, scale: float
+) -> tuple[LabelMap, NDArray[np.floating[Any]]]:
+    """Label map (H, W) and score (N,) of the nuclei of a tile.
+
+    The score of a nucleus is how well the segmenter's drawing and the instance that it was asked to
+    draw agree (the best IoU, after COIN's Eq. 6); without a segmenter the student's mean
+    probability.
+    """
+    if method.student is None:
+        drawn = _coarse(image, method, scale)
+        score: NDArray[Any] = np.ones(count(drawn))
+    else:
+        drawn, probability = _by_student(image, method, scale)
+        score = means(probability, drawn, count(drawn))
+    if not method.redraws or not drawn.any():
+        return drawn, score
+    redrawn = _redrawn(image, drawn, method, scale)
+    return redrawn, best_iou(redrawn, drawn)
+
+
+def _coarse(image: Image8, method: Method, scale: float) -> LabelMap:
+    """Instances of the coarse mask from the stain."""
+    ucis = method.config.ucis
+    mask = stain_mask(
+        image,
+        sigma=ucis.sigma,
+        contrast_sigma=ucis.contrast_sigma,
+        opening=ucis.opening,
+        max_hole=ucis.max_hole,
+        min_area=ucis.min_area,
+        min_contrast=ucis.min_contrast,
+        min_share=ucis.min_share,
+        scale=scale,
+        standard=method.standard,
+        typical=method.typical,
+    )
+    return split_instances(mask, method.config.instances, scale=scale)
+
+
+def _by_student(
+    image: Image8, method: Method, scale: float
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Instances (H, W) and foreground probability (H, W) of the student."""
+    from coin_ray.distillation.inference import instances_from_probability, predict_probability
+    from coin_ray.distillation.network import student_from_weights
+
+    assert method.student is not None
+    infer, student, ucis = method.config.infer, method.config.student, method.config.ucis
+    network = student_from_weights(
+        method.student,
+        arch=student.arch,
+        width=student.width,
+        encoder=student.encoder,
+        edge=student.edge,
+        device=method.device,
+    )
+    probability, edge = predict_probability(
+        network,
+        image,
+        scales=infer.scales,
+        hflip=infer.hflip,
+        tile=infer.tile,
+        device=method.device,
+    )
+
+    def refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        from coin_ray.propagation.crf import dense_crf
+
+        return dense_crf(image, np.stack([1 - values, values]), method.config.crf)[1]
+
+    evidence = None
+    if infer.stain_weight:
+        evidence = evidence_maps(
+            image,
+            sigma=ucis.sigma,
+            contrast_sigma=ucis.contrast_sigma,
+            scale=scale,
+            standard=method.standard,
+        ).evidence
+    found = instances_from_probability(
+        probability,
+        edge,
+        minmax=infer.minmax,
+        refine=refine if infer.crf else None,
+        evidence=evidence,
+        stain_weight=infer.stain_weight,
+        edge_markers=infer.edge_markers and edge is not None,
+        fill_holes=infer.fill_holes,
+        opening=infer.opening,
+        scale=scale,
+        **method.config.instances.model_dump(exclude={"opening"}),
+    )
+    return found, probability
+
+
+def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> LabelMap:
+    from coin_ray.confidence.segmenter import load_segmenter
+    from coin_ray.pipeline.stages.distillation import redrawn
+
+    sam, config = method.config.sam, method.config
+    model = load_segmenter(sam.model, device=method.device, batch=sam.batch)
+    points = prompt_points(drawn, sam.prompt)
+    masks = model.decode(model.encode(image), points, drawn.shape)
+    return redrawn(masks, drawn > 0, config.infer, min_area=config.instances.min_area, scale=scale)
