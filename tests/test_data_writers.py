@@ -123,7 +123,7 @@ def test_coco(tmp_path_factory, label_map):
 def test_coco_runs_by_hand():
     # 3 x 3, middle column and last pixel: column-major runs 3, 3, 2, 1; the fourth minus the second
     mask = np.array([[0, 1, 0], [0, 1, 0], [0, 1, 1]], dtype=bool)
-    code = coco.encode(np.flatnonzero(mask.T.ravel()))
+    code = coco.encode(np.flatnonzero(mask.T.ravel()), mask.size)
     assert code == "332N"  # -2 in five bits is 30: "0" + 30 = "N"
     np.testing.assert_array_equal(decode(code, (3, 3)), mask)
 

@@ -14,15 +14,19 @@ from coin_ray.files import write_text
 from coin_ray.labels import LabelMap
 
 
-def encode(pixels: NDArray[np.int64]) -> str:
-    """Sorted column-major pixel numbers of a mask -> COCO's compressed run lengths.
+def encode(pixels: NDArray[np.int64], size: int) -> str:
+    """Sorted column-major pixel numbers of a mask of ``size`` pixels -> COCO's compressed run
+    lengths.
 
-    Runs alternate from background; from the fourth on a run is stored as its difference to the one
+    Runs alternate from background and reach to the last pixel (COCO's own decoder leaves what they
+    do not reach as the memory was); from the fourth on a run is stored as its difference to the one
     two before. Each number becomes 5-bit groups, lowest first, sign-extended, as ASCII from "0".
     """
     first = np.flatnonzero(np.diff(pixels, prepend=-2) != 1)
     last = np.append(first[1:], len(pixels)) - 1
     ends = np.stack([pixels[first], pixels[last] + 1], axis=1).ravel()
+    if not len(ends) or ends[-1] != size:
+        ends = np.append(ends, size)
     runs = np.diff(ends, prepend=0)
     numbers = runs.copy()
     numbers[3:] -= runs[1:-2]
@@ -37,9 +41,17 @@ def encode(pixels: NDArray[np.int64]) -> str:
     return "".join(out)
 
 
-def objects(label_map: LabelMap, *, image_id: int, first_id: int = 1) -> list[dict[str, Any]]:
-    """One annotation an instance, in the order of the ids."""
-    height, width = label_map.shape
+def objects(
+    label_map: LabelMap,
+    *,
+    image_id: int,
+    first_id: int = 1,
+    corner_yx: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> list[dict[str, Any]]:
+    """One annotation an instance, in the order of the ids; of a part of an image of ``size`` (H, W)
+    that begins at ``corner_yx``."""
+    height, (full_height, full_width) = len(label_map), size or label_map.shape
     columns = label_map.T.ravel()
     pixels = np.flatnonzero(columns)
     order = np.argsort(columns[pixels], kind="stable")
@@ -48,6 +60,7 @@ def objects(label_map: LabelMap, *, image_id: int, first_id: int = 1) -> list[di
     out = []
     for k, (label, run) in enumerate(zip(ids, runs, strict=True)):
         x, y = np.divmod(run, height)
+        x, y = x + corner_yx[1], y + corner_yx[0]
         x0, y0 = int(x.min()), int(y.min())
         out.append(
             {
@@ -55,7 +68,10 @@ def objects(label_map: LabelMap, *, image_id: int, first_id: int = 1) -> list[di
                 "image_id": image_id,
                 "category_id": 1,
                 "label": int(label),
-                "segmentation": {"size": [height, width], "counts": encode(run)},
+                "segmentation": {
+                    "size": [full_height, full_width],
+                    "counts": encode(x * full_height + y, full_height * full_width),
+                },
                 "area": len(run),
                 "bbox": [x0, y0, int(x.max()) + 1 - x0, int(y.max()) + 1 - y0],
                 "iscrowd": 0,

@@ -8,43 +8,47 @@ from typing import Any
 
 import numpy as np
 
-from coin_ray.data.outlines import trace
+from coin_ray.data.outlines import Ring, trace_instances
 from coin_ray.files import write_text
-from coin_ray.labels import LabelMap, boxes
+from coin_ray.labels import LabelMap, areas
 
 COLOR = [255, 200, 0]
 
 
+def feature(
+    name: str, polygons: list[list[Ring]], measurements: dict[str, float]
+) -> dict[str, Any]:
+    """One detection of QuPath; several polygons if it is in pieces."""
+    coordinates = [[ring.tolist() for ring in rings] for rings in polygons]
+    single = len(polygons) == 1
+    return {
+        "type": "Feature",
+        "geometry": {
+            "type": "Polygon" if single else "MultiPolygon",
+            "coordinates": coordinates[0] if single else coordinates,
+        },
+        "properties": {
+            "objectType": "detection",
+            "name": name,
+            "classification": {"name": "nucleus", "color": COLOR},
+            "measurements": measurements,
+        },
+    }
+
+
 def features(label_map: LabelMap, *, mpp: float | None = None) -> list[dict[str, Any]]:
-    """One Feature an instance, in the order of the ids; several polygons if it is in pieces.
+    """One :func:`feature` an instance, in the order of the ids.
 
     The id is the name of the detection; its area in px, and in um^2 where ``mpp`` is known, are
     measurements.
     """
     out = []
-    for index, (y0, x0, y1, x1) in enumerate(boxes(label_map).tolist()):
-        mask, corner = label_map[y0:y1, x0:x1] == index + 1, np.array([x0, y0])
-        polygons = [[(ring + corner).tolist() for ring in rings] for rings in trace(mask)]
-        if not polygons:
-            continue
-        area = float(mask.sum())
-        single = len(polygons) == 1
-        out.append(
-            {
-                "type": "Feature",
-                "geometry": {
-                    "type": "Polygon" if single else "MultiPolygon",
-                    "coordinates": polygons[0] if single else polygons,
-                },
-                "properties": {
-                    "objectType": "detection",
-                    "name": str(index + 1),
-                    "classification": {"name": "nucleus", "color": COLOR},
-                    "measurements": {"area px": area}
-                    | ({"area um^2": area * mpp**2} if mpp else {}),
-                },
-            }
-        )
+    sizes = areas(label_map).tolist()
+    for index, (polygons, size) in enumerate(zip(trace_instances(label_map), sizes, strict=True)):
+        area = float(size)
+        measured = {"area px": area} | ({"area um^2": area * mpp**2} if mpp else {})
+        if polygons:
+            out.append(feature(str(index + 1), polygons, measured))
     return out
 
 

@@ -1,0 +1,73 @@
+"""The nuclei of a slide in the formats that other programs open, a part of the slide at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from coin_ray.slides.nuclei import Nuclei, Table
+
+Parts = Callable[[], Iterable[Nuclei]]
+"""The nuclei of a slide in raster order of its tiles, from the beginning at each call."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the nuclei lie: the slide's ``name`` and um/px ``mpp`` of level 0, the ``shape`` (H, W)
+    of the level that was segmented, whose px are ``downsample`` px of level 0 wide, and for each
+    part of the nuclei the first row ``tops`` of it. ``most`` is a number of nuclei that there are
+    not more of."""
+
+    name: str
+    mpp: float
+    shape: tuple[int, int]
+    downsample: float
+    tops: tuple[int, ...]
+    most: int
+
+    @property
+    def um(self) -> float:
+        """um that a px of the level is wide."""
+        return self.mpp * self.downsample
+
+
+def measured(frame: Frame, table: Table) -> Table:
+    """A part's table in the units that its users read: px of level 0, um, um^2.
+
+    The middle of the first pixel is at half a pixel, as outlines have it."""
+    y, x = (table["y"] + 0.5) * frame.downsample, (table["x"] + 0.5) * frame.downsample
+    lengths = {
+        f"{name}_um": (table[name] * frame.um).astype(np.float32)
+        for name in ("perimeter", "major_axis", "minor_axis")
+    }
+    return {
+        "x_px": x,
+        "y_px": y,
+        "x_um": x * frame.mpp,
+        "y_um": y * frame.mpp,
+        "area_um2": (table["area"] * frame.um**2).astype(np.float32),
+        **lengths,
+        **{name: table[name] for name in ("solidity", "hematoxylin", "score")},
+    }
+
+
+def writers(frame: Frame, parts: Parts) -> Mapping[str, tuple[str, Callable[[Path], None]]]:
+    """Format -> the suffix of its file, and what writes it."""
+    from coin_ray.slides.writing.coco import write_coco
+    from coin_ray.slides.writing.geojson import write_geojson
+    from coin_ray.slides.writing.label_map import write_label_map
+    from coin_ray.slides.writing.table import write_table
+
+    return {
+        "labels": (".labels.ome.tif", partial(write_label_map, frame, parts)),
+        "geojson": (".geojson.gz", partial(write_geojson, frame, parts)),
+        "table": (".parquet", partial(write_table, frame, parts)),
+        "coco": (".coco.json", partial(write_coco, frame, parts)),
+    }
+
+
+FORMATS = ("labels", "geojson", "table", "coco")

@@ -1,0 +1,62 @@
+"""A label map of a slide: OME-TIFF in compressed tiles, never whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coin_ray.slides.writing import Frame, Parts
+
+TILE = 512
+
+
+def write_label_map(frame: Frame, parts: Parts, path: Path) -> None:
+    """Ids 1..N in the order of the parts, 16 bits where they fit and 32 where they do not, at the
+    level that was segmented."""
+    import tifffile
+
+    dtype = np.uint16 if frame.most <= np.iinfo(np.uint16).max else np.uint32
+    metadata = {"axes": "YX", "Name": frame.name}
+    for axis in "XY":
+        metadata |= {f"PhysicalSize{axis}": frame.um, f"PhysicalSize{axis}Unit": "µm"}  # type: ignore[dict-item]
+    height, width = frame.shape
+    with tifffile.TiffWriter(path, bigtiff=height * width > 2**30, ome=True) as tif:
+        tif.write(
+            _tiles(frame, parts, np.dtype(dtype)),
+            shape=frame.shape,
+            dtype=dtype,
+            tile=(TILE, TILE),
+            compression="zlib",
+            photometric="minisblack",
+            metadata=metadata,
+        )
+
+
+def _tiles(frame: Frame, parts: Parts, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """Squares of the label map in raster order. What is held in memory reaches from the square to
+    the end of the parts that have been drawn."""
+    height, width = (-(-n // TILE) * TILE for n in frame.shape)
+    waiting, last = iter(parts()), 0
+    # The first row that the parts from here on may draw in.
+    ahead = [*np.minimum.accumulate(frame.tops[::-1])[::-1].tolist(), height]
+    drawn, canvas = 0, np.zeros((0, width), dtype=dtype)
+    for y in range(0, height, TILE):
+        while ahead[drawn] < y + TILE:
+            part = next(waiting)
+            top, left = part.corner_yx[0] - y, part.corner_yx[1]
+            rows, columns = part.label_map.shape
+            if top + rows > len(canvas):
+                canvas = np.pad(canvas, ((0, top + rows - len(canvas)), (0, 0)))
+            at = canvas[top : top + rows, left : left + columns]
+            inside = part.label_map > 0
+            at[inside] = part.label_map[inside] + last
+            last += len(part)
+            drawn += 1
+        strip = np.pad(canvas[:TILE], ((0, max(0, TILE - len(canvas))), (0, 0)))
+        for x in range(0, width, TILE):
+            yield strip[:, x : x + TILE]
+        canvas = canvas[TILE:]
