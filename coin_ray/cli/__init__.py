@@ -28,6 +28,7 @@ VERBS = {
     "why": "Say why a cell or a stage is not in the store.",
     "report": "Tables, figures and pages of a study that ran.",
     "ui": "Open MLflow over the runs of a workspace.",
+    "segment": "Find the nuclei of slides and tiles; needs no study.",
     "predict": "Segment images with the student of a finished cell.",
     "evaluate": "Compare predicted label maps with true ones.",
     "pretrain": "Train the built-in small models.",

@@ -11,6 +11,13 @@ import numpy as np
 
 from coin_ray.slides.nuclei import Nuclei, Table
 
+FORMATS = {
+    "labels": ".labels.ome.tif",
+    "geojson": ".geojson.gz",
+    "table": ".parquet",
+    "coco": ".coco.json",
+}
+"""Format -> how the name of its file ends."""
 Parts = Callable[[], Iterable[Nuclei]]
 """The nuclei of a slide in raster order of its tiles, from the beginning at each call."""
 
@@ -55,19 +62,16 @@ def measured(frame: Frame, table: Table) -> Table:
     }
 
 
-def writers(frame: Frame, parts: Parts) -> Mapping[str, tuple[str, Callable[[Path], None]]]:
-    """Format -> the suffix of its file, and what writes it."""
+def writers(frame: Frame, parts: Parts) -> Mapping[str, Callable[[Path], None]]:
+    """Format -> what writes its file."""
     from coin_ray.slides.writing.coco import write_coco
     from coin_ray.slides.writing.geojson import write_geojson
     from coin_ray.slides.writing.label_map import write_label_map
     from coin_ray.slides.writing.table import write_table
 
     return {
-        "labels": (".labels.ome.tif", partial(write_label_map, frame, parts)),
-        "geojson": (".geojson.gz", partial(write_geojson, frame, parts)),
-        "table": (".parquet", partial(write_table, frame, parts)),
-        "coco": (".coco.json", partial(write_coco, frame, parts)),
+        "labels": partial(write_label_map, frame, parts),
+        "geojson": partial(write_geojson, frame, parts),
+        "table": partial(write_table, frame, parts),
+        "coco": partial(write_coco, frame, parts),
     }
-
-
-FORMATS = ("labels", "geojson", "table", "coco")

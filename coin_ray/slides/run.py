@@ -1,0 +1,177 @@
+"""A slide from its file to the nuclei of its tiles, each tile a file: what was done stays done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coin_ray.data.resolution import pixel_scale
+from coin_ray.errors import UserError
+from coin_ray.identity import code_identity
+from coin_ray.labels import BoolArray
+from coin_ray.slides import nuclei
+from coin_ray.slides.method import Image8, Method, calibrated, segment, separates
+from coin_ray.slides.nuclei import Nuclei
+from coin_ray.slides.reading import Slide, open_slide
+from coin_ray.slides.tiles import GRID, SIDE, Tile, merged, on_tissue, owned, plan_tiles
+from coin_ray.slides.tissue import tissue_mask
+from coin_ray.slides.writing import Frame
+
+THUMBNAIL = 2048
+SAMPLE, SAMPLES = 512, 16
+"""Side, px, and most number of the windows that a slide's stains are taken from."""
+SIDE_OF_SAM = 3 * GRID
+"""Of a core, for segment-anything: with its halo it fills the 1024 px that the model sees."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do of a slide; travels to another process as it is.
+
+    ``method`` is None for a slide without nuclear stain. ``tiles`` of ``level`` have tissue in
+    them, ``background`` more have none. ``folder`` holds a file for each tile that is done.
+    ``hint`` says what is odd about the slide.
+    """
+
+    path: Path
+    mpp: float
+    level: int
+    method: Method | None
+    tiles: tuple[Tile, ...]
+    background: int
+    folder: Path
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A tile that is done, with so many nuclei, or the ``problem`` that it was skipped for."""
+
+    tile: Tile
+    nuclei: int = 0
+    problem: str = ""
+
+
+def prepare(slide: Slide, method: Method, folder: Path) -> Work:
+    """Find the tissue of a slide and what its stains look like; ``folder`` is where the files of
+    tiles of all slides go."""
+    level = slide.matching_level()
+    shape = slide.shapes[level]
+    large = method.redraws and method.config.sam.model != "mini"
+    tiles, background, hint = plan_tiles(shape, SIDE_OF_SAM if large else SIDE), 0, ""
+    fitted: Method | None = method
+    if len(tiles) > 1:
+        tissue = tissue_mask(slide.thumbnail(THUMBNAIL))
+        kept = on_tissue(tiles, tissue, shape)
+        tiles, background = kept, len(tiles) - len(kept)
+        sample = _sample(slide, level, tissue) if tiles else None
+        fitted = None
+        if sample is not None:
+            scale = pixel_scale(slide.mpp * slide.downsample(level))
+            fitted = calibrated(method, sample, scale)
+            if not separates(sample):
+                hint = "hematoxylin and eosin cannot be told apart: is this an H&E slide?"
+    work = Work(slide.path, slide.mpp, level, fitted, tuple(tiles), background, folder, hint)
+    return Work(**{**vars(work), "folder": folder / _digest(work, method)})
+
+
+def _sample(slide: Slide, level: int, tissue: BoolArray) -> Image8 | None:
+    """A mosaic of windows from the parts of a slide that are all tissue, spread over it."""
+    shape = slide.shapes[level]
+    corners, shares = [], []
+    for y in range(0, max(1, shape[0] - SAMPLE + 1), SAMPLE):
+        for x in range(0, max(1, shape[1] - SAMPLE + 1), SAMPLE):
+            rows, columns = (
+                slice(int(a * small / n), math.ceil((a + SAMPLE) * small / n))
+                for a, small, n in zip((y, x), tissue.shape, shape, strict=True)
+            )
+            corners.append((y, x))
+            shares.append(float(tissue[rows, columns].mean()))
+    full = np.flatnonzero(np.array(shares) >= 0.9 * max(shares))
+    windows = []
+    for i in full[np.linspace(0, len(full) - 1, min(SAMPLES, len(full))).astype(int)].tolist():
+        size = [min(SAMPLE, n - a) for n, a in zip(shape, corners[i], strict=True)]
+        try:
+            pixels = slide.region(level, *corners[i], *size)
+        except UserError:
+            continue  # its tile is skipped, and said
+        windows.append(np.pad(pixels, [(0, SAMPLE - n) for n in size] + [(0, 0)], "reflect"))
+    if not windows:
+        return None
+    wide = math.isqrt(len(windows))
+    starts = range(0, wide * wide, wide)
+    return np.concatenate([np.concatenate(windows[i : i + wide], axis=1) for i in starts])
+
+
+def _digest(work: Work, method: Method) -> str:
+    """What the files of tiles depend on: the slide, the method and the code."""
+    stat = work.path.stat()
+    known = {
+        "slide": [str(work.path.resolve()), stat.st_size, stat.st_mtime_ns],
+        "mpp": work.mpp,
+        "level": work.level,
+        "config": method.config.model_dump(mode="json", by_alias=True),
+        "code": code_identity(),
+    }
+    found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for name in sorted(method.student or {}):
+        found.update(name.encode() + np.ascontiguousarray(method.student[name]).tobytes())  # type: ignore[index]
+    return found.hexdigest()[:16]
+
+
+def do_tile(work: Work, slide: Slide, tile: Tile) -> Done:
+    """Segment a tile, unless its file is there. What cannot be read is skipped."""
+    path = work.folder / f"{tile.name}.npz"
+    found = nuclei.load(path)
+    if found is None and work.method is not None:
+        y0, x0, y1, x1 = tile.seen
+        try:
+            image = slide.region(work.level, y0, x0, y1 - y0, x1 - x0)
+        except UserError as error:
+            return Done(tile, problem=error.found or error.what)
+        scale = pixel_scale(work.mpp * slide.downsample(work.level))
+        label_map, score = segment(image, work.method, scale)
+        kept, keep = owned(tile, label_map)
+        found = nuclei.measure(image, kept, (y0, x0), score[keep])
+        work.folder.mkdir(parents=True, exist_ok=True)
+        nuclei.save(path, found)
+    return Done(tile, 0 if found is None else len(found))
+
+
+def run_here(work: Work, slide: Slide) -> Iterator[Done]:
+    """All tiles, one after another in this process."""
+    for tile in work.tiles:
+        yield do_tile(work, slide, tile)
+
+
+def reopened(work: Work) -> Slide:
+    """The slide of ``work`` in another process."""
+    return open_slide(work.path, work.mpp)
+
+
+def parts(work: Work) -> Iterable[Nuclei]:
+    """The nuclei of the tiles that are done, in raster order, none twice."""
+    return merged(_files(work))
+
+
+def _files(work: Work) -> Iterator[Nuclei]:
+    for tile in work.tiles:
+        found = nuclei.load(work.folder / f"{tile.name}.npz")
+        if found is not None:
+            yield found
+
+
+def frame_of(work: Work, slide: Slide, name: str) -> Frame:
+    """Where the nuclei that are done lie."""
+    tops, most = [], 0
+    for found in _files(work):
+        tops.append(found.corner_yx[0])
+        most += len(found)
+    level = work.level
+    return Frame(name, work.mpp, slide.shapes[level], slide.downsample(level), tuple(tops), most)
