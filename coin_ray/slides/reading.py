@@ -22,6 +22,9 @@ Region = Callable[[int, int, int, int, int], Image8]
 
 OPENSLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm")
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
+UNREADABLE = 128
+SMALLEST = 64
+"""Side of what is looked at on its own in a region that cannot be read whole."""
 INSTALL = 'pip install "coin-ray[slides]"'
 
 
@@ -65,12 +68,9 @@ class Slide:
         return out
 
     def _shrunk(self, level: int, at: tuple[int, int], block: int, step: int) -> Image8:
-        """A block by the mean of ``step`` x ``step`` px; white where it cannot be read."""
+        """A block by the mean of ``step`` x ``step`` px."""
         size = [min(block, n - o) for n, o in zip(self.shapes[level], at, strict=True)]
-        try:
-            pixels = self.region(level, *at, *size)
-        except UserError:
-            pixels = np.full((*size, 3), 255, dtype=np.uint8)
+        pixels = self._readable(level, *at, *size)
         rows, columns = (np.arange(0, n, step) for n in size)
         sums = np.add.reduceat(pixels.astype(np.uint32), rows, axis=0)
         sums = np.add.reduceat(sums, columns, axis=1)
@@ -78,6 +78,20 @@ class Slide:
             *(np.diff([*edges, n]) for edges, n in ((rows, size[0]), (columns, size[1])))
         )
         return np.rint(sums / counts[..., None]).astype(np.uint8)
+
+    def _readable(self, level: int, y: int, x: int, h: int, w: int) -> Image8:
+        """A region, grey where it cannot be read: not background, so that its tile is told of."""
+        try:
+            return self.region(level, y, x, h, w)
+        except UserError:
+            out = np.full((h, w, 3), UNREADABLE, dtype=np.uint8)
+            half = max(h, w) // 2
+            if half >= SMALLEST:
+                for i in range(0, h, half):
+                    for j in range(0, w, half):
+                        size = (min(half, h - i), min(half, w - j))
+                        out[i : i + half, j : j + half] = self._readable(level, y + i, x + j, *size)
+            return out
 
 
 def open_slide(path: Path, mpp: float | None = None) -> Slide:

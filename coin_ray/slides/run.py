@@ -64,25 +64,28 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
     level = slide.matching_level()
     shape = slide.shapes[level]
     large = method.redraws and method.config.sam.model != "mini"
-    tiles, background, hint = plan_tiles(shape, SIDE_OF_SAM if large else SIDE), 0, ""
-    fitted: Method | None = method
-    if len(tiles) > 1:
+    tiles = plan_tiles(shape, SIDE_OF_SAM if large else SIDE)
+    tissue, background = np.ones((1, 1), dtype=bool), 0
+    several = len(tiles) > 1
+    if several:
         tissue = tissue_mask(slide.thumbnail(THUMBNAIL))
         kept = on_tissue(tiles, tissue, shape)
         tiles, background = kept, len(tiles) - len(kept)
-        sample = _sample(slide, level, tissue) if tiles else None
-        fitted = None
-        if sample is not None:
+    hint, fitted = "", method if tiles else None
+    if tiles:
+        sample = _sample(slide, level, tissue)
+        if not separates(sample):
+            hint = "hematoxylin and eosin cannot be told apart: is this an H&E slide?"
+        if several:  # one tile is measured by itself, as in a study
             scale = pixel_scale(slide.mpp * slide.downsample(level))
             fitted = calibrated(method, sample, scale)
-            if not separates(sample):
-                hint = "hematoxylin and eosin cannot be told apart: is this an H&E slide?"
     work = Work(slide.path, slide.mpp, level, fitted, tuple(tiles), background, folder, hint)
     return Work(**{**vars(work), "folder": folder / _digest(work, method)})
 
 
-def _sample(slide: Slide, level: int, tissue: BoolArray) -> Image8 | None:
-    """A mosaic of windows from the parts of a slide that are all tissue, spread over it."""
+def _sample(slide: Slide, level: int, tissue: BoolArray) -> Image8:
+    """A mosaic of windows from the parts of a slide that are all tissue, spread over it. UserError
+    if none can be read."""
     shape = slide.shapes[level]
     corners, shares = [], []
     for y in range(0, max(1, shape[0] - SAMPLE + 1), SAMPLE):
@@ -103,7 +106,9 @@ def _sample(slide: Slide, level: int, tissue: BoolArray) -> Image8 | None:
             continue  # its tile is skipped, and said
         windows.append(np.pad(pixels, [(0, SAMPLE - n) for n in size] + [(0, 0)], "reflect"))
     if not windows:
-        return None
+        raise UserError(
+            "no part of this slide can be read", where=str(slide.path), do="copy it again"
+        )
     wide = math.isqrt(len(windows))
     starts = range(0, wide * wide, wide)
     return np.concatenate([np.concatenate(windows[i : i + wide], axis=1) for i in starts])

@@ -27,14 +27,15 @@ NAMES = {
 
 def write_geojson(frame: Frame, parts: Parts, path: Path) -> None:
     """A FeatureCollection in full resolution, y down, the origin where the slide begins."""
-    with gzip.open(path, "wt", LEVEL, encoding="utf-8") as file:
-        file.write('{"type":"FeatureCollection","features":[')
+    # Neither the time nor the name of a scratch file: the same nuclei make the same file.
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", LEVEL, raw, mtime=0) as file:
+        file.write(b'{"type":"FeatureCollection","features":[')
         last = 0
         for part in parts():
             text = _features(frame, part, last + 1)
-            file.write(("," if last and text else "") + text)
+            file.write((("," if last and text else "") + text).encode())
             last += len(part)
-        file.write("]}")
+        file.write(b"]}")
 
 
 def _features(frame: Frame, part: Nuclei, first_id: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,10 @@ def write_label_map(frame: Frame, parts: Parts, path: Path) -> None:
     import tifffile
 
     dtype = np.uint16 if frame.most <= np.iinfo(np.uint16).max else np.uint32
-    metadata = {"axes": "YX", "Name": frame.name}
+    metadata: dict[str, Any] = {"axes": "YX", "Name": frame.name}
+    metadata["UUID"] = f"urn:uuid:{uuid5(NAMESPACE_OID, repr(frame))}"  # else by the clock
     for axis in "XY":
-        metadata |= {f"PhysicalSize{axis}": frame.um, f"PhysicalSize{axis}Unit": "µm"}  # type: ignore[dict-item]
+        metadata |= {f"PhysicalSize{axis}": frame.um, f"PhysicalSize{axis}Unit": "µm"}
     height, width = frame.shape
     with tifffile.TiffWriter(path, bigtiff=height * width > 2**30, ome=True) as tif:
         tif.write(
