@@ -180,6 +180,68 @@ def test_a_full_disk_leaves_no_half_file(
     assert run.do_tile(work, slide, work.tiles[-1]).problem == ""
 
 
+def test_a_student_is_trained_exported_and_used(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from coin_ray.cli import app
+
+    path = tmp_path / "tile.tif"
+    write_pyramid(path, tissue(300, 300), levels=1)
+    short = [
+        *("--set", "rounds.count=1", "--set", "student.iterations=2", "--set", "student.crop=64"),
+        *("--workspace", str(tmp_path / "ws"), "--device", "cpu"),
+    ]
+    asked = ["segment", str(path), "--formats", "coco", *short]
+    done = CliRunner().invoke(app, [*asked, "--adapt", "--out", str(tmp_path / "adapted")])
+    assert done.exit_code == 0, done.output
+    adapted = (tmp_path / "adapted" / "tile.coco.json").read_bytes()
+    stored = sorted((tmp_path / "ws").rglob("*"))
+    done = CliRunner().invoke(app, [*asked, "--adapt", "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "tile.coco.json").read_bytes() == adapted
+    assert sorted((tmp_path / "ws").rglob("*")) == stored
+
+    # The same cell as a study, with the windows as its data: the store has its student.
+    study = ["--data", str(tmp_path / "ws" / "adapt"), *short[:8]]
+    model = tmp_path / "student.safetensors"
+    missing = CliRunner().invoke(
+        app, ["export", "baseline", "--out", str(model), *study, "--seeds", "7,8"]
+    )
+    assert missing.exit_code == 2, missing.output
+    assert "coin-ray sweep" in missing.output
+    done = CliRunner().invoke(app, ["export", "baseline", "--out", str(model), *study])
+    assert done.exit_code == 0, done.output
+    for name, taken in (
+        ("model", ["--model", str(model)]),
+        ("from", ["--from", "baseline", *study]),
+    ):
+        out = tmp_path / name
+        done = CliRunner().invoke(app, [*asked[:4], "--device", "cpu", *taken, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert (out / "tile.coco.json").read_bytes() == adapted
+    both = CliRunner().invoke(app, [*asked, "--adapt", "--model", str(model), "--out", str(out)])
+    assert both.exit_code == 2
+
+
+def test_a_student_s_file_says_what_it_is(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    from coin_ray.slides.students import export_student, load_student
+
+    model = tmp_path / "student.safetensors"
+    arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    export_student(model, arrays, CONFIG, {"study": "s", "level": "l", "seed": "0"})
+    method = load_student(model)
+    assert method.config == CONFIG
+    assert method.student is not None
+    np.testing.assert_array_equal(method.student["w"], arrays["w"])
+    with safe_open(model, "np") as file:
+        assert "level: l" in file.metadata()["card"]
+    for content in (b"", b"no student", model.read_bytes()[:-4]):
+        model.write_bytes(content)
+        with pytest.raises(UserError, match="coin-ray export"):
+            load_student(model)
+
+
 def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
     from PIL import Image
     from typer.testing import CliRunner

@@ -29,6 +29,7 @@ VERBS = {
     "report": "Tables, figures and pages of a study that ran.",
     "ui": "Open MLflow over the runs of a workspace.",
     "segment": "Find the nuclei of slides and tiles; needs no study.",
+    "export": "Write a trained student to one file.",
     "predict": "Segment images with the student of a finished cell.",
     "evaluate": "Compare predicted label maps with true ones.",
     "pretrain": "Train the built-in small models.",

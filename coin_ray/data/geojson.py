@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from coin_ray.data.outlines import Ring, trace_instances
 from coin_ray.files import write_text
 from coin_ray.labels import LabelMap, areas

@@ -73,7 +73,7 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
         tiles, background = kept, len(tiles) - len(kept)
     hint, fitted = "", method if tiles else None
     if tiles:
-        sample = _sample(slide, level, tissue)
+        sample = _mosaic(windows(slide, level, tissue, SAMPLE, SAMPLES))
         if not separates(sample):
             hint = "hematoxylin and eosin cannot be told apart: is this an H&E slide?"
         if several:  # one tile is measured by itself, as in a study
@@ -83,35 +83,44 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
     return Work(**{**vars(work), "folder": folder / _digest(work, method)})
 
 
-def _sample(slide: Slide, level: int, tissue: BoolArray) -> Image8:
-    """A mosaic of windows from the parts of a slide that are all tissue, spread over it. UserError
-    if none can be read."""
+def windows(slide: Slide, level: int, tissue: BoolArray, side: int, most: int) -> list[Image8]:
+    """At most so many squares of ``side`` px from where a level is all tissue, spread over it.
+    UserError if none can be read."""
     shape = slide.shapes[level]
     corners, shares = [], []
-    for y in range(0, max(1, shape[0] - SAMPLE + 1), SAMPLE):
-        for x in range(0, max(1, shape[1] - SAMPLE + 1), SAMPLE):
+    for y in range(0, max(1, shape[0] - side + 1), side):
+        for x in range(0, max(1, shape[1] - side + 1), side):
             rows, columns = (
-                slice(int(a * small / n), math.ceil((a + SAMPLE) * small / n))
+                slice(int(a * small / n), math.ceil((a + side) * small / n))
                 for a, small, n in zip((y, x), tissue.shape, shape, strict=True)
             )
             corners.append((y, x))
             shares.append(float(tissue[rows, columns].mean()))
     full = np.flatnonzero(np.array(shares) >= 0.9 * max(shares))
-    windows = []
-    for i in full[np.linspace(0, len(full) - 1, min(SAMPLES, len(full))).astype(int)].tolist():
-        size = [min(SAMPLE, n - a) for n, a in zip(shape, corners[i], strict=True)]
+    found = []
+    for i in full[np.linspace(0, len(full) - 1, min(most, len(full))).astype(int)].tolist():
+        size = [min(side, n - a) for n, a in zip(shape, corners[i], strict=True)]
         try:
-            pixels = slide.region(level, *corners[i], *size)
+            found.append(slide.region(level, *corners[i], *size))
         except UserError:
             continue  # its tile is skipped, and said
-        windows.append(np.pad(pixels, [(0, SAMPLE - n) for n in size] + [(0, 0)], "reflect"))
-    if not windows:
+    if not found:
         raise UserError(
             "no part of this slide can be read", where=str(slide.path), do="copy it again"
         )
-    wide = math.isqrt(len(windows))
+    return found
+
+
+def _mosaic(parts: list[Image8]) -> Image8:
+    """Squares side by side; what is smaller is mirrored to a square."""
+    side = max(max(part.shape[:2]) for part in parts)
+    full = [
+        np.pad(part, [(0, side - n) for n in part.shape[:2]] + [(0, 0)], "symmetric")
+        for part in parts
+    ]
+    wide = math.isqrt(len(full))
     starts = range(0, wide * wide, wide)
-    return np.concatenate([np.concatenate(windows[i : i + wide], axis=1) for i in starts])
+    return np.concatenate([np.concatenate(full[i : i + wide], axis=1) for i in starts])
 
 
 def _digest(work: Work, method: Method) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from coin_ray import __version__
 from coin_ray.errors import UserError
-from coin_ray.files import whole
 from coin_ray.pipeline.settings import Cell
 from coin_ray.slides.method import Method
 
@@ -34,8 +33,7 @@ def export_student(
         "origin": json.dumps(dict(origin)),
         "card": _card(config, origin),
     }
-    with whole(path) as part:
-        save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, part, metadata)
+    save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, path, metadata)
 
 
 def load_student(path: Path, device: str = "cpu") -> Method:

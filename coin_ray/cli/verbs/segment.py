@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.output import say
+from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
     from coin_ray.slides.method import Method
+    from coin_ray.slides.reading import Slide
     from coin_ray.slides.run import Done, Work
 
 Paths = Annotated[
@@ -23,9 +25,17 @@ Paths = Annotated[
     typer.Argument(metavar="PATH…", help="slides, tiles, or folders of them"),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="where the results go")]
-Mpp = Annotated[
-    float | None,
-    typer.Option("--mpp", metavar="UM", help="microns per pixel; wins over the files"),
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FILE", help="a student that `coin-ray export` wrote"),
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="STUDY[:LEVEL]", help="the student of a cell that has finished"),
+]
+Adapt = Annotated[
+    bool,
+    typer.Option("--adapt", help="train a student on parts of the slides first; needs no labels"),
 ]
 Formats = Annotated[
     str,
@@ -35,20 +45,23 @@ PAUSE = 10.0
 """Seconds between two lines that say how far it is."""
 
 
+@options.takes_study(study=None)
 def segment(
+    asked: options.Asked,
     paths: Paths,
     out: Out,
-    mpp: Mpp = None,
     formats: Formats = "labels,geojson,table",
-    profile: options.Profile = "mini",
-    settings: options.Set = None,
+    model: Model = None,
+    from_: From = None,
+    adapt: Adapt = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
     """Find the nuclei of whole slides or tiles; no annotation, no training, no study.
 
     Of each: a label map (OME-TIFF), detections for QuPath (GeoJSON), a table (Parquet), an overlay
-    and a page that sums it up. Interrupted, the same command goes on where it stopped.
+    and a page that sums it up. Interrupted, the same command goes on where it stopped. ``--mpp`` is
+    the resolution of PATH; the other options of a study are for --from: give those it ran with.
     """
     from coin_ray.outputs import claim
     from coin_ray.slides.reading import open_slide
@@ -58,8 +71,9 @@ def segment(
     kinds = [kind.strip() for kind in formats.split(",") if kind.strip()]
     files = slides_in(paths)
     files_of = {name: names_of(name, kinds) for name in files}
+    mpp, asked = asked.request.mpp, asked._replace(request=replace(asked.request, mpp=None))
     slides = {name: open_slide(path, mpp) for name, path in files.items()}
-    method = built_in(profile, settings, device)
+    method = method_of(asked, device, model, from_, adapt)
     skipped = 0
     with locked(out):
         output = claim(
@@ -68,6 +82,8 @@ def segment(
             inputs=list(files.values()),
             overwrite=overwrite,
         )
+        if adapt:
+            method = adapted(method, list(slides.values()), asked.workspace)
         for name, slide in slides.items():
             started = time.monotonic()
             work = prepare(slide, method, out / TILES)
@@ -122,21 +138,41 @@ def slides_in(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def built_in(profile: str | None, settings: list[str] | None, device: str) -> Method:
-    """The method of a profile, with what ``--set`` changes, and no student."""
-    from coin_ray.cli import costs
-    from coin_ray.planning.machines import find_device
+def method_of(
+    asked: options.Asked, device: str, model: Path | None, from_: str | None, adapt: bool
+) -> Method:
+    """What the options say that draws the nuclei. UserError for two of them that exclude each
+    other."""
+    from coin_ray.cli.verbs.export import student_of
+    from coin_ray.planning.machines import find_device, usable_machine
     from coin_ray.slides.method import Method
+    from coin_ray.slides.students import load_student
 
-    resolved = options.resolved("baseline", profile, None, None, None, settings, None)
-    config = resolved.cells[0].config
-    if config.ucis.model != "stain":
+    if sum([model is not None, from_ is not None, adapt]) > 1:
+        raise UserError(
+            "--model, --from and --adapt exclude each other", do="leave all but one out"
+        )
+    computes = find_device(device, [usable_machine()])
+    if model is not None:
+        return load_student(model, computes)
+    if from_ is not None:
+        return student_of(asked, from_, computes)[0]
+    config = asked._replace(study="baseline").resolve().cells[0].config
+    if config.ucis.model != "stain" and not adapt:
         raise UserError(
             f"the coarse model {config.ucis.model} has to be trained first",
             where="ucis.model",
-            do="take `--set ucis.model=stain`, or a study and --from",
+            do="take `--set ucis.model=stain`, --adapt, or a study and --from",
         )
-    return Method(config, find_device(device, [costs.here()]))
+    return Method(config, computes)
+
+
+def adapted(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
+    """The method with a student that was trained on windows of the slides, without a label."""
+    from coin_ray.slides.adapting import adapt
+
+    say("training a student on parts of the slides; stored stages are reused")
+    return adapt(method, slides, workspace)
 
 
 def told(name: str, work: Work, done: Iterator[Done]) -> Iterator[Done]:
