@@ -63,7 +63,7 @@ def plain(frame: Frame, parts: Callable[[], Iterator[Nuclei]], kind: str, path: 
     if kind == "table":
         frame_.to_parquet(path)
     else:
-        path.write_text(frame_.to_json())
+        path.write_text(frame_.to_json(), encoding="utf-8")
 
 
 def one(way: str, nuclei: int) -> None:

@@ -28,23 +28,41 @@ def trace_instances(label_map: LabelMap) -> list[list[list[Ring]]]:
     crosses itself. Outer rings run clockwise on the screen (y down), holes the other way; corners
     in the middle of a straight line are left out. An id without pixels has none.
     """
-    from skimage.measure import label
-
-    found: list[dict[int, list[Ring]]] = [{} for _ in range(count(label_map))]
+    found: list[list[list[Ring]]] = [[] for _ in range(count(label_map))]
     if not found:
         return []
     corners, ends, pixels = _rings(label_map)
-    x, y = corners.T
-    cross = np.append(x[:-1] * y[1:] - x[1:] * y[:-1], 0)
-    cross[ends - 1] = 0  # from one ring to the next
-    outer = np.add.reduceat(cross, np.append(0, ends[:-1])) > 0
-    own = label_map.ravel()[pixels].tolist()
-    parts = label(label_map, connectivity=1).ravel()[pixels].tolist()
+    own = label_map.ravel()[pixels]
+    several = np.flatnonzero(np.bincount(own, minlength=len(found) + 1) > 1)
     rings = np.split(corners, ends[:-1])
-    for ring, instance, part, is_outer in zip(rings, own, parts, outer.tolist(), strict=True):
-        polygon = found[instance - 1].setdefault(part, [])
-        polygon.insert(0 if is_outer else len(polygon), ring)
-    return [list(polygons.values()) for polygons in found]
+    for ring, instance in zip(rings, own.tolist(), strict=True):
+        found[instance - 1].append([ring])
+    for instance in several.tolist():
+        mine = np.flatnonzero(own == instance)
+        found[instance - 1] = _polygons(label_map, instance, pixels[mine], [rings[i] for i in mine])
+    return found
+
+
+def _polygons(
+    label_map: LabelMap, instance: int, pixels: NDArray[np.int64], rings: list[Ring]
+) -> list[list[Ring]]:
+    """The rings of an instance by its 4-connected parts; ``pixels`` has one of each ring."""
+    from scipy.ndimage import label
+
+    every = np.concatenate(rings)
+    (left, top), (right, bottom) = every.min(axis=0), every.max(axis=0)
+    parts = label(label_map[top:bottom, left:right] == instance)[0]
+    y, x = np.divmod(pixels, label_map.shape[1])
+    polygons: dict[int, list[Ring]] = {}
+    for ring, part in zip(rings, parts[y - top, x - left].tolist(), strict=True):
+        polygon = polygons.setdefault(part, [])
+        polygon.insert(0 if _is_outer(ring) else len(polygon), ring)
+    return list(polygons.values())
+
+
+def _is_outer(ring: Ring) -> bool:
+    x, y = ring.T
+    return bool((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() > 0)
 
 
 def _rings(
@@ -63,11 +81,14 @@ def _rings(
         current = following[current]
         on = current != start[active]
         current, active = current[on], active[on]
+    steps = np.repeat(np.arange(len(edges)), [len(part) for part in edges])
     ring = np.concatenate(rings)
-    order = np.argsort(ring, kind="stable")
-    walk, ring = np.concatenate(edges)[order], ring[order]
-    ends = np.cumsum(np.bincount(ring))
-    begins = np.append(0, ends[:-1])
+    lengths = np.bincount(ring)
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    walk = np.empty(len(ring), dtype=np.int64)
+    walk[begins[ring] + steps] = np.concatenate(edges)
+    ring = np.repeat(np.arange(len(lengths)), lengths)
     turned = turn[walk] != 0
     corner = np.roll(turned, 1)
     corner[begins] = turned[ends - 1]
@@ -85,9 +106,12 @@ def _edges(label_map: LabelMap) -> tuple[NDArray[np.int64], ...]:
     wide = padded.shape[1]
     ids = padded.ravel()
     offsets = np.array([dy * wide + dx for dy, dx in STEPS])
-    inside = np.flatnonzero(ids)
-    own = ids[inside]
-    on_side = [inside[ids[inside + out] != own] for out in offsets[[3, 0, 1, 2]]]
+    height, width = label_map.shape
+    on_side = []
+    for dy, dx in STEPS[3:] + STEPS[:3]:  # out of the pixel: above it, on its right, ...
+        other = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+        y, x = np.nonzero((label_map != other) & (label_map > 0))
+        on_side.append((y + 1) * wide + x + 1)
     pixel = np.concatenate(on_side)
     side = np.repeat(np.arange(4), [len(part) for part in on_side])
     ahead, beside, own = offsets[side], offsets[side - 1], ids[pixel]
@@ -96,8 +120,9 @@ def _edges(label_map: LabelMap) -> tuple[NDArray[np.int64], ...]:
     straight = ids[pixel + ahead + beside] != own
     turn = np.where(right, 1, np.where(straight, 0, 3))
     to = pixel + np.where(right, 0, np.where(straight, ahead, ahead + beside))
-    number = side * len(ids) + pixel  # ascending
-    following = np.searchsorted(number, (side + turn) % 4 * len(ids) + to)
+    number = np.empty(4 * len(ids), dtype=np.int32)
+    number[side * len(ids) + pixel] = np.arange(len(pixel), dtype=np.int32)
+    following = number[(side + turn) % 4 * len(ids) + to]
     y, x = np.divmod(pixel, wide)
     return side, (y - 1) * label_map.shape[1] + x - 1, turn, following
 
@@ -109,5 +134,7 @@ def _first_edges(following: NDArray[np.int64]) -> NDArray[np.int64]:
 
     n = len(following)
     edges = csr_array((np.ones(n, bool), following, np.arange(n + 1)), shape=(n, n))
-    ring = connected_components(edges, directed=False)[1]
-    return np.sort(np.unique(ring, return_index=True)[1])
+    rings, ring = connected_components(edges, directed=False)
+    first = np.empty(rings, dtype=np.int64)
+    first[ring[::-1]] = np.arange(n)[::-1]  # what is written last stays
+    return np.sort(first)

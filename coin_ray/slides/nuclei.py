@@ -53,7 +53,8 @@ def measure(
         properties=("area", "perimeter", "axis_major_length", "axis_minor_length", "solidity"),
     )
     y, x = (centroids(label_map) + corner_yx).T
-    values = (y, x, *shape.values(), means(hematoxylin_od(image), label_map, n), score)
+    columns_of = map(np.nan_to_num, shape.values())  # of a line of pixels not all are defined
+    values = (y, x, *columns_of, means(hematoxylin_od(image), label_map, n), score)
     rows, columns = (np.flatnonzero(label_map.any(axis=axis)) for axis in (1, 0))
     top, left = int(rows[0]), int(columns[0])
     return Nuclei(
