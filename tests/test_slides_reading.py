@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from coin_ray.errors import UserError
+from coin_ray.slides.dicom import wsidicom_slide
 from coin_ray.slides.reading import Slide, open_slide
-from tests.slide_files import Image8, halved, tissue, write_ome_tiff, write_pyramid, write_svs
+from tests.slide_files import (
+    Image8,
+    halved,
+    tissue,
+    write_dicom,
+    write_ome_tiff,
+    write_pyramid,
+    write_svs,
+)
 
 IMAGE = tissue(700, 900)
 
@@ -72,6 +81,19 @@ def test_an_ome_zarr_of_the_reference_writer(tmp_path: Path, version: str) -> No
         coordinate_transformations=scales,
     )
     check(open_slide(tmp_path / "a.zarr"), IMAGE, levels=2)
+
+
+def test_a_dicom_slide_by_both_readers(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    pytest.importorskip("openslide", reason="openslide is not installed")
+    write_dicom(tmp_path / "level.dcm", IMAGE)
+    for path in (tmp_path, tmp_path / "level.dcm"):
+        slide = open_slide(path)
+        assert slide.kind == "dicom"
+        check(slide, IMAGE, off=2.0, levels=1)
+    wsidicom = pytest.importorskip("wsidicom", reason="wsidicom is not installed")
+    other = wsidicom_slide(tmp_path / "level.dcm", wsidicom.WsiDicom.open(tmp_path))
+    check(other, IMAGE, off=2.0, levels=1)
 
 
 def test_the_level_that_matches_the_model(tmp_path: Path) -> None:

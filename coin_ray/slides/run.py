@@ -18,7 +18,7 @@ from coin_ray.labels import BoolArray
 from coin_ray.slides import nuclei
 from coin_ray.slides.method import Image8, Method, calibrated, segment, separates
 from coin_ray.slides.nuclei import Nuclei
-from coin_ray.slides.reading import Slide, open_slide
+from coin_ray.slides.reading import Slide
 from coin_ray.slides.tiles import GRID, SIDE, Tile, merged, on_tissue, owned, plan_tiles
 from coin_ray.slides.tissue import tissue_mask
 from coin_ray.slides.writing import Frame
@@ -139,23 +139,40 @@ def _digest(work: Work, method: Method) -> str:
     return found.hexdigest()[:16]
 
 
+def compute(work: Work, slide: Slide, tile: Tile) -> Nuclei | str:
+    """The nuclei of a tile, or why it cannot be read. Writes nothing."""
+    y0, x0, y1, x1 = tile.seen
+    assert work.method is not None
+    try:
+        image = slide.region(work.level, y0, x0, y1 - y0, x1 - x0)
+    except UserError as error:
+        return error.found or error.what
+    scale = pixel_scale(work.mpp * slide.downsample(work.level))
+    label_map, score = segment(image, work.method, scale)
+    kept, keep = owned(tile, label_map)
+    return nuclei.measure(image, kept, (y0, x0), score[keep])
+
+
+def stored(work: Work, tile: Tile) -> Done | None:
+    """A tile that is done already, or that there is nothing to do for."""
+    if work.method is None:
+        return Done(tile)
+    found = nuclei.load(_file(work, tile))
+    return None if found is None else Done(tile, len(found))
+
+
+def keep(work: Work, tile: Tile, found: Nuclei | str) -> Done:
+    """Write the file of a tile; one that could not be read has none, and is tried again."""
+    if isinstance(found, str):
+        return Done(tile, problem=found)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    nuclei.save(_file(work, tile), found)
+    return Done(tile, len(found))
+
+
 def do_tile(work: Work, slide: Slide, tile: Tile) -> Done:
-    """Segment a tile, unless its file is there. What cannot be read is skipped."""
-    path = work.folder / f"{tile.name}.npz"
-    found = nuclei.load(path)
-    if found is None and work.method is not None:
-        y0, x0, y1, x1 = tile.seen
-        try:
-            image = slide.region(work.level, y0, x0, y1 - y0, x1 - x0)
-        except UserError as error:
-            return Done(tile, problem=error.found or error.what)
-        scale = pixel_scale(work.mpp * slide.downsample(work.level))
-        label_map, score = segment(image, work.method, scale)
-        kept, keep = owned(tile, label_map)
-        found = nuclei.measure(image, kept, (y0, x0), score[keep])
-        work.folder.mkdir(parents=True, exist_ok=True)
-        nuclei.save(path, found)
-    return Done(tile, 0 if found is None else len(found))
+    """A tile in this process, unless it is done."""
+    return stored(work, tile) or keep(work, tile, compute(work, slide, tile))
 
 
 def run_here(work: Work, slide: Slide) -> Iterator[Done]:
@@ -164,9 +181,8 @@ def run_here(work: Work, slide: Slide) -> Iterator[Done]:
         yield do_tile(work, slide, tile)
 
 
-def reopened(work: Work) -> Slide:
-    """The slide of ``work`` in another process."""
-    return open_slide(work.path, work.mpp)
+def _file(work: Work, tile: Tile) -> Path:
+    return work.folder / f"{tile.name}.npz"
 
 
 def parts(work: Work) -> Iterable[Nuclei]:
@@ -176,7 +192,7 @@ def parts(work: Work) -> Iterable[Nuclei]:
 
 def _files(work: Work) -> Iterator[Nuclei]:
     for tile in work.tiles:
-        found = nuclei.load(work.folder / f"{tile.name}.npz")
+        found = nuclei.load(_file(work, tile))
         if found is not None:
             yield found
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +42,14 @@ Formats = Annotated[
     str,
     typer.Option("--formats", metavar="LIST", help="of labels, geojson, table, coco"),
 ]
+OnRay = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="RAY",
+        help="a Ray cluster whose nodes segment the tiles; `local` starts one of this machine",
+    ),
+]
 PAUSE = 10.0
 """Seconds between two lines that say how far it is."""
 
@@ -54,6 +63,7 @@ def segment(
     model: Model = None,
     from_: From = None,
     adapt: Adapt = False,
+    address: OnRay = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -66,7 +76,7 @@ def segment(
     from coin_ray.outputs import claim
     from coin_ray.slides.reading import open_slide
     from coin_ray.slides.results import TILES, locked, names_of, write_results
-    from coin_ray.slides.run import prepare, run_here
+    from coin_ray.slides.run import prepare
 
     kinds = [kind.strip() for kind in formats.split(",") if kind.strip()]
     files = slides_in(paths)
@@ -75,7 +85,7 @@ def segment(
     slides = {name: open_slide(path, mpp) for name, path in files.items()}
     method = method_of(asked, device, model, from_, adapt)
     skipped = 0
-    with locked(out):
+    with locked(out), _where(address, method.device) as tiles:
         output = claim(
             out,
             [file for names in files_of.values() for file in names],
@@ -94,7 +104,7 @@ def segment(
                 )
             if work.hint:
                 say(f"warning: {name}: {work.hint}", err=True)
-            done = list(told(name, work, run_here(work, slide)))
+            done = list(told(name, work, tiles(work, slide)))
             total = write_results(work, slide, name, output, kinds, done)
             skipped += _say_skipped(name, done)
             took = timedelta(seconds=round(time.monotonic() - started))
@@ -173,6 +183,21 @@ def adapted(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
 
     say("training a student on parts of the slides; stored stages are reused")
     return adapt(method, slides, workspace)
+
+
+@contextmanager
+def _where(address: str | None, device: str) -> Iterator[Callable[[Work, Slide], Iterator[Done]]]:
+    """What does the tiles of a slide: this process, or a Ray cluster."""
+    from coin_ray.slides.run import run_here
+
+    if address is None:
+        yield run_here
+        return
+    from coin_ray.cluster.session import session
+    from coin_ray.cluster.slides import run_on_ray
+
+    with session(None if address == "local" else address, device=device):
+        yield run_on_ray
 
 
 def told(name: str, work: Work, done: Iterator[Done]) -> Iterator[Done]:
