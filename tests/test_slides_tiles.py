@@ -97,7 +97,7 @@ def test_a_single_tile_is_measured_as_in_a_study() -> None:
     found, score = segment(image, Method(config), 1.0)
     assert count(found) == len(score) > 10
     assert ((score >= 0) & (score <= 1)).all()
-    coarse = split_instances(stain_mask(image), CONFIG.instances)
+    coarse = split_instances(stain_mask(image, CONFIG.ucis), CONFIG.instances)
     assert (score > 0.5).mean() > 0.8
     assert abs(count(found) - count(coarse)) <= 0.1 * count(coarse)
 

@@ -90,16 +90,9 @@ def segment(
 
 def _coarse(image: Image8, method: Method, scale: float) -> LabelMap:
     """Instances of the coarse mask from the stain."""
-    ucis = method.config.ucis
     mask = stain_mask(
         image,
-        sigma=ucis.sigma,
-        contrast_sigma=ucis.contrast_sigma,
-        opening=ucis.opening,
-        max_hole=ucis.max_hole,
-        min_area=ucis.min_area,
-        min_contrast=ucis.min_contrast,
-        min_share=ucis.min_share,
+        method.config.ucis,
         scale=scale,
         standard=method.standard,
         typical=method.typical,
@@ -115,23 +108,9 @@ def _by_student(
     from coin_ray.distillation.network import student_from_weights
 
     assert method.student is not None
-    infer, student, ucis = method.config.infer, method.config.student, method.config.ucis
-    network = student_from_weights(
-        method.student,
-        arch=student.arch,
-        width=student.width,
-        encoder=student.encoder,
-        edge=student.edge,
-        device=method.device,
-    )
-    probability, edge = predict_probability(
-        network,
-        image,
-        scales=infer.scales,
-        hflip=infer.hflip,
-        tile=infer.tile,
-        device=method.device,
-    )
+    infer, ucis = method.config.infer, method.config.ucis
+    network = student_from_weights(method.student, method.config.student, method.device)
+    probability, edge = predict_probability(network, image, infer, method.device)
 
     def refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
         from coin_ray.propagation.crf import dense_crf
@@ -150,15 +129,11 @@ def _by_student(
     found = instances_from_probability(
         probability,
         edge,
-        minmax=infer.minmax,
+        infer,
+        method.config.instances,
         refine=refine if infer.crf else None,
         evidence=evidence,
-        stain_weight=infer.stain_weight,
-        edge_markers=infer.edge_markers and edge is not None,
-        fill_holes=infer.fill_holes,
-        opening=infer.opening,
         scale=scale,
-        **method.config.instances.model_dump(exclude={"opening"}),
     )
     return found, probability
 
