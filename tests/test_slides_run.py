@@ -111,7 +111,7 @@ def test_tiles_that_cannot_be_read_are_skipped_and_listed(path: Path, tmp_path: 
     content[offset : offset + 500] = b"\xff" * 500
     broken.write_bytes(content)
     slide = open_slide(broken)
-    work = run.prepare(slide, METHOD, tmp_path / "tiles")
+    work = run.prepare(slide, METHOD, tmp_path / "out" / ".tiles")
     done = list(run.run_here(work, slide))
     bad = [one for one in done if one.problem]
     assert bad
@@ -120,6 +120,16 @@ def test_tiles_that_cannot_be_read_are_skipped_and_listed(path: Path, tmp_path: 
     assert total == sum(one.nuclei for one in done)
     page = (tmp_path / "out" / "slide.html").read_text()
     assert all(one.tile.name in page for one in bad)
+    from typer.testing import CliRunner
+
+    from coin_ray.cli import app
+
+    asked = ["segment", str(broken), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    said = CliRunner().invoke(app, asked)
+    assert said.exit_code == 1, said.output
+    assert said.output.count("was skipped") == len(bad)
+    assert f"{total:,} nuclei" in said.output
+    assert len(list(work.folder.iterdir())) == len(done) - len(bad)
 
 
 def test_a_blank_slide_has_no_nuclei(tmp_path: Path) -> None:
@@ -262,6 +272,8 @@ def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
         assert f"{name}: {len(rows)} nuclei" in done.output
     twice = CliRunner().invoke(app, [*asked, str(tiles / "a.png"), "--formats", "geojson"])
     assert twice.exit_code == 0
+    among = CliRunner().invoke(app, ["segment", str(tiles), "--out", str(tiles)])
+    assert among.exit_code == 2
     wrong = CliRunner().invoke(app, [*asked, "--formats", "svg"])
     assert wrong.exit_code == 2
     assert "labels, geojson, table, coco" in wrong.output

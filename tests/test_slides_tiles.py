@@ -156,6 +156,9 @@ def test_a_file_of_a_tile_is_whole_or_made_again(tmp_path: Path) -> None:
     assert again.corner_yx == part.corner_yx
     for name in nuclei.COLUMNS:
         np.testing.assert_array_equal(again.table[name], part.table[name])
-    path.write_bytes(path.read_bytes()[:200])
-    assert nuclei.load(path) is None
+    content = path.read_bytes()
+    middle = len(content) // 3
+    for damaged in (content[:200], b"", content[:middle] + b"\0" * 40 + content[middle + 40 :]):
+        path.write_bytes(damaged)
+        assert nuclei.load(path) is None
     assert nuclei.load(tmp_path / "none.npz") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,5 +86,5 @@ def load(path: Path) -> Nuclei | None:
             corner = file["corner"]
             table = {name: file[name] for name in COLUMNS}
             return Nuclei((int(corner[0]), int(corner[1])), file["label_map"], table)
-    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

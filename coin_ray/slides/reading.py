@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coin_ray.data.images import read_image
 from coin_ray.data.rasters import SUFFIXES, decoding
-from coin_ray.data.resolution import PLAUSIBLE, REFERENCE_MPP, SAME, check_mpp, file_mpp
+from coin_ray.data.resolution import PLAUSIBLE, REFERENCE_MPP, SAME, MissingMpp, check_mpp, file_mpp
 from coin_ray.errors import UserError
 
 Image8 = NDArray[np.uint8]
@@ -26,6 +26,10 @@ UNREADABLE = 128
 SMALLEST = 64
 """Side of what is looked at on its own in a region that cannot be read whole."""
 INSTALL = 'pip install "coin-ray[slides]"'
+
+
+class OtherMpp(UserWarning):
+    """A slide states another resolution than its user."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
         if math.isfinite(stated) and abs(stated / mpp - 1) > SAME:
             warnings.warn(
                 f"{path.name}: --mpp {mpp:g} replaces the {stated:.4g} um/px that the file states",
+                OtherMpp,
                 stacklevel=2,
             )
         return replace(slide, mpp=mpp)
@@ -118,6 +123,7 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
         warnings.warn(
             f"{path.name}: resolution unknown, taken as {REFERENCE_MPP} um/px (40x); say it with "
             "--mpp",
+            MissingMpp,
             stacklevel=2,
         )
         return replace(slide, mpp=REFERENCE_MPP)

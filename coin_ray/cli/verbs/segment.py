@@ -90,6 +90,7 @@ def segment(
             out,
             [file for names in files_of.values() for file in names],
             inputs=list(files.values()),
+            sources=[path for path in paths if path.is_dir() and path not in files.values()],
             overwrite=overwrite,
         )
         if adapt:
