@@ -34,6 +34,11 @@ class Workspace(PosixPath):
         return Path(self, "data")
 
     @property
+    def adapt(self) -> Path:
+        """Windows of slides that a student is trained on."""
+        return Path(self, "adapt")
+
+    @property
     def database(self) -> Path:
         """MLflow's, where no server is named."""
         return Path(self, "mlflow.db")

@@ -17,6 +17,7 @@ from coin_ray.slides.method import Method
 from coin_ray.slides.reading import Slide
 from coin_ray.slides.run import THUMBNAIL, windows
 from coin_ray.slides.tissue import tissue_mask
+from coin_ray.workspace import Workspace
 
 SIDE, MOST = 512, 8
 """Of a window, px, and how many there are of all slides together, at least one of each."""
@@ -27,8 +28,9 @@ def adapt(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
     ``workspace``, as of a study: the same slides and settings are not trained on twice."""
     if not method.config.rounds.count:
         raise UserError("--adapt trains a student", where="rounds.count", expected="1 or more")
+    folder = Workspace(workspace).adapt
     each = max(1, MOST // len(slides))
-    images = [image for slide in slides for image in _images(slide, each, workspace / "adapt")]
+    images = [image for slide in slides for image in _images(slide, each, folder)]
     run = open_local(method.config, 0, images, workspace, device=method.device)
     run_local(run, ())
     return replace(method, student=run.student(method.config.rounds.count).arrays)
