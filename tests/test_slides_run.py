@@ -106,18 +106,18 @@ def test_tiles_that_cannot_be_read_are_skipped_and_listed(path: Path, tmp_path: 
 
     broken = tmp_path / "broken.tif"
     with tifffile.TiffFile(path) as tif:
-        offset = tif.pages[0].dataoffsets[1]  # 256 px square at y 0, x 256
+        offset = tif.pages[0].dataoffsets[8]  # 256 px square at y 512, x 0
     content = bytearray(path.read_bytes())
-    content[offset : offset + 500] = b"\xff" * 500
+    content[offset : offset + 100] = b"\xff" * 100
     broken.write_bytes(content)
     slide = open_slide(broken)
     work = run.prepare(slide, METHOD, tmp_path / "out" / ".tiles")
     done = list(run.run_here(work, slide))
     bad = [one for one in done if one.problem]
-    assert bad
-    assert all(one.tile.seen[1] < 512 and one.tile.seen[3] > 256 for one in bad)
+    assert 0 < len(bad) < len(done)
+    assert all(one.tile.seen[1] < 256 and one.tile.seen[2] > 512 for one in bad)
     total = write(work, slide, tmp_path / "out", done)
-    assert total == sum(one.nuclei for one in done)
+    assert total == sum(one.nuclei for one in done) > 0
     page = (tmp_path / "out" / "slide.html").read_text()
     assert all(one.tile.name in page for one in bad)
     from typer.testing import CliRunner
