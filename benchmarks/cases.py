@@ -38,7 +38,7 @@ def _training(bf16: bool) -> Side:
             rotate=True,
             color_jitter=0.2,
             stain_jitter=0.1,
-            bf16=bf16,
+            precision="bf16" if bf16 else "fp32",
         )
 
         def run() -> Result:

@@ -59,7 +59,7 @@ def given(
         sources(found),
         lambda source: made[id(source)],
         config=config,
-        prompt=lambda source, points: made[id(source)](points),
+        prompt=lambda source, points, precision: made[id(source)](points),
         upstream=lambda one: Keyed(
             one.stage, upstream(one.stage, STAGES[one.stage].values(chain, one))
         ),

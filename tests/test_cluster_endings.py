@@ -60,7 +60,7 @@ def runner(
     heard: list[events.Event] = []
     told, book = Tally(heard.append), TrialLog(given, workspace / "runs")
     cluster: Any = Silent(failures)
-    return CellRunner(given, {"tiles": tiles}, workspace, told, book, cluster), told, heard
+    return CellRunner(given, {"tiles": tiles}, workspace, told, book, cluster, "cpu"), told, heard
 
 
 def test_a_cell_whose_trial_died_before_its_first_word_has_failed(

@@ -62,6 +62,55 @@ def test_deeplab_shapes_strides_and_dilations() -> None:
     assert segmentation.shape == edge.shape == (1, 2, 65, 49)
 
 
+def deeplab(**student: Any) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        chosen = Student(encoder="resnet50", encoder_weights="none", **student)
+        return build_student(chosen).eval()
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_output_stride_16_is_half_as_fine_with_half_the_rates() -> None:
+    model, fine = deeplab(output_stride=16), deeplab()
+    assert model.encoder.feature_info.reduction() == [4, 16]
+    assert [model.encoder.layer4[i].conv2.dilation[0] for i in range(3)] == [1, 2, 2]
+    assert [model.encoder.layer3[i].conv2.dilation[0] for i in range(3)] == [1, 1, 1]
+    for network, rates in ((fine, [1, 12, 24, 36]), (model, [1, 6, 12, 18])):
+        for head in (network.segmentation, network.edge):
+            assert [branch[0].dilation[0] for branch in head.aspp.branches] == rates
+    with torch.inference_mode():
+        low, high = model.encoder(torch.zeros(1, 3, 64, 96))
+        assert (low.shape[2:], high.shape[2:]) == ((16, 24), (4, 6))
+        segmentation, edge = model(torch.zeros(1, 3, 65, 49))
+    assert segmentation.shape == edge.shape == (1, 2, 65, 49)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in fine.state_dict().items()
+    }
+
+
+def test_a_shared_pyramid_is_there_once_and_serves_both_heads() -> None:
+    own, shared = deeplab(), deeplab(shared_aspp=True)
+    assert size(own) - size(shared) == size(own.edge.aspp) > 10_000_000
+    assert not any(name.startswith("edge.aspp") for name in shared.state_dict())
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        for before, after in zip(shared(x), moved(shared, x), strict=True):
+            assert not torch.equal(before, after)
+        before, after = own(x), moved(own, x)
+    assert not torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+    alone = deeplab(shared_aspp=True, edge=False)
+    assert size(alone) == size(deeplab(edge=False)) and alone(x)[1] is None
+
+
+def moved(model: Any, x: torch.Tensor) -> Any:
+    """The outputs after the pyramid of the segmentation head has changed."""
+    model.segmentation.aspp.fuse[0][0].weight.mul_(-1)
+    return model(x)
+
+
 def test_official_encoder_file_loads_through_the_registry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

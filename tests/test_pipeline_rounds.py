@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,6 +170,41 @@ def test_the_result_is_redrawn_and_the_next_round_is_not(opened: Any, tiles: lis
     assert aji[0] != aji[1]
     measured = Ref("evaluate", run.train[0], step="round_1", truth=Truth("t", None))
     assert plain.chain.key(measured) != run.chain.key(measured)
+
+
+def test_labels_may_come_of_cheaper_predictions_than_results(opened: Any, tiles: list[Any]) -> None:
+    computed: list[Key] = []
+    plain, again = opened(), opened(relabel={"scales": [1.0], "crf": False})
+    run = opened(0, computed, relabel={"scales": [0.5]}, infer={"redraw": True})
+    data = SimpleNamespace(train=run.train, samples=tiles)
+    cell = SimpleNamespace(config=run.config, seed=0, data=SimpleNamespace(name="d"))
+    planned = plan_cells([cell], {"d": data}, run.store.root.parent).to_compute
+    run_local(run, tiles)
+    assert planned == Counter(key.stage for key in computed)
+    assert plan_cells([cell], {"d": data}, run.store.root.parent).to_compute == {}
+    for image in run.train:
+        scales = [
+            json.loads(run.key("predict", image, 1, step=step).fields)["settings"]["infer"][
+                "scales"
+            ]
+            for step in ("labels", "")
+        ]
+        assert scales == [[0.5], [1.0]]
+        assert labels_key(again, image, 2) == labels_key(plain, image, 2)  # the same as infer
+        assert labels_key(run, image, 2) != labels_key(plain, image, 2)
+        cheap, dear = Ref("predict", image, 1, step="labels"), Ref("predict", image, 1)
+        assert run.chain.key(dear) == plain.chain.key(dear)
+        for ref, seen in (
+            (Ref("score", image, 2), cheap),
+            (Ref("masks", image, 2), cheap),
+            (Ref("masks", image, 2, step="result"), dear),
+            (Ref("score", image, 3), Ref("predict", image, 2)),
+            (Ref("masks", image, 3), Ref("predict", image, 2)),
+        ):
+            assert run.chain.sources(ref)["instances"] == seen
+        drawn = run.chain.sources(Ref("redraw", image, 1))
+        assert drawn["masks"] == Ref("masks", image, 2, step="result")
+    assert len({key.amount for key in computed if key.stage == "predict"}) == 2
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,12 @@ FURTHER: dict[str, set[str]] = {
     "ucis.path": {"ucis"},
 }
 """Stages that a setting decides about by more than a ``Read``: an input, or what ``adds`` gives."""
-NO_KEY = {"rounds.count"}
-"""How many stages there are, and not what any of them is."""
+PLAIN = (str, float, int, bool, list, type(None))
+NO_KEY = {"rounds.count", "student.bf16"}
+"""How many stages there are, and not what any of them is; what ``student.precision`` says too."""
 WALKED = {**CELLS, "published": {"ucis": {"model": "ssa"}, "uss": {"family": "none"}}}
 CANDIDATES = (
-    *(True, False, 0, 1, 2, 3, 8, 64, 512, 1024, 4096, -2, 0.0, 0.25, 0.5, 0.75, 1.5, 2.5, 3.5),
+    *(True, False, 0, 1, 2, 3, 8, 16, 64, 512, 1024, 4096, -2, 0.0, 0.25, 0.5, 0.75, 1.5, 2.5, 3.5),
     *("coarse", "mean", None, (1.5,), ("regrowth",), (0.5, 1.5), (1, 3), (1.0, 2.0)),
 )
 
@@ -68,7 +69,7 @@ def others(key: str, field: Any, flat: dict[str, Any]) -> Iterator[Cell]:
         except (ValidationError, TypeError):
             continue
         now = flatten(made.model_dump(mode="json", by_alias=True)).get(key)
-        if now != flat[key] and type(now) in (type(flat[key]), str, float, int, list, type(None)):
+        if now != flat[key] and type(now) in (type(flat[key]), *PLAIN):
             yield made
 
 

@@ -45,6 +45,7 @@ FULL: dict[str, Any] = {
     "labels": {"missed": "ignore", "memory": True},
     "rounds": {"count": 2, "early_stop": 0.01},
     "infer": {"stain_weight": 1.0, "crf": True, "redraw": True, "redraw_grow": 1.0},
+    "relabel": {"scales": [0.5], "crf": False},
 }
 SSA = {
     "width": 4, "encoder": "resnet18", "encoder_width": 8, "start": "stain", "sparsity": 0.2,
@@ -140,7 +141,10 @@ def test_a_stage_misses_every_setting_and_every_input_that_is_taken_away(
     runs: dict[str, CellRun], samples: list[Sample], name: str, tmp_path: Path
 ) -> None:
     run, unseen = runs[name], set[tuple[str, str]]()
-    for ref in places(run.config, run.chain, samples[0]):
+    asked = [*places(run.config, run.chain, samples[0])]
+    if run.config.rounds.count:
+        asked.append(Ref("predict", samples[0].image, 1, step="labels"))
+    for ref in asked:
         stage, values = STAGES[ref.stage], STAGES[ref.stage].values(run.chain, ref)
         assert compute(run.given(ref), ref, tmp_path / "whole").arrays
         for setting in dotted(values):

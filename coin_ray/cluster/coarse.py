@@ -66,7 +66,7 @@ def train_models(
     KeyboardInterrupt passes through; the same call continues from the last checkpoint.
     """
     workspace, start = workspace.resolve(), time.perf_counter()
-    specs = [_spec(cell, data, workspace) for cell in study.cells]
+    specs = [_spec(cell, data, workspace, device) for cell in study.cells]
     missing = [not spec.store.has(open_cell(spec).key("ucis_model")) for spec in specs]
     tally, left, interrupted = Tally(listen), sum(missing), True
     with cluster.runner(study, workspace, tally, device, workers) as runner:

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from coin_ray.cluster.nodes import limit
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.segmenter import CachedSegmenter
+from coin_ray.precision import Precision
 from coin_ray.store.artifacts import Done, Store, leave_out
 from coin_ray.store.keys import Key
 
@@ -27,12 +28,16 @@ class SegmenterActor:
         self._segmenter = CachedSegmenter(model, Store(store, device), device=device, batch=batch)
 
     def masks(
-        self, image: Any, embed: Key, points: NDArray[np.float64]
+        self, image: Any, embed: Key, points: NDArray[np.float64], precision: Precision
     ) -> tuple[dict[str, NDArray[Any]], list[tuple[Key, float]]]:
         """Masks as arrays, and the embedding's key and seconds if it was computed now."""
         computed: list[tuple[Key, float]] = []
         found = self._segmenter.masks(
-            image, embed, np.array(points), lambda key, seconds: computed.append((key, seconds))
+            image,
+            embed,
+            np.array(points),
+            precision,
+            lambda key, seconds: computed.append((key, seconds)),
         )
         return found.to_arrays(), computed
 
@@ -45,10 +50,15 @@ class ActorSegmenter:
         self._actors = actors
 
     def masks(
-        self, image: Any, embed: Key, points: NDArray[np.float64], done: Done | None = None
+        self,
+        image: Any,
+        embed: Key,
+        points: NDArray[np.float64],
+        precision: Precision,
+        done: Done | None = None,
     ) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
-        arrays, computed = self._ask(int(embed.digest, 16), image, embed, points)
+        arrays, computed = self._ask(int(embed.digest, 16), image, embed, points, precision)
         for key, seconds in computed:
             leave_out(seconds)
             if done is not None:

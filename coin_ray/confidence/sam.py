@@ -51,13 +51,13 @@ class SamSegmenter:
         height, width = self._input_size(shape)
         ratio = np.array([width / shape[1], height / shape[0]])
         points = torch.from_numpy(np.asarray(points_yx, dtype=np.float64)[:, ::-1] * ratio)
-        place = self.sam.prompt_encoder.get_dense_pe()
+        place = self._exactly(self.sam.prompt_encoder.get_dense_pe)
         rows: NDArray[np.float32] | None = None
         boxes, crops, predicted = [], [], [np.zeros(0, dtype=np.float32)]
         for start in range(0, len(points), self.batch):
             xy = points[start : start + self.batch, None].to(self.device, torch.float32)
             labels = torch.ones(xy.shape[:2], dtype=torch.int, device=self.device)
-            sparse, dense = self.sam.prompt_encoder(points=(xy, labels), boxes=None, masks=None)
+            sparse, dense = self._exactly(self.sam.prompt_encoder, (xy, labels), None, None)
             logits, iou = self.sam.mask_decoder(
                 image_embeddings=features,
                 image_pe=place,
@@ -81,6 +81,11 @@ class SamSegmenter:
             crops,
             np.clip(np.concatenate(predicted), 0, 1),
         )
+
+    def _exactly(self, function: Any, *arguments: Any) -> Any:
+        """In fp32 whatever the rest computes in: sines of positions need more than 8 bits."""
+        with torch.autocast(self.device.type, enabled=False):
+            return function(*arguments)
 
     def _input_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         ratio = self.side / max(shape)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from coin_ray.precision import Precision
 from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Section
 
 
@@ -14,6 +15,7 @@ class Sam(Section):
 
     model: Literal["mini", "vit_b", "vit_l", "vit_h"] = "vit_h"
     prompt: Literal["centroid", "innermost"] = "centroid"
+    precision: Precision = Field("fp32", description="of its encoder and its decoder")
     batch: Batch = Field(64, json_schema_extra={"runtime": True})
 
 

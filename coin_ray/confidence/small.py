@@ -98,7 +98,8 @@ class SmallSegmenter:
         iou, best = predicted.max(dim=1)
         chosen = logits[torch.arange(len(best), device=best.device), best][:, None]
         full = functional.interpolate(chosen, (SIDE, SIDE), mode="bilinear", align_corners=False)
-        return (full[:, 0] > 0).cpu().numpy(), starts.cpu().numpy(), iou.clamp(0, 1).cpu().numpy()
+        quality = iou.float().clamp(0, 1).cpu().numpy()
+        return (full[:, 0] > 0).cpu().numpy(), starts.cpu().numpy(), quality
 
 
 def _corners(shape: tuple[int, int]) -> NDArray[np.int64]:

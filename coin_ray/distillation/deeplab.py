@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coin_ray.compat import ensure_torchvision
+from coin_ray.distillation.settings import Student
 from coin_ray.weights.modules import load_imagenet
 
 
@@ -20,12 +21,14 @@ def _conv(channels_in: int, channels: int, kernel: int, dilation: int = 1) -> nn
 
 
 class _Aspp(nn.Module):
-    """Atrous spatial pyramid pooling with rates 1, 12, 24, 36 and an image-level branch."""
+    """Atrous spatial pyramid pooling with an image-level branch; its rates are those of DeepLabv3+,
+    1, 12, 24, 36 at output stride 8 and 1, 6, 12, 18 at 16."""
 
-    def __init__(self, channels_in: int, channels: int = 256) -> None:
+    def __init__(self, channels_in: int, output_stride: int, channels: int = 256) -> None:
         super().__init__()
+        unit = 96 // output_stride
         self.branches = nn.ModuleList(
-            _conv(channels_in, channels, 1 if rate == 1 else 3, rate) for rate in (1, 12, 24, 36)
+            _conv(channels_in, channels, 3 if rate else 1, rate * unit or 1) for rate in range(4)
         )
         self.pooling = _conv(channels_in, channels, 1)
         self.fuse = nn.Sequential(_conv(5 * channels, channels, 1), nn.Dropout(0.5))
@@ -36,9 +39,11 @@ class _Aspp(nn.Module):
 
 
 class _Head(nn.Module):
-    def __init__(self, low_channels: int, high_channels: int) -> None:
+    """``aspp`` is its own pyramid pooling; None where another head's is handed to it."""
+
+    def __init__(self, low_channels: int, aspp: _Aspp | None) -> None:
         super().__init__()
-        self.aspp = _Aspp(high_channels)
+        self.aspp = aspp
         self.low = _conv(low_channels, 48, 1)
         self.classify = nn.Sequential(
             _conv(304, 256, 3),
@@ -48,27 +53,28 @@ class _Head(nn.Module):
             nn.Conv2d(256, 2, 1, bias=False),
         )
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        high = F.interpolate(
-            self.aspp(high), size=low.shape[-2:], mode="bilinear", align_corners=False
-        )
-        return self.classify(torch.cat([high, self.low(low)], dim=1))
+    def forward(self, low: Tensor, pooled: Tensor) -> Tensor:
+        pooled = F.interpolate(pooled, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.classify(torch.cat([pooled, self.low(low)], dim=1))
 
 
 class DeepLabV3Plus(nn.Module):
-    """Two DeepLabv3+ heads (segmentation, edge) on one ResNet with output stride 8.
+    """Two DeepLabv3+ heads (segmentation, edge) on one ResNet with output stride 8 or 16.
 
-    Stage dilations 1, 1, 2, 4; the first block of a stage keeps dilation 1.  ``forward`` takes
-    (B, 3, H, W) normalised floats of any size and returns segmentation logits (B, 2, H, W) and edge
-    logits of the same shape, or None without an edge head.  The image-level branch normalises over
-    the batch: training needs at least two samples a step.
+    Stage dilations 1, 1, 2, 4 (or 1, 1, 1, 2); the first block of a stage keeps dilation 1.
+    ``forward`` takes (B, 3, H, W) normalised floats of any size and returns segmentation logits
+    (B, 2, H, W) and edge logits of the same shape, or None without an edge head.  The image-level
+    branch normalises over the batch: training needs at least two samples a step.
     """
 
-    def __init__(self, encoder: str, encoder_weights: str, edge: bool) -> None:
+    def __init__(self, student: Student, encoder_weights: str) -> None:
         super().__init__()
-        self.encoder, low, high = _resnet(encoder, encoder_weights)
-        self.segmentation = _Head(low, high)
-        self.edge = _Head(low, high) if edge else None
+        stride = student.output_stride
+        self.encoder, low, high = _resnet(student.encoder, encoder_weights, stride)
+        self.segmentation = _Head(low, _Aspp(high, stride))
+        self.edge = None
+        if student.edge:
+            self.edge = _Head(low, None if student.shared_aspp else _Aspp(high, stride))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         low, high = self.encoder(x)
@@ -76,17 +82,27 @@ class DeepLabV3Plus(nn.Module):
         def full(logits: Tensor) -> Tensor:
             return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
-        segmentation = full(self.segmentation(low, high))
-        return segmentation, None if self.edge is None else full(self.edge(low, high))
+        assert self.segmentation.aspp is not None
+        pooled = self.segmentation.aspp(high)
+        segmentation = full(self.segmentation(low, pooled))
+        if self.edge is None:
+            return segmentation, None
+        if self.edge.aspp is not None:
+            pooled = self.edge.aspp(high)
+        return segmentation, full(self.edge(low, pooled))
 
 
-def _resnet(name: str, weights: str) -> tuple[nn.Module, int, int]:
-    """The encoder and the channels of its two outputs, at strides 4 and 8."""
+def _resnet(name: str, weights: str, output_stride: int) -> tuple[nn.Module, int, int]:
+    """The encoder and the channels of its two outputs, at stride 4 and at ``output_stride``."""
     ensure_torchvision()
     import timm
 
     model = timm.create_model(
-        name, pretrained=False, features_only=True, output_stride=8, out_indices=(1, 4)
+        name,
+        pretrained=False,
+        features_only=True,
+        output_stride=output_stride,
+        out_indices=(1, 4),
     )
     first = model.layer4[0].conv2  # timm dilates it by the previous stage's rate
     first.dilation, first.padding = (1, 1), (1, 1)

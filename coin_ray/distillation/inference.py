@@ -16,6 +16,7 @@ from coin_ray.imaging.instances import clean_mask, distance_map, find_markers, s
 from coin_ray.imaging.settings import Instances
 from coin_ray.imaging.tiles import squares
 from coin_ray.labels import LabelMap
+from coin_ray.precision import computing
 from coin_ray.weights.modules import normalise
 
 FloatMap = NDArray[np.float32]
@@ -42,7 +43,8 @@ def predict_probability(
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         x = original if scale == 1 else _resize(original, size, "bicubic")
         for flip in (False, True) if infer.hflip else (False,):
-            maps = _tiled(model, x.flip(-1) if flip else x, infer.tile)
+            with computing(device, infer.precision):
+                maps = _tiled(model, x.flip(-1) if flip else x, infer.tile)
             maps = maps.flip(-1) if flip else maps
             maps = maps if scale == 1 else _resize(maps, (height, width), "bilinear")
             total = total + maps

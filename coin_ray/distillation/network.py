@@ -28,8 +28,7 @@ def build_student(student: Student, *, pretrained: bool = True) -> nn.Module:
         return UNet(student.width, student.edge)
     from coin_ray.distillation.deeplab import DeepLabV3Plus
 
-    weights = student.encoder_weights if pretrained else "none"
-    return DeepLabV3Plus(student.encoder, weights, student.edge)
+    return DeepLabV3Plus(student, student.encoder_weights if pretrained else "none")
 
 
 def student_from_weights(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from coin_ray.precision import Precision
 from coin_ray.section import (
     Batch,
     Fraction,
@@ -39,6 +40,10 @@ class Student(Section):
     width: int = Field(32, ge=4, le=4096, description="first width of the U-Net")
     encoder: Literal["resnet50", "resnet101"] = "resnet101"
     encoder_weights: Literal["imagenet", "none"] = "imagenet"
+    output_stride: Literal[8, 16] = Field(8, description="of the encoder of DeepLabv3+")
+    shared_aspp: bool = Field(
+        False, description="one pyramid pooling for both heads of DeepLabv3+ instead of one each"
+    )
     iterations: Iterations = Field(23100, description="optimiser steps of round 1")
     epochs: int | None = Field(
         None,
@@ -75,11 +80,27 @@ class Student(Section):
         0.0, description="share of the circle"
     )
     stain_jitter: NotNegative = Field(0.0, description="HED gain, standard deviation")
-    bf16: bool = Field(
-        False, description="mixed precision; faster where the processor has it, other numbers"
+    bf16: bool = Field(False, description="how 0.1 said precision: bf16")
+    precision: Precision = Field("fp32", description="of the training")
+    deterministic: bool = Field(
+        False, description="the same bytes from every training on the same GPU"
     )
     channels_last: bool = Field(True, json_schema_extra={"runtime": True})
     compile: bool = Field(False, json_schema_extra={"runtime": True})
+
+    @model_validator(mode="after")
+    def _two_words_for_bf16(self) -> Student:
+        said = {"bf16", "precision"} & self.model_fields_set
+        if len(said) == 2 and self.bf16 != (self.precision == "bf16"):
+            raise ValueError(
+                f"student.bf16: {str(self.bf16).lower()} contradicts student.precision: "
+                f"{self.precision}; write student.precision alone"
+            )
+        # Frozen for everybody else: whichever was said, both are so.
+        if self.bf16:
+            object.__setattr__(self, "precision", "bf16")
+        object.__setattr__(self, "bf16", self.precision == "bf16")
+        return self
 
 
 class Rounds(Section):
@@ -121,6 +142,7 @@ class Infer(Section):
     edge_markers: bool = Field(False, description="markers from segmentation x (1 - edge)")
     fill_holes: bool = True
     opening: Radius = Field(0, description="radius of the binary opening, px")
+    precision: Precision = Field("fp32", description="of the student as it predicts")
     tile: int | None = Field(
         None, ge=64, le=100_000, description="tile side for large images, px; null = whole"
     )
@@ -133,3 +155,17 @@ class Infer(Section):
     redraw_grow: Annotated[float, Field(ge=0, le=1000)] = Field(
         0.0, description="redrawn instances grow so far into the student's foreground, px"
     )
+
+
+class Relabel(Section):
+    """How a student predicts what only the labels of its next round are made of."""
+
+    scales: tuple[Scale, ...] | None = Field(
+        None, min_length=1, max_length=100, description="in place of infer.scales; null = these"
+    )
+    crf: bool | None = Field(None, description="in place of infer.crf; null = that")
+
+    def of(self, infer: Infer) -> Infer:
+        """``infer`` with what is said here."""
+        said = {name: value for name, value in self if value is not None}
+        return infer.model_copy(update=said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def train_round(
         raise UserError("there is no image to train on", do="check the training data")
     least = 2 if student.arch == "deeplabv3plus" else 1  # its batch norm sees one value a sample
     share = world.share(student.batch, least, f"at least {least} crops", "student.batch")
+    world = replace(world, precision=student.precision, deterministic=student.deterministic)
     place, device = (seed, round_index), torch.device(world.device)
     contours = [
         canny_target(pseudo.label_map) if student.edge and student.edge_target == "canny" else None
@@ -84,8 +86,7 @@ def train_round(
         def losses_of(step: int, done: float) -> dict[str, Tensor]:
             arrays = batch(step)
             torch.manual_seed(sampling.network_seed(place, step, world.rank))
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=student.bf16):
-                return _losses(forward, *_tensors(arrays, device, student.channels_last))
+            return _losses(forward, *_tensors(arrays, device, student.channels_last))
 
         training = Training(
             bare,
@@ -96,7 +97,7 @@ def train_round(
             factors={"segmentation": student.segmentation_weight, "edge": student.edge_weight},
             average=average,
             name=f"round {round_index}, ",
-            remedy="lower student.lr or student.head_lr, or turn student.bf16 off",
+            remedy="lower student.lr or student.head_lr, or write student.precision: fp32",
         )
         log = train(training, world, checkpoint, progress)
     return to_arrays(average.state()), log

@@ -46,9 +46,10 @@ class CellRunner:
         tally: Tally,
         log: TrialLog,
         jobs: JobRunner,
+        device: str,
     ) -> None:
         self._study, self._data, self._workspace = study, data, workspace
-        self._tally, self._log, self._runner = tally, log, jobs
+        self._tally, self._log, self._runner, self._device = tally, log, jobs, device
         self._jobs: dict[str, Job] = {}
         self._reused: set[str] = set()
         self._stopped: list[tuple[Job, int]] = []
@@ -95,7 +96,7 @@ class CellRunner:
 
     def is_stored(self, cell: StudyCell) -> bool:
         """True if the store has all that a cell asks for."""
-        return not plan_cells([cell], self._data, self._workspace).to_compute
+        return not plan_cells([cell], self._data, self._workspace, self._device).to_compute
 
     def search(self) -> None:
         """Run what the study's sampler proposes, until there are as many trials as it asks for."""
@@ -153,7 +154,7 @@ class CellRunner:
             for job in jobs
             for cell in job.cells
         ]
-        plan = plan_cells(parts, self._data, self._workspace)
+        plan = plan_cells(parts, self._data, self._workspace, self._device)
         self._reused |= plan.present - self._tally.made
         return plan
 
@@ -243,7 +244,7 @@ class CellRunner:
             weights={name: plan.weights[name] for name in needed_weights(cell.config)},
             masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
             workspace=self._workspace,
-            device="cpu",
+            device=self._device,
             who=who(cell),
             content=self._study.contents[cell.data.name],
         )

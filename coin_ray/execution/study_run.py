@@ -64,7 +64,7 @@ def run_study(
         study = with_trials(study, log.proposals)
     tally = Tally(listen)
     jobs = executor.runner(study, workspace, tally, device, workers)
-    cells = CellRunner(study, data, workspace, tally, log, jobs)
+    cells = CellRunner(study, data, workspace, tally, log, jobs, device)
     interrupted, store = True, Store(Workspace(workspace).store)
     damaged = len(store.damaged())
     try:

@@ -21,6 +21,7 @@ from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Array, Content, Given, Keyed, Points, Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.stages.distillation import churn
+from coin_ray.precision import Precision
 from coin_ray.section import Values
 from coin_ray.store.artifacts import Artifact, Done, Store
 from coin_ray.store.keys import Key
@@ -78,8 +79,9 @@ class CellRun:
         def fetch(source: Ref | Content) -> Any:
             return self.get(source) if isinstance(source, Ref) else source.read()
 
-        def prompt(embed: Ref, points: Points) -> InstanceMasks:
-            return self.segmenter.masks(embed.image, self.chain.key(embed), points, self.done)
+        def prompt(embed: Ref, points: Points, precision: Precision) -> InstanceMasks:
+            key = self.chain.key(embed)
+            return self.segmenter.masks(embed.image, key, points, precision, self.done)
 
         def upstream(source: Ref) -> Keyed:
             return Keyed(source.stage, STAGES[source.stage].values(self.chain, source))

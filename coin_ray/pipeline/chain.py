@@ -17,6 +17,7 @@ from coin_ray.pipeline.memo import Memo
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Content, Ref, Source, Together
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.store.artifacts import device_of
 from coin_ray.store.keys import Key, make_key
 
 
@@ -25,7 +26,9 @@ class Chain:
 
     ``train`` are the images that labels are made for; ``weights`` gives the content digest of a
     registered model by its name, ``coarse`` that of the mask file of an image (``ucis.model:
-    files``). Cells that agree in these three may share a ``memo``.
+    files``). ``device`` computes; of which kind it is (cpu, cuda) is part of what a stage is that
+    runs on it. ``trained``: the device of what was trained, where that is another one. Cells that
+    agree in all of these may share a ``memo``.
     """
 
     def __init__(
@@ -36,13 +39,19 @@ class Chain:
         weights: Callable[[str], str],
         coarse: Callable[[str, str], str],
         memo: Memo | None = None,
+        *,
+        device: str = "cpu",
+        trained: str | None = None,
     ) -> None:
         self.memo = memo or Memo()
         # The view tells the memo what a key depends on, so a key reads nothing around it.
         view, self.cell = self.memo.open(config, seed)
         self.config, self.train = cast(Cell, view), tuple(train)
         self._seed, self._weights, self._coarse = seed, functools.cache(weights), coarse
-        self._whole = config
+        self._whole, self._device = config, device
+        self._trained = self
+        if trained is not None and trained != device:
+            self._trained = Chain(config, seed, train, weights, coarse, device=trained)
 
     @property
     def seed(self) -> int:
@@ -55,15 +64,20 @@ class Chain:
 
     def _key(self, ref: Ref) -> Key:
         stage = STAGES[ref.stage]
+        if stage.trains and self._trained is not self:
+            return self._trained.key(ref)
         settings = stage.identity(self, ref)
+        kind = device_of(self._device, stage.runs != "cpu")
+        if kind != "cpu":  # version 0.1 knew no other
+            settings["device"] = kind
         inputs = {role: self._digest(found) for role, found in stage.inputs(self, ref).items()}
         # Straight from the configuration: what a stage costs is no part of what it is.
-        kind, amount = stage.work(self._whole, settings)
+        what, amount = stage.work(self._whole, settings)
         if ref.image is not None:
             amount *= self.memo.area(ref.image)
         name, device = stage.label(self, ref), stage.runs != "cpu"
         key = make_key(
-            ref.stage, stage.version, name, settings, inputs, (kind, amount), on_device=device
+            ref.stage, stage.version, name, settings, inputs, (what, amount), on_device=device
         )
         return self.memo.keys.setdefault(key.digest, key)
 

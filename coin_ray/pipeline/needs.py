@@ -15,7 +15,8 @@ def needs_coarse(ot: Ot) -> bool:
 
 def uses_crf(config: Cell) -> bool:
     """True if a cell needs the extra ``crf``."""
-    return (config.crf.enabled and config.uss.family != "none") or config.infer.crf
+    refines = config.crf.enabled and config.uss.family != "none"
+    return refines or config.infer.crf or bool(config.relabel.crf)
 
 
 CROPS_PER_EPOCH = 100

@@ -25,9 +25,18 @@ def coarse(image: Image) -> Ref:
     return Ref("instances", image, step="ucis")
 
 
-def current(chain: Scope, image: Image, round_: int) -> Ref:
-    """The label map that ``round_`` scores: Step 1 for round 1, then the last prediction."""
-    return step1(image) if round_ == 1 else Ref("predict", image, round_ - 1)
+def current(chain: Scope, ref: Ref) -> Ref:
+    """The label map that the round of ``ref`` scores: Step 1 for round 1, then the last prediction.
+
+    Where labels have settings of their own (``relabel``), ``step`` tells their predictions from
+    those that are a result: of the last round, and what is redrawn (``ref.step`` "result").
+    """
+    if ref.round == 1:
+        return step1(ref.image)
+    config = chain.config
+    own = config.relabel.of(config.infer) != config.infer
+    own = own and ref.step != "result" and ref.round <= config.rounds.count
+    return Ref("predict", ref.image, ref.round - 1, step="labels" if own else "")
 
 
 def result(chain: Scope, image: Image, round_: int) -> Ref:

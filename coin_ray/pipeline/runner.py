@@ -37,15 +37,17 @@ def open_local(
     workspace: Path,
     *,
     device: str = "cpu",
+    trained: str | None = None,
     done: Done | None = None,
 ) -> CellRun:
-    """A cell in this process, with a segmenter of its own and the workspace's store."""
+    """A cell in this process, with a segmenter of its own and the workspace's store; ``trained``
+    as of ``Chain``."""
     from coin_ray.weights import registry
 
     store = Store(Workspace(workspace).store, device)
     return CellRun(
         config,
-        Chain(config, seed, train, registry.identity, mask_digest),
+        Chain(config, seed, train, registry.identity, mask_digest, device=device, trained=trained),
         store,
         CachedSegmenter(config.sam.model, store, device=device, batch=config.sam.batch),
         device,

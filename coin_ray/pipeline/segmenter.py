@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coin_ray.data.sample import Image
 from coin_ray.labels import InstanceMasks
+from coin_ray.precision import Precision, computing
 from coin_ray.store.artifacts import Arrays, Artifact, Done, Store
 from coin_ray.store.keys import Key
 
@@ -19,9 +20,15 @@ class Segmenter(Protocol):
     """Redraws instances of a stored image from points; in process or in an actor."""
 
     def masks(
-        self, image: Image, embed: Key, points: NDArray[np.float64], done: Done | None = None
+        self,
+        image: Image,
+        embed: Key,
+        points: NDArray[np.float64],
+        precision: Precision,
+        done: Done | None = None,
     ) -> InstanceMasks:
-        """Masks (N) of ``points`` (N, 2) yx; ``embed`` is the key of the image's embedding."""
+        """Masks (N) of ``points`` (N, 2) yx; ``embed`` is the key of the image's embedding, which
+        is made in the same ``precision``."""
         ...
 
 
@@ -37,18 +44,25 @@ class CachedSegmenter:
         from coin_ray.confidence.segmenter import load_segmenter
 
         self.model = load_segmenter(model, device=device, batch=batch)
-        self.store, self.keep = store, keep
+        self.store, self.device, self.keep = store, device, keep
         self._memory: OrderedDict[str, Arrays] = OrderedDict()
 
     def masks(
-        self, image: Image, embed: Key, points: NDArray[np.float64], done: Done | None = None
+        self,
+        image: Image,
+        embed: Key,
+        points: NDArray[np.float64],
+        precision: Precision,
+        done: Done | None = None,
     ) -> InstanceMasks:
         """See :class:`Segmenter`. ``image`` gives its pixels by ``load()``."""
         pixels = image.load()
         if embed.digest not in self._memory:
-            artifact = self.store.get(embed, lambda: Artifact(self.model.encode(pixels)), done)
+            with computing(self.device, precision):
+                artifact = self.store.get(embed, lambda: Artifact(self.model.encode(pixels)), done)
             self._memory[embed.digest] = artifact.arrays
             while len(self._memory) > self.keep:
                 self._memory.popitem(last=False)
         self._memory.move_to_end(embed.digest)
-        return self.model.decode(self._memory[embed.digest], points, pixels.shape[:2])
+        with computing(self.device, precision):
+            return self.model.decode(self._memory[embed.digest], points, pixels.shape[:2])

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from coin_ray.confidence.settings import Sam, Score, Select
-from coin_ray.distillation.settings import Infer, Labels, Rounds, Student
+from coin_ray.distillation.settings import Infer, Labels, Relabel, Rounds, Student
 from coin_ray.imaging.settings import Instances
 from coin_ray.metrics.settings import Evaluate
 from coin_ray.propagation.settings import Crf, Ot, Uss
@@ -31,6 +31,7 @@ class Cell(Section):
     student: Student = Student()
     rounds: Rounds = Rounds()
     infer: Infer = Infer()
+    relabel: Relabel = Relabel()
     evaluate: Evaluate = Evaluate()
 
 

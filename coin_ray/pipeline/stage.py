@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.pipeline.settings import Cell
+from coin_ray.precision import Precision
 from coin_ray.section import Section, Values, identity, is_runtime
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ class Read:
         return {name: value for name, value in found.items() if name not in self.but}
 
 
+FP32: Values = {"precision": "fp32"}
+"""What stages that run on a device did before there was a choice."""
+
+
 @dataclass(frozen=True)
 class Take:
     """An input of a stage by its ``role``; ``stages``: where it may come from, if from a stage."""
@@ -131,18 +136,21 @@ class Take:
 class Stage:
     """One arrow of the pipeline.
 
-    ``version`` is raised when its result changes for the same inputs. ``adds`` gives what belongs
-    to its identity and is no setting (a zoom of several, the random seed). It ``runs`` on the CPU,
-    on the device, or on the segmenter's; where it ``trains``, ``compute`` takes the processes that
-    share the work and who hears of its progress. ``large`` artifacts are made from an image alone
-    and are collected first. ``work`` is the kind and amount of what it costs, for one pixel of its
-    image; of an artifact that does not grow (``grows``) the size is the same for any amount.
+    ``version`` is raised when its result changes for the same inputs. It reads the configuration
+    that it ``sees``: the cell's, unless one place in the chain has other settings. ``adds`` gives
+    what belongs to its identity and is no setting (a zoom of several, the random seed). It ``runs``
+    on the CPU, on the device, or on the segmenter's; where it ``trains``, ``compute`` takes the
+    processes that share the work and who hears of its progress. ``large`` artifacts are made from
+    an image alone and are collected first. ``work`` is the kind and amount of what it costs, for
+    one pixel of its image; of an artifact that does not grow (``grows``) the size is the same for
+    any amount.
     """
 
     name: str
     compute: Callable[..., Artifact]
     reads: tuple[Read, ...] = ()
     takes: tuple[Take, ...] = ()
+    sees: Callable[[Scope, Ref], Any] = lambda chain, ref: chain.config
     adds: Callable[[Scope, Ref], Values] = lambda chain, ref: {}
     version: int = 1
     runs: Literal["cpu", "device", "segmenter"] = "cpu"
@@ -162,9 +170,10 @@ class Stage:
 
     def _values(self, chain: Scope, ref: Ref, part: Callable[[Read, Values], Values]) -> Values:
         found: Values = {}
+        config = self.sees(chain, ref)
         for read in self.reads:
-            if read.when(chain.config):
-                values = part(read, read.values(chain.config))
+            if read.when(config):
+                values = part(read, read.values(config))
                 if read.under:
                     values = {read.under: found.get(read.under, {}) | values}
                 found |= values
@@ -235,7 +244,7 @@ class Given:
         *,
         config: Cell,
         device: str = "cpu",
-        prompt: Callable[[Ref, Points], InstanceMasks] | None = None,
+        prompt: Callable[[Ref, Points, Precision], InstanceMasks] | None = None,
         upstream: Callable[[Ref], Keyed] | None = None,
     ) -> None:
         self.settings = Keyed(stage.name, values)
@@ -279,11 +288,11 @@ class Given:
         """An input of several parts, one at a time."""
         return map(self._fetch, self.all(role))
 
-    def prompted(self, role: str, points: Points) -> InstanceMasks:
+    def prompted(self, role: str, points: Points, precision: Precision) -> InstanceMasks:
         """The segmenter's masks of points (N, 2) yx, by the embedding that is input ``role``."""
         source = self.source(role)
         assert isinstance(source, Ref) and self._prompt is not None
-        return self._prompt(source, points)
+        return self._prompt(source, points, precision)
 
 
 def _runtime(config: Cell) -> dict[str, Values]:

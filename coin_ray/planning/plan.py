@@ -90,9 +90,14 @@ class Plan:
         return {stage: count.missing for stage, count in self.stages.items() if count.missing}
 
 
-def plan_cells(cells: Sequence[CellIdentity], data: Mapping[str, DataSet], workspace: Path) -> Plan:
-    """Plan cells on their resolved data. UserError if weights, mask files or the extra
-    ``crf`` are missing."""
+def plan_cells(
+    cells: Sequence[CellIdentity],
+    data: Mapping[str, DataSet],
+    workspace: Path,
+    device: str = "cpu",
+) -> Plan:
+    """Plan cells on their resolved data, where ``device`` computes. UserError if weights, mask
+    files or the extra ``crf`` are missing."""
     weights, masks = identities(cells, data)
     store = Store(Workspace(workspace).store)
     keys: dict[str, Key] = {}
@@ -101,7 +106,7 @@ def plan_cells(cells: Sequence[CellIdentity], data: Mapping[str, DataSet], works
     made_of: dict[str, Sequence[Key]] = {}
     asked: list[tuple[Sequence[Key], Sequence[Key], bool]] = []
     with _no_collector():
-        chains = open_chains(cells, data, weights, masks)
+        chains = open_chains(cells, data, weights, masks, device)
         for chain, found, times in _counted(chains, store):
             begun, later = parts(chain, found) if times else (begin(chain, found), {})
             first, rounds = first_asked(chain, found), rounds_asked(chain, found) if times else ()
@@ -153,8 +158,9 @@ def open_chains(
     data: Mapping[str, DataSet],
     weights: Mapping[str, str],
     masks: Mapping[tuple[str, str], Mapping[str, str]],
+    device: str,
 ) -> list[tuple[Chain, DataSet]]:
-    """The keys of each cell, sharing what they have in common, and its data."""
+    """The keys of each cell on ``device``, sharing what they have in common, and its data."""
     memos = {name: Memo() for name in data}
     return [
         (
@@ -165,6 +171,7 @@ def open_chains(
                 weights.__getitem__,
                 _coarse(masks, cell.data.name),
                 memos[cell.data.name],
+                device=device,
             ),
             data[cell.data.name],
         )

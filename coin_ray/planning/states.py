@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray.data.dataset import DataSet
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.planning.asked import (
     always_asked,
@@ -32,12 +33,29 @@ class CellStages:
     first: Sequence[Key]
 
 
+KINDS = ("cpu", "cuda")
+"""Of devices."""
+
+
 def stages_by_cell(
     cells: Sequence[CellIdentity], data: Mapping[str, DataSet], workspace: Path
 ) -> list[CellStages]:
-    """The stages of each cell, in order. UserError as ``plan_cells``."""
-    store = Store(Workspace(workspace).store)
-    chains = open_chains(cells, data, *identities(cells, data))
+    """The stages of each cell, in order. UserError as ``plan_cells``.
+
+    Whoever looks at a cell need not have the device that it runs on: it is shown as of the kind of
+    device on which it lacks least.
+    """
+    store, known = Store(Workspace(workspace).store), identities(cells, data)
+    best = _stages(open_chains(cells, data, *known, KINDS[0]), store)
+    for kind in KINDS[1:]:
+        left = [i for i, stages in enumerate(best) if stages.missing]
+        chains = open_chains([cells[i] for i in left], data, *known, kind)
+        for i, stages in zip(left, _stages(chains, store), strict=True):
+            best[i] = min(best[i], stages, key=lambda found: len(found.missing))
+    return best
+
+
+def _stages(chains: Sequence[tuple[Chain, DataSet]], store: Store) -> list[CellStages]:
     stages = []
     for chain, found in chains:
         begun, later = parts(chain, found)

@@ -22,8 +22,8 @@ class Backbone:
     """A frozen transformer with patches of ``patch`` px and tokens of ``dim`` channels.
 
     ``tokens`` takes (B, 3, h, w) float32 on ``device``, normalised by ``mean`` and ``std`` (RGB in
-    [0, 1]), h and w multiples of ``patch``, and gives (B, dim, h / patch, w / patch) float32: one
-    block's output after the final LayerNorm, without class and register tokens.
+    [0, 1]), h and w multiples of ``patch``, and gives (B, dim, h / patch, w / patch): one block's
+    output after the final LayerNorm, without class and register tokens.
     """
 
     patch: int

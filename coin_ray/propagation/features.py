@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.imaging.windows import grid
+from coin_ray.precision import computing
 from coin_ray.propagation.settings import Uss
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ def extract_features(
         )
         pixels = torch.from_numpy(crops).to(backbone.device).permute(0, 3, 1, 2).float() / 255
         pixels = _resize((_resize(pixels, zoomed).clamp_(0, 1) - mean) / std, final)
-        found = backbone.tokens(pixels)
-        if uss.hflip:
-            found = (found + backbone.tokens(pixels.flip(3)).flip(3)) / 2
+        with computing(str(backbone.device), uss.precision):
+            found = backbone.tokens(pixels).float()
+            if uss.hflip:
+                found = (found + backbone.tokens(pixels.flip(3)).float().flip(3)) / 2
         tokens[first : first + batch] = found.to(torch.float16).cpu().numpy()
     return WindowFeatures(tokens, origins, side, (height, width))
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from coin_ray.precision import Precision
 from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Scale, Section
 
 
@@ -55,6 +56,7 @@ class Uss(Section):
         0.0, description="minmax stretches between this and 100 minus this percentile; 0 = extremes"
     )
     complement: bool = Field(True, description="background = max(background, 1 - foreground)")
+    precision: Precision = Field("fp32", description="of the backbone")
     batch: Batch = Field(8, json_schema_extra={"runtime": True})
 
 

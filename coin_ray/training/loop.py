@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coin_ray.errors import UserError
+from coin_ray.precision import arithmetic, autocast
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.world import Progress, World
@@ -100,32 +101,34 @@ def train(
     unread = _Unread(training, 1 if world.device == "cpu" else READ_EVERY)
     began = saved = time.monotonic()
     before, step = log.seconds, log.steps
-    while (done := limit.done(step, log.seconds)) < 1:
-        for group, lr in zip(optimiser.param_groups, base, strict=True):
-            group["lr"] = lr * training.rate(step, done)
-        terms = training.losses_of(step, done)
-        loss = torch.stack([training.factors.get(k, 1.0) * v for k, v in terms.items()]).sum()
-        unread.add(step, {"loss": loss, **terms})
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if training.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        optimiser.step()
-        if average:
-            average.follow(step)
-        training.after_step(step, done)
-        step, now = step + 1, time.monotonic()
-        log.seconds = before + now - began
-        over = limit.done(step, log.seconds) >= 1
-        due = now - saved >= checkpoint.every if checkpoint else False
-        if not (over or due or unread.full):
-            continue
-        unread.read(log)
-        if checkpoint and world.rank == 0 and (checkpoint.last if over else due):
-            checkpoint.save(*kept, log)
-            saved = time.monotonic()
-        if progress and world.rank == 0:
-            progress(step, limit.total(step, log.seconds), log["loss"][-1])
+    with arithmetic(world.device, world.precision, deterministic=world.deterministic):
+        while (done := limit.done(step, log.seconds)) < 1:
+            for group, lr in zip(optimiser.param_groups, base, strict=True):
+                group["lr"] = lr * training.rate(step, done)
+            with autocast(world.device, world.precision):
+                terms = training.losses_of(step, done)
+            loss = torch.stack([training.factors.get(k, 1.0) * v for k, v in terms.items()]).sum()
+            unread.add(step, {"loss": loss, **terms})
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if training.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+            optimiser.step()
+            if average:
+                average.follow(step)
+            training.after_step(step, done)
+            step, now = step + 1, time.monotonic()
+            log.seconds = before + now - began
+            over = limit.done(step, log.seconds) >= 1
+            due = now - saved >= checkpoint.every if checkpoint else False
+            if not (over or due or unread.full):
+                continue
+            unread.read(log)
+            if checkpoint and world.rank == 0 and (checkpoint.last if over else due):
+                checkpoint.save(*kept, log)
+                saved = time.monotonic()
+            if progress and world.rank == 0:
+                progress(step, limit.total(step, log.seconds), log["loss"][-1])
     return log
 
 

@@ -1,4 +1,4 @@
-"""Where a training runs."""
+"""Where a training runs, and in which numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coin_ray.errors import UserError
+from coin_ray.precision import Precision
 
 Progress = Callable[[int, int, float], None]
 """``progress(steps done, steps in all, loss)``, after every step on a CPU, every few on a GPU."""
@@ -16,9 +17,10 @@ Progress = Callable[[int, int, float], None]
 class World:
     """The processes that share a training, and this one's place among them.
 
-    It is ``rank`` of ``size``, on ``device``. ``barrier`` waits for the others; ``wrap`` makes a
-    module data-parallel (gradients averaged over all). ``workers`` threads draw the next batch
-    while a step runs.
+    It is ``rank`` of ``size``, on ``device``, where it computes in ``precision`` and, if
+    ``deterministic``, comes to the same bytes every time. ``barrier`` waits for the others;
+    ``wrap`` makes a module data-parallel (gradients averaged over all). ``workers`` threads draw
+    the next batch while a step runs.
     """
 
     rank: int = 0
@@ -27,6 +29,8 @@ class World:
     wrap: Callable[[Any], Any] = lambda module: module
     device: str = "cpu"
     workers: int = 0
+    precision: Precision = "fp32"
+    deterministic: bool = False
 
     def share(self, batch: int, least: int, each: str, setting: str) -> range:
         """Indices in the global batch that this process draws.

@@ -159,7 +159,7 @@ def _probability(model: nn.Module, image: Image) -> NDArray[np.float32]:
     x = _signed(torch.tensor(image[None], device=next(model.parameters()).device))
     out = np.empty(image.shape[:2], dtype=np.float32)
     for seen, core, within in squares(out.shape, TILE, HALO):
-        out[core] = model(x[(..., *seen)]).softmax(dim=1)[0, 1][within].cpu().numpy()
+        out[core] = model(x[(..., *seen)]).float().softmax(dim=1)[0, 1][within].cpu().numpy()
     return out
 
 

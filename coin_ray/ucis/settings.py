@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from coin_ray.precision import Precision
 from coin_ray.section import (
     Batch,
     Fraction,
@@ -123,6 +124,10 @@ class Ucis(Section):
     )
     seed: Seed = Field(
         0, description="of the training of ssa and psm, which all random seeds share"
+    )
+    precision: Precision = Field("fp32", description="of ssa and psm")
+    deterministic: bool = Field(
+        False, description="the same bytes from every training of ssa and psm on the same GPU"
     )
     ssa: Ssa = Ssa()
     psm: Psm = Psm()

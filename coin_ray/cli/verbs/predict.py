@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,8 +49,10 @@ def predict(
     from coin_ray.data.sample import Sample, read_files
     from coin_ray.data.write import write_label_map
     from coin_ray.outputs import claim
+    from coin_ray.pipeline import refs
     from coin_ray.pipeline.runner import open_local
     from coin_ray.planning.machines import find_device, usable_machine
+    from coin_ray.planning.states import KINDS
     from coin_ray.study.datasets import resolve_data
 
     mpp, workspace = asked.request.mpp, asked.workspace
@@ -67,8 +69,16 @@ def predict(
         overwrite=overwrite,
     )
     computes = find_device(device, [usable_machine()])
-    run = open_local(cell.config, cell.seed, found.train, workspace, device=computes)
-    step = _last_step(run, cell)
+    run = _finished(
+        (
+            open_local(
+                cell.config, cell.seed, found.train, workspace, device=computes, trained=trained
+            )
+            for trained in dict.fromkeys((computes, *KINDS))
+        ),
+        cell,
+    )
+    step = refs.final_step(run.chain)
     _ready(run, step, samples)
     check_writable(out)
     for sample in samples:
@@ -94,20 +104,21 @@ def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
     )
 
 
-def _last_step(run: CellRun, cell: StudyCell) -> str:
-    from coin_ray.pipeline import refs
-
+def _finished(runs: Iterable[CellRun], cell: StudyCell) -> CellRun:
+    """The first of whose trainings the store has all, which another kind of device may have done
+    than the one here. UserError if there is none."""
     rounds = cell.config.rounds.count
-    trained = [run.key("round", round_=rounds)] if rounds else []
-    if cell.config.ucis.trained is not None:
-        trained.append(run.key("ucis_model"))
-    if not all(map(run.store.has, trained)):
-        raise UserError(
-            "this cell has not finished, so not all that it trains is there yet",
-            where=cell.key_label,
-            do="run `coin-ray sweep` with the same options first",
-        )
-    return refs.final_step(run.chain)
+    for run in runs:
+        trained = [run.key("round", round_=rounds)] if rounds else []
+        if cell.config.ucis.trained is not None:
+            trained.append(run.key("ucis_model"))
+        if all(map(run.store.has, trained)):
+            return run
+    raise UserError(
+        "this cell has not finished, so not all that it trains is there yet",
+        where=cell.key_label,
+        do="run `coin-ray sweep` with the same options first",
+    )
 
 
 def _ready(run: CellRun, step: str, samples: Sequence[Sample]) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from coin_ray.labels import BoolArray
 from coin_ray.pipeline.needs import coarse_weights
-from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Values
+from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Stage, Take, Values
+from coin_ray.precision import arithmetic, computing
 from coin_ray.store.artifacts import Artifact
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import Progress, World
@@ -36,22 +37,29 @@ def _train(
     settings, images = given.settings, list(given.each("images"))
     if "encoder" in given:
         assert given["encoder"] == f"{settings.encoder}_imagenet"
+    world = replace(
+        world,
+        device=given.device,
+        precision=settings.precision,
+        deterministic=settings.deterministic,
+    )
     how: dict[str, Any] = {
         "weights": settings.weights,
         "scales": list(given.each("scales")),
         "seed": settings.seed,
-        "world": replace(world, device=given.device),
+        "world": world,
         "checkpoint": checkpoint,
         "progress": progress,
     }
-    if settings.model == "ssa":
-        from coin_ray.ucis.ssa import train_ssa
+    with arithmetic(world.device, world.precision, deterministic=world.deterministic):
+        if settings.model == "ssa":
+            from coin_ray.ucis.ssa import train_ssa
 
-        weights, log = train_ssa(images, settings.section(Ssa), **how)
-    else:
-        from coin_ray.ucis.psm import train_psm
+            weights, log = train_ssa(images, settings.section(Ssa), **how)
+        else:
+            from coin_ray.ucis.psm import train_psm
 
-        weights, log = train_psm(images, settings.section(Psm), **how)
+            weights, log = train_psm(images, settings.section(Psm), **how)
     info = {
         "log": {term: _means(values) for term, values in log.items()},
         "steps": {term: len(values) for term, values in log.items()},
@@ -81,6 +89,7 @@ UCIS_MODEL = Stage(
     _train,
     reads=(
         Read("ucis", ("model", "weights", "seed")),
+        Read("ucis", ("precision", "deterministic"), old={**FP32, "deterministic": False}),
         Read("ucis.ssa", when=_is("ssa")),
         Read("ucis.psm", when=_is("psm")),
     ),
@@ -119,13 +128,14 @@ def _mask(given: Given) -> Artifact:
 
 def _drawn(given: Given, image: NDArray[np.uint8], scale: float) -> BoolArray:
     weights, built = given["network"].arrays, given.made_with("network")
-    if given.settings.model == "ssa":
-        from coin_ray.ucis.ssa_prediction import ssa_mask
+    with computing(given.device, built.precision):
+        if given.settings.model == "ssa":
+            from coin_ray.ucis.ssa_prediction import ssa_mask
 
-        return ssa_mask(weights, image, built.section(Ssa), scale=scale, device=given.device)
-    from coin_ray.ucis.psm import psm_mask
+            return ssa_mask(weights, image, built.section(Ssa), scale=scale, device=given.device)
+        from coin_ray.ucis.psm import psm_mask
 
-    return psm_mask(weights, image, built.section(Psm), scale=scale, device=given.device)
+        return psm_mask(weights, image, built.section(Psm), scale=scale, device=given.device)
 
 
 def _one(array: NDArray[Any]) -> Artifact:

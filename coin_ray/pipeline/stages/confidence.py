@@ -13,8 +13,9 @@ from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Given, Read, Ref, Scope, Stage, Take, Together
+from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Scope, Stage, Take, Together
 from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
+from coin_ray.precision import computing
 from coin_ray.store.artifacts import Artifact
 from coin_ray.ucis.settings import Ucis
 
@@ -27,13 +28,14 @@ def _embed(given: Given) -> Artifact:
     s = given.settings
     assert given["weights"] == f"sam_{s.model}"
     model = load_segmenter(s.model, device=given.device, batch=given.runtime.sam.batch)
-    return Artifact(model.encode(given["image"]))
+    with computing(given.device, s.precision):
+        return Artifact(model.encode(given["image"]))
 
 
 EMBED = Stage(
     "embed",
     _embed,
-    reads=(Read("sam", ("model",)),),
+    reads=(Read("sam", ("model", "precision"), old=FP32),),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),
         Take("weights", lambda chain, ref: chain.weights(f"sam_{chain.config.sam.model}")),
@@ -49,12 +51,12 @@ def _masks(given: Given) -> Artifact:
     from coin_ray.confidence.prompts import prompt_points
 
     points = prompt_points(given.array("instances"), given.settings.prompt)
-    return Artifact(given.prompted("embed", points).to_arrays())
+    return Artifact(given.prompted("embed", points, given.settings.precision).to_arrays())
 
 
 _scored = Take(
     "instances",
-    lambda chain, ref: refs.current(chain, ref.image, ref.round),
+    refs.current,
     stages=("instances", "predict"),
 )
 _drawn = Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round), stages=("masks",))
@@ -62,7 +64,7 @@ _drawn = Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round), st
 MASKS = Stage(
     "masks",
     _masks,
-    reads=(Read("sam", ("prompt",)),),
+    reads=(Read("sam", ("prompt", "precision"), old=FP32),),
     takes=(_scored, Take("embed", lambda chain, ref: Ref("embed", ref.image), stages=("embed",))),
     runs="segmenter",
     work=lambda config, values: (config.sam.model, 1.0),

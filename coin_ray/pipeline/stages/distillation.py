@@ -13,7 +13,7 @@ from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, relabel
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import round_schedule, student_has_encoder
-from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Values
+from coin_ray.pipeline.stage import FP32, Given, Keyed, Read, Ref, Stage, Take, Values
 from coin_ray.pipeline.stages.coarse import EVIDENCE
 from coin_ray.propagation.settings import Crf
 from coin_ray.store.artifacts import Artifact
@@ -49,10 +49,11 @@ def _train(
     if "encoder" in given:
         assert given["encoder"] == f"{s.encoder}_imagenet"
     pseudo = (PseudoLabels(one.arrays["label_map"], one.arrays["ignore"]) for one in labels)
-    fast = {"channels_last": runtime.channels_last, "compile": runtime.compile}
+    student = s.options(Student, *SCHEDULED, *() if "precision" in s else ("precision",))
+    student |= {"channels_last": runtime.channels_last, "compile": runtime.compile}
     weights, log = train_round(
         list(zip(given.each("images"), pseudo, strict=True)),
-        Student.model_validate(s.options(Student, *SCHEDULED) | fast),
+        Student.model_validate(student),
         seed=s.seed,
         round_index=s.round,
         initial=None if previous is None else previous.arrays,
@@ -85,13 +86,25 @@ def _round_values(chain: Any, ref: Ref) -> Values:
 
 def _student(config: Any) -> str:
     student = config.student
-    return f"{student.arch} {student.width if student.arch == 'unet' else student.encoder}"
+    if student.arch == "unet":
+        return f"unet {student.width}"
+    size = f"deeplabv3plus {student.encoder}"
+    size += " os16" if student.output_stride == 16 else ""
+    return size + (" shared" if student.shared_aspp else "")
 
 
 ROUND = Stage(
     "round",
     _train,
-    reads=(Read("student", but=SCHEDULED),),
+    reads=(
+        Read(
+            "student",
+            but=(*SCHEDULED, "precision"),
+            old={"output_stride": 8, "shared_aspp": False, "deterministic": False},
+        ),
+        # What `bf16` has no word for.
+        Read("student", ("precision",), when=lambda c: c.student.precision == "tf32"),
+    ),
     takes=(
         Take("images", lambda chain, ref: [chain.pixels(image) for image in chain.train]),
         Take(
@@ -164,17 +177,26 @@ def _predict(given: Given) -> Artifact:
     return Artifact({"array": found})
 
 
-def _predicting(config: Any) -> tuple[str, float]:
-    infer = config.infer
-    views = sum(scale**2 for scale in infer.scales) * (1 + infer.hflip)
-    return _student(config) + (" crf" if infer.crf else ""), views
+def _predicting(config: Any, infer: Values) -> tuple[str, float]:
+    views = sum(scale**2 for scale in infer["scales"]) * (1 + infer["hflip"])
+    return _student(config) + (" crf" if infer["crf"] else ""), views
+
+
+class _Relabelling:
+    """A cell as a prediction sees it that labels are made of."""
+
+    def __init__(self, config: Any) -> None:
+        self._config, self.infer = config, config.relabel.of(config.infer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
 
 
 PREDICT = Stage(
     "predict",
     _predict,
     reads=(
-        Read("infer", but=REDRAW_SETTINGS, under="infer"),
+        Read("infer", but=REDRAW_SETTINGS, under="infer", old=FP32),
         Read("instances", under="instances"),
         Read("ucis", EVIDENCE, under="evidence", when=lambda c: bool(c.infer.stain_weight)),
         Read("crf", but=("enabled",), under="crf", when=lambda c: c.infer.crf),
@@ -184,8 +206,9 @@ PREDICT = Stage(
         Take("scale", lambda chain, ref: chain.scale(ref.image)),
         Take("round", lambda chain, ref: Ref("round", round=ref.round), stages=("round",)),
     ),
+    sees=lambda chain, ref: _Relabelling(chain.config) if ref.step == "labels" else chain.config,
     runs="device",
-    work=lambda config, values: _predicting(config),
+    work=lambda config, values: _predicting(config, values["infer"]),
 )
 
 
@@ -230,7 +253,11 @@ REDRAW = Stage(
     redraw,
     reads=(Read("instances", ("min_area",)), Read("infer", REDRAW_SETTINGS)),
     takes=(
-        Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round + 1), stages=("masks",)),
+        Take(
+            "masks",
+            lambda chain, ref: Ref("masks", ref.image, ref.round + 1, step="result"),
+            stages=("masks",),
+        ),
         Take("scale", lambda chain, ref: chain.scale(ref.image)),
         Take(
             "predict",

@@ -12,7 +12,7 @@ from coin_ray.imaging.settings import Instances
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import needs_coarse
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take, Together
+from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Stage, Take, Together
 from coin_ray.propagation.settings import Crf, Ot, Uss, backbone_name
 from coin_ray.store.artifacts import Artifact
 
@@ -33,7 +33,10 @@ def _features(given: Given) -> Artifact:
 FEATURES = Stage(
     "features",
     _features,
-    reads=(Read("uss", ("family", "size", "weights", "layer", "window", "stride", "hflip")),),
+    reads=(
+        Read("uss", ("family", "size", "weights", "layer", "window", "stride", "hflip")),
+        Read("uss", ("precision",), old=FP32),
+    ),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),
         Take("weights", lambda chain, ref: chain.weights(backbone_name(chain.config.uss))),
