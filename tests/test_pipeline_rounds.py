@@ -183,16 +183,11 @@ def test_labels_may_come_of_cheaper_predictions_than_results(opened: Any, tiles:
     assert planned == Counter(key.stage for key in computed)
     assert plan_cells([cell], {"d": data}, run.store.root.parent).to_compute == {}
     for image in run.train:
-        scales = [
-            json.loads(run.key("predict", image, 1, step=step).fields)["settings"]["infer"][
-                "scales"
-            ]
-            for step in ("labels", "")
-        ]
-        assert scales == [[0.5], [1.0]]
+        cheap, dear = Ref("predict", image, 1, step="labels"), Ref("predict", image, 1)
+        told = [json.loads(run.chain.key(ref).fields)["settings"] for ref in (cheap, dear)]
+        assert [settings["infer"]["scales"] for settings in told] == [[0.5], [1.0]]
         assert labels_key(again, image, 2) == labels_key(plain, image, 2)  # the same as infer
         assert labels_key(run, image, 2) != labels_key(plain, image, 2)
-        cheap, dear = Ref("predict", image, 1, step="labels"), Ref("predict", image, 1)
         assert run.chain.key(dear) == plain.chain.key(dear)
         for ref, seen in (
             (Ref("score", image, 2), cheap),

@@ -56,6 +56,14 @@ def test_precedence(folder: Path) -> None:
     assert forced.warnings == ("--set uss.zoom overrides what the study's levels set",)
 
 
+def test_the_older_word_for_bf16_is_understood_and_does_not_contradict(folder: Path) -> None:
+    study = resolve("small.yaml", Request(settings=("student.bf16=true",)))
+    assert {cell.config.student.precision for cell in study.cells} == {"bf16"}
+    with pytest.raises(UserError, match="--set student") as told:
+        resolve("small.yaml", Request(settings=("student.bf16=true", "student.precision=tf32")))
+    assert "student.bf16: true contradicts student.precision: tf32" in str(told.value)
+
+
 def test_cells_go_round_by_seed(folder: Path) -> None:
     study = resolve("small.yaml")
     assert [(c.level, c.seed) for c in study.cells] == [
