@@ -1,34 +1,32 @@
-"""``ucis train`` as a user calls it, with Ray Train in this process's place."""
+"""``ucis train`` as a user calls it: in this process, and once on a trainings."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from functools import partial
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
-from coin_ray.cluster.job_runner import ClusterRunner
 from coin_ray.data.label_files import read_foreground
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.execution.cell_spec import CellSpec, open_cell
-from coin_ray.pipeline.runner import open_local, train_once
+from coin_ray.execution import cell_spec
+from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.runner import open_local
 from coin_ray.pipeline.training import train_stage
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
 from coin_ray.tracking.replay import Replay
 from coin_ray.training import loop
-from coin_ray.training.world import World
+from coin_ray.training.world import Progress, World
 
 TINY = {
     "ssa.width": 4, "ssa.encoder_width": 8, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
@@ -39,34 +37,30 @@ SETTINGS = [text for key, value in TINY.items() for text in ("--set", f"ucis.{ke
 SETTINGS += ["--set", "rounds.checkpoint=0"]
 
 
-class Cluster:
-    """Trains where it is called; ``stop``: after so many steps it is interrupted."""
+class Trainings:
+    """Looks on at the steps that are trained; ``stop``: after so many it is interrupted."""
 
     def __init__(self) -> None:
         self.stop: int | None = None
         self.steps: list[int] = []
 
-    def train(self, connection: ClusterRunner, spec: CellSpec) -> None:
-        def progress(step: int, steps: int, loss: float) -> None:
+    def train(
+        self, run: CellRun, world: World, report: Any, stage: str, progress: Progress
+    ) -> None:
+        def look(step: int, steps: int, loss: float) -> None:
             self.steps.append(step)
             if step == self.stop:
                 raise KeyboardInterrupt
+            progress(step, steps, loss)
 
-        run = open_cell(spec)
-        told = (run, World(), lambda round_, metrics, seconds: None)
-        train_once(run, partial(train_stage, *told, progress=progress))
+        train_stage(run, world, report, stage, look)
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    here, before = Cluster(), torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(ClusterRunner, "open", lambda connection: None)
-    monkeypatch.setattr(
-        ClusterRunner, "train", lambda connection, spec: here.train(connection, spec)
-    )
-    yield here
-    torch.set_num_threads(before)
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    seen = Trainings()
+    monkeypatch.setattr(cell_spec, "train_stage", seen.train)
+    return seen
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +77,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def call(*args: str | Path) -> Result:
-    return CliRunner().invoke(cli.app, ["ucis", "train", *map(str, args), "--mpp", "0.25"])
+def call(*args: str | Path, where: tuple[str, ...] = ("--local",)) -> Result:
+    told = ["ucis", "train", *map(str, args), *where, "--mpp", "0.25"]
+    return CliRunner().invoke(cli.app, told)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -94,11 +89,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", ["ssa", "psm"])
 def test_a_model_is_trained_once_and_written(
-    cluster: Cluster, folder: Path, images: Path, model: str
+    trainings: Trainings, folder: Path, images: Path, model: str
 ) -> None:
     done = call(model, "--data", images, *SETTINGS, "--out", "models", "--no-tracking")
     assert done.exit_code == 0, done.output
-    assert cluster.steps == [1, 2, 3]
+    assert trainings.steps == [1, 2, 3]
     assert "1 cell; to compute: ucis_model 1; stored: 0" in done.output
     file = folder / "models" / f"tiles-{model}.safetensors"
     card = yaml.safe_load(file.with_suffix(".yaml").read_text())
@@ -124,10 +119,12 @@ def test_a_model_is_trained_once_and_written(
 
     again = call(model, "--data", images, *SETTINGS, "--no-tracking")
     assert again.exit_code == 0 and "to compute: nothing; stored: 1" in again.output
-    assert cluster.steps == [1, 2, 3]
+    assert trainings.steps == [1, 2, 3]
 
 
-def test_predict_draws_with_a_trained_model(cluster: Cluster, folder: Path, images: Path) -> None:
+def test_predict_draws_with_a_trained_model(
+    trainings: Trainings, folder: Path, images: Path
+) -> None:
     new = generated_samples(folder / "new", 1, size=96, seed=9)[0]
     told = ["predict", "ucis_models", "--level", "SSA", "--data", str(images), *SETTINGS]
     told += ["--images", str(new.image.path), "--out", "drawn", "--mpp", "0.25"]
@@ -155,17 +152,17 @@ def test_predict_draws_with_a_trained_model(cluster: Cluster, folder: Path, imag
 
 
 def test_the_same_command_continues_and_the_losses_are_tracked(
-    cluster: Cluster, folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+    trainings: Trainings, folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Replay, "run", lambda replay: 0)  # the journal is what MLflow gets
-    cluster.stop = 2
+    trainings.stop = 2
     stopped = call("ssa", "--data", images, *SETTINGS)
     assert stopped.exit_code == 130 and "the same command continues" in stopped.output
-    assert cluster.steps == [1, 2]
-    cluster.stop = None
+    assert trainings.steps == [1, 2]
+    trainings.stop = None
     done = call("ssa", "--data", images, *SETTINGS)
     assert done.exit_code == 0, done.output
-    assert cluster.steps == [1, 2, 3]
+    assert trainings.steps == [1, 2, 3]
     told = rows(folder)
     curve = [(r["step"], r["metrics"]["ucis_loss"]) for r in told if r["event"] == "Metrics"]
     assert [step for step, _ in curve] == [1, 2, 3]
@@ -175,14 +172,13 @@ def test_the_same_command_continues_and_the_losses_are_tracked(
     assert [r["interrupted"] for r in told if r["event"] == "StudyFinished"] == [True, False]
 
 
-def test_a_failed_training_is_told(
-    cluster: Cluster, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_training_is_told(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = loop._finite
     monkeypatch.setattr(loop, "_finite", lambda loss, *where: judged(math.nan, *where))
     done = call("ssa", "--data", images, *SETTINGS, "--no-tracking")
     assert done.exit_code == 1
     assert "the training loss is not finite" in done.stderr
+    assert "the same command tries the failed cells again" in done.stderr
 
 
 def test_missing_imagenet_weights_stop_before_anything_starts(
@@ -193,3 +189,19 @@ def test_missing_imagenet_weights_stop_before_anything_starts(
     done = call("ssa", "--data", images, *paper, "--no-tracking")
     assert done.exit_code == 2
     assert "coin-ray models fetch resnet34_imagenet" in done.stderr
+
+
+def test_a_cluster_trains_the_same_model_and_nothing_else(
+    folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Replay, "run", lambda replay: 0)
+    made = []
+    for where in ((), ("--local",)):
+        shutil.rmtree(folder / ".coin-ray", ignore_errors=True)
+        done = call("ssa", "--data", images, *SETTINGS, "--out", str(len(where)), where=where)
+        assert done.exit_code == 0, done.output
+        made.append((folder / str(len(where)) / "tiles-ssa.safetensors").read_bytes())
+        stages = {r["stage"] for r in rows(folder) if r["event"] == "StageFinished"}
+        assert stages == {"ucis_model"}
+        assert not list((folder / ".coin-ray" / "runs").glob("*/*/metrics.json"))
+    assert made[0] == made[1]

@@ -22,7 +22,7 @@ from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
-from coin_ray.execution.cell_spec import until
+from coin_ray.execution.cell_spec import with_rounds
 from coin_ray.execution.order import verdicts_in
 from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.pipeline.runner import open_local, run_local
@@ -104,7 +104,7 @@ def of(cells: tuple[StudyCell, ...], level: str, seed: int) -> str:
 
 def test_screening_distils_the_best_and_the_baseline(tiles: DataSet, tmp_path: Path):
     scored = {
-        label: compute(until(cell, 0), 0, tiles, tmp_path)["agreement"]
+        label: compute(with_rounds(cell, 0), 0, tiles, tmp_path)["agreement"]
         for label, cell in LEVELS.items()
     }
     worst, best = sorted(("small", "large"), key=lambda label: scored[label])
@@ -222,7 +222,7 @@ def test_two_studies_at_once_compute_each_stage_once(tiles: DataSet, tmp_path: P
 
     def work(index: int) -> dict[str, float]:
         run = open_local(
-            until(LEVELS["base"], 1 + index),
+            with_rounds(LEVELS["base"], 1 + index),
             0,
             tiles.train,
             tmp_path,
@@ -235,14 +235,14 @@ def test_two_studies_at_once_compute_each_stage_once(tiles: DataSet, tmp_path: P
     computed = Counter(key.digest for keys in told for key in keys)
     assert set(computed.values()) == {1}
     assert sum(key.stage == "round" for keys in told for key in keys) == 2
-    assert both[0] == compute(until(LEVELS["base"], 1), 0, tiles, tmp_path)
+    assert both[0] == compute(with_rounds(LEVELS["base"], 1), 0, tiles, tmp_path)
     assert not list((tmp_path / "store" / "leases").glob("*/*"))
 
 
 def test_results_are_written_again_when_only_the_settings_have_changed(
     tiles: DataSet, tmp_path: Path
 ):
-    run = open_local(until(LEVELS["small"], 0), 0, tiles.train, tmp_path)
+    run = open_local(with_rounds(LEVELS["small"], 0), 0, tiles.train, tmp_path)
     rows, _ = run_local(run, tiles.samples)
     for settings, count in ((None, 0), (LEVELS["small"], 1)):
         export(run, tiles.samples, tmp_path / "cell", rows, {}, settings)

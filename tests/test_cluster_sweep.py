@@ -22,7 +22,7 @@ from coin_ray.data.folder import find_samples
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
-from coin_ray.execution.cell_spec import until
+from coin_ray.execution.cell_spec import with_rounds
 from coin_ray.execution.local import Local
 from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.execution.trial_log import with_proposals
@@ -359,7 +359,7 @@ def test_a_level_that_falls_behind_is_stopped_between_rounds(
         resources={"round": {"cpu": 4.0}},  # one after the other
     )
     for cell in (good, bad):  # so that there is one round to train: of the better one the second
-        run = open_local(until(cell, 1), 0, tiles.train, tmp_path)
+        run = open_local(with_rounds(cell, 1), 0, tiles.train, tmp_path)
         run_local(run, tiles.samples)
     heard: list[events.Event] = []
     trained = []

@@ -14,7 +14,6 @@ from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.executor import Cluster
 from coin_ray.cluster.folders import run_folder
 from coin_ray.cluster.nodes import connected, gpu_nodes
-from coin_ray.cluster.rounds import train_coarse
 from coin_ray.cluster.scoring import ActorSegmenter, start_actor
 from coin_ray.cluster.session import session
 from coin_ray.cluster.tasks import ToHub, start_hub
@@ -102,22 +101,19 @@ class ClusterRunner:
 
     def _hand_over(self, job: str) -> None:
         """Answer a trial, also one that is tried again, with the segmenters that there are now."""
-        there = tuple(
-            replace(self._placed(spec), segmenter=ActorSegmenter(self._pool(spec.config.sam)))
-            for spec in self._given[job]
-        )
-        ray.get(self._hub.give.remote(job, there))
-
-    def train(self, spec: CellSpec) -> None:
-        """Train the coarse model of a cell, unless the store has it."""
-        # In a task, as in a trial: Ray Train would take Ctrl-C for itself in this process.
-        task = ray.remote(train_coarse).options(num_cpus=0)
-        ray.get(task.remote(self._placed(spec), self.workers))
-        self._drain()
-
-    def _placed(self, spec: CellSpec) -> CellSpec:
-        resources, folder, tell = self._study.resources, self._folder, ToHub(self._hub)
-        return replace(spec, device=self._device, tell=tell, resources=resources, folder=folder)
+        cells = []
+        for spec in self._given[job]:
+            pool = self._pool(spec.config.sam) if segmenters(self._study) else ()
+            there = replace(
+                spec,
+                device=self._device,
+                segmenter=ActorSegmenter(pool),
+                tell=ToHub(self._hub),
+                resources=self._study.resources,
+                folder=self._folder,
+            )
+            cells.append(there)
+        ray.get(self._hub.give.remote(job, tuple(cells)))
 
     def run(self, batch: Batch) -> Mapping[str, Failure]:
         """Run a batch as trials of Ray Tune."""

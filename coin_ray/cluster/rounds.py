@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import ray.train
 from ray.train.torch import TorchTrainer, prepare_model
 
 from coin_ray.cluster.nodes import limit
-from coin_ray.execution.cell_spec import CellSpec, open_cell, train_and_tell
-from coin_ray.pipeline.runner import train_once
+from coin_ray.execution.cell_spec import CellSpec, train_and_tell
 from coin_ray.planning.machines import Request, round_request
 from coin_ray.training.world import World
 from coin_ray.workspace import Workspace
@@ -49,11 +47,6 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
         ),
     )
     trainer.fit()
-
-
-def train_coarse(spec: CellSpec, workers: int) -> None:
-    """Train the coarse model of a cell, unless the store has it or somebody else is at it."""
-    train_once(open_cell(spec), partial(train_stage, spec, workers))
 
 
 def _loop(config: Mapping[str, Any]) -> None:

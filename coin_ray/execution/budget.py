@@ -100,7 +100,7 @@ def plan_study(
     where = target(study, executor)
     refuse_missing(study, data, workspace)
     study = with_proposals(study, runs_folder(study, workspace))
-    plan = plan_cells(study.cells, data, workspace, where.device)
+    plan = plan_cells(study.cells, data, workspace, where.device, study.until)
     kept = 1.0
     if study.screen is not None:
         kept = min(1.0, (study.screen.keep + 1) / len(study.levels))

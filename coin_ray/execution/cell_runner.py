@@ -16,7 +16,14 @@ from coin_ray.events.events import (
     PhaseStarted,
     StudyStarted,
 )
-from coin_ray.execution.cell_spec import CellSpec, ended_early, open_cell, run_to_end, until, who
+from coin_ray.execution.cell_spec import (
+    CellSpec,
+    ended_early,
+    open_cell,
+    run_to_end,
+    who,
+    with_rounds,
+)
 from coin_ray.execution.executor import Batch, JobRunner
 from coin_ray.execution.failures import Failure, cause, trace
 from coin_ray.execution.jobs import Halving, Job, JobSettings
@@ -96,7 +103,7 @@ class CellRunner:
 
     def is_stored(self, cell: StudyCell) -> bool:
         """True if the store has all that a cell asks for."""
-        return not plan_cells([cell], self._data, self._workspace, self._device).to_compute
+        return not self._planned([cell]).to_compute
 
     def search(self) -> None:
         """Run what the study's sampler proposes, until there are as many trials as it asks for."""
@@ -150,13 +157,16 @@ class CellRunner:
 
     def _plan(self, jobs: Sequence[Job]) -> Plan:
         parts = [
-            replace(cell, config=until(cell.config, job.rounds))
+            replace(cell, config=with_rounds(cell.config, job.rounds))
             for job in jobs
             for cell in job.cells
         ]
-        plan = plan_cells(parts, self._data, self._workspace, self._device)
+        plan = self._planned(parts)
         self._reused |= plan.present - self._tally.made
         return plan
+
+    def _planned(self, cells: Cells) -> Plan:
+        return plan_cells(cells, self._data, self._workspace, self._device, self._study.until)
 
     def _begin(self, what: str, plan: Plan) -> None:
         if not self.started:
@@ -235,18 +245,20 @@ class CellRunner:
 
     def _spec(self, cell: StudyCell, rounds: int, plan: Plan) -> CellSpec:
         """A cell with all that its keys need, and nothing that computes."""
+        until = self._study.until
         return CellSpec(
             config=cell.config,
             rounds=rounds,
             seed=cell.seed,
             train=self._data[cell.data.name].train,
             samples=self._data[cell.data.name].samples,
-            weights={name: plan.weights[name] for name in needed_weights(cell.config)},
+            weights={name: plan.weights[name] for name in needed_weights(cell.config, until)},
             masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
             workspace=self._workspace,
             device=self._device,
             who=who(cell),
             content=self._study.contents[cell.data.name],
+            until=until,
         )
 
 

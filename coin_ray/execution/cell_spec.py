@@ -28,7 +28,7 @@ from coin_ray.precision import Precision
 from coin_ray.report.export import export
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
-from coin_ray.study.resolved import StudyCell
+from coin_ray.study.resolved import StudyCell, Until
 from coin_ray.training.world import World
 from coin_ray.workspace import Workspace
 
@@ -53,10 +53,11 @@ NO_SEGMENTER = NoSegmenter()
 class CellSpec:
     """One cell as plain, small data: it is sent with every task.
 
-    ``rounds`` of the cell's own are run. ``weights`` and ``masks`` are content digests found once
-    on the driver; ``who`` holds the fields of the cell's events (cell, level, data, seed);
-    ``content`` is the digest of its data set, for whoever reads its results; ``resources`` is the
-    study's; ``folder`` is for the files of Ray Train; ``tell`` takes the events of the cell.
+    ``rounds`` of the cell's own are run, ``until`` a stage or its end. ``weights`` and ``masks``
+    are content digests found once on the driver; ``who`` holds the fields of the cell's events
+    (cell, level, data, seed); ``content`` is the digest of its data set, for whoever reads its
+    results; ``resources`` is the study's; ``folder`` is for the files of Ray Train; ``tell`` takes
+    the events of the cell.
     """
 
     config: Cell
@@ -74,6 +75,7 @@ class CellSpec:
     tell: Callable[[Event], Any] | None = None
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     content: str = ""
+    until: Until | None = None
 
     @property
     def store(self) -> Store:
@@ -94,7 +96,7 @@ def who(cell: StudyCell) -> dict[str, Any]:
     }
 
 
-def until(config: Cell, rounds: int) -> Cell:
+def with_rounds(config: Cell, rounds: int) -> Cell:
     """The same cell with so many rounds: its chain is the beginning of the longer one."""
     section = config.rounds.model_copy(update={"count": rounds})
     return config.model_copy(update={"rounds": section})
@@ -112,7 +114,7 @@ def open_cell(spec: CellSpec) -> CellRun:
     def coarse(folder: str, name: str) -> str:
         return spec.masks[name]
 
-    config = until(spec.config, spec.rounds)
+    config = with_rounds(spec.config, spec.rounds)
     return CellRun(
         config,
         Chain(config, spec.seed, spec.train, spec.weights.__getitem__, coarse, device=spec.device),
@@ -128,20 +130,20 @@ def run_to_end(
     spec: CellSpec, run: CellRun, each: Each, train: Train, study: str | None
 ) -> dict[str, float]:
     """Run a cell and give its means over images; with ``study``, write what the user takes away
-    into that folder of results."""
+    from one that has an end into that folder of results."""
     trained = set[str]()
 
     def training(stage: str) -> None:
         trained.add(stage)
         train(stage)
 
-    rows, facts = run_cell(run, spec.samples, each, training)
+    rows, facts = run_cell(run, spec.samples, each, training, spec.until)
     if "round" not in trained:  # by another cell, or for a driver that died before it heard of it
         for round_ in range(1, spec.rounds + 1):
             seconds = run.store.info(run.key("round", round_=round_))["seconds"]
             metrics = round_facts(run, round_)
             spec.emit(RoundFinished, round=round_, metrics=metrics, seconds=seconds)
-    if study is not None:
+    if study is not None and spec.until is None:
         folder = Workspace(spec.workspace).runs / study / spec.who["cell"]
         whose = {**spec.who, "content": spec.content}
         export(run, spec.samples, folder, rows, {**whose, **facts}, spec.config)

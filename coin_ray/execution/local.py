@@ -86,7 +86,7 @@ class LocalRunner(AbstractContextManager[Any]):
         self._study, self._workspace, self._device = study, workspace, device
         self._tell = unfailing(tally)
         self._given: dict[str, Sequence[CellSpec]] = {}
-        self._segmenters: dict[str, _Segmenter] = {}
+        self._segmenters: dict[str, _OneThread] = {}
 
     def __exit__(self, *error: Any) -> None:
         """Nothing is left open."""
@@ -129,28 +129,25 @@ class LocalRunner(AbstractContextManager[Any]):
             failures[job] = Failure(said[FAILED], "")
         return said.get(VALUE)
 
-    def _segmenter(self, config: Cell) -> _Segmenter:
-        sam = config.sam
+    def _segmenter(self, config: Cell) -> _OneThread:
+        sam, device = config.sam, self._device
         if sam.model not in self._segmenters:
-            store = Store(Workspace(self._workspace).store, self._device)
-            self._segmenters[sam.model] = _Segmenter(sam.model, store, self._device, sam.batch)
+            store = Store(Workspace(self._workspace).store, device)
+            cached = CachedSegmenter(sam.model, store, device=device, batch=sam.batch)
+            self._segmenters[sam.model] = _OneThread(cached)
         return self._segmenters[sam.model]
 
 
-class _Segmenter:
-    """A model that is read when it is first asked, and computes on one thread, as an actor does."""
+@dataclass(frozen=True)
+class _OneThread:
+    """Computes on one thread, as an actor does."""
 
-    def __init__(self, model: str, store: Store, device: str, batch: int) -> None:
-        self._how = model, store, device, batch
-        self._loaded: CachedSegmenter | None = None
+    segmenter: CachedSegmenter
 
     def masks(self, *request: Any) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
         with _threads(1):
-            if self._loaded is None:
-                model, store, device, batch = self._how
-                self._loaded = CachedSegmenter(model, store, device=device, batch=batch)
-            return self._loaded.masks(*request)
+            return self.segmenter.masks(*request)
 
 
 def _steps(spec: CellSpec, run: CellRun) -> tuple[Each, Train]:

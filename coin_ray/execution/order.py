@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from coin_ray.execution.cell_spec import with_rounds
 from coin_ray.statistics.objective import spearman
-from coin_ray.study.resolved import ResolvedStudy, StudyCell
+from coin_ray.study.resolved import ResolvedStudy, Stopping, StudyCell, Until
 
 Cells = Sequence[StudyCell]
 Metrics = Mapping[str, Mapping[str, float]]
@@ -29,6 +30,14 @@ def verdicts_in(runs: Path) -> Verdicts:
         return {(row["dataset"], row["level"]): row["verdict"] for row in own}
 
     return verdicts
+
+
+def up_to(study: ResolvedStudy, stage: Until) -> ResolvedStudy:
+    """The study with its cells computed up to a stage before the first round: on the way there
+    nothing is searched, screened, stopped or decided."""
+    cells = tuple(replace(c, config=with_rounds(c.config, 0)) for c in study.cells)
+    whole = replace(study, search=None, screen=None, stopping=Stopping("none"), first_seeds=None)
+    return replace(whole, cells=cells, until=stage)
 
 
 def most_rounds(study: ResolvedStudy) -> int:

@@ -47,6 +47,8 @@ def target(study: ResolvedStudy, executor: Executor) -> Target:
 
 def segmenters(study: ResolvedStudy) -> int:
     """How many kinds of segmenters a study may use at once, those of a search included."""
+    if study.until == "ucis_model":
+        return 0
     space = study.search.space if study.search else ()
     searched = [model for d in space if d.key == "sam.model" for model in d.values]
     return len({*(cell.config.sam.model for cell in study.cells), *searched})

@@ -51,8 +51,10 @@ def coarse_weights(ucis: Ucis) -> tuple[str, ...]:
     return (f"{ucis.trained.encoder}_imagenet",)
 
 
-def needed_weights(config: Cell) -> tuple[str, ...]:
-    """Registry names of every model file that a cell reads."""
+def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
+    """Registry names of every model file that a cell reads, up to a stage or its end."""
+    if until == "ucis_model":
+        return coarse_weights(config.ucis)
     names = [f"sam_{config.sam.model}", *coarse_weights(config.ucis)]
     if config.uss.family != "none":
         names.append(backbone_name(config.uss))

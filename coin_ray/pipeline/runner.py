@@ -76,26 +76,35 @@ def step_at(run: CellRun, samples: Sequence[Sample], step: str, index: int) -> A
 
 
 def run_cell(
-    run: CellRun, samples: Sequence[Sample], each: Each, train: Train
+    run: CellRun,
+    samples: Sequence[Sample],
+    each: Each,
+    train: Train,
+    until: str | None = None,
 ) -> tuple[list[Values], dict[str, float]]:
-    """Everything a cell is asked for: rows (image, step, metric, value) and label-free facts.
+    """Everything a cell is asked for, up to a stage or its end: rows (image, step, metric, value)
+    and label-free facts.
 
     ``train`` is not called for what the store has, or has by the time that another trial which was
     at it has finished. What was trained and turns out to be damaged is trained again.
     """
     for _ in range(run.config.rounds.count + 1):  # every round, and the coarse model
         try:
-            return _run_once(run, samples, each, train)
+            return _run_once(run, samples, each, train, until)
         except CorruptArtifact:
             continue  # it has been thrown away
-    return _run_once(run, samples, each, train)
+    return _run_once(run, samples, each, train, until)
 
 
 def _run_once(
-    run: CellRun, samples: Sequence[Sample], each: Each, train: Train
+    run: CellRun, samples: Sequence[Sample], each: Each, train: Train, until: str | None
 ) -> tuple[list[Values], dict[str, float]]:
     if run.config.ucis.trained is not None:
-        train_once(run, train)
+        with ExitStack() as stack:
+            if reserve(run.store, run.key("ucis_model"), stack):
+                train("ucis_model")
+    if until == "ucis_model":
+        return [], run.ucis_losses()
     n = len(run.train)
     last = run.config.rounds.count
     rounds_of = [run.key("round", round_=r) for r in range(1, last + 1)]
@@ -129,13 +138,6 @@ def _run_once(
         for metric, value in metrics.items()
     ]
     return rows, facts
-
-
-def train_once(run: CellRun, train: Train) -> None:
-    """The coarse model of a cell: from the store, from another trial that is at it, or trained."""
-    with ExitStack() as stack:
-        if reserve(run.store, run.key("ucis_model"), stack):
-            train("ucis_model")
 
 
 def reserve(store: Store, key: Key, stack: ExitStack) -> bool:

@@ -4,7 +4,8 @@ store."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from coin_ray.labels import InstanceMasks
 from coin_ray.precision import Precision, computing
 from coin_ray.store.artifacts import Arrays, Artifact, Done, Store
 from coin_ray.store.keys import Key
+
+if TYPE_CHECKING:
+    from coin_ray.confidence.segmenter import PromptSegmenter
 
 
 class Segmenter(Protocol):
@@ -33,7 +37,8 @@ class Segmenter(Protocol):
 
 
 class CachedSegmenter:
-    """A promptable model, its last ``keep`` embeddings in memory and all of them in the store.
+    """A promptable model, read when it is first asked, its last ``keep`` embeddings in memory and
+    all of them in the store.
 
     Losing the process loses time, never data: the store is written before an embedding is used.
     """
@@ -41,11 +46,16 @@ class CachedSegmenter:
     def __init__(
         self, model: str, store: Store, *, device: str, batch: int, keep: int = 16
     ) -> None:
+        self._name, self.device, self._batch = model, device, batch
+        self.store, self.keep = store, keep
+        self._memory: OrderedDict[str, Arrays] = OrderedDict()
+
+    @cached_property
+    def model(self) -> PromptSegmenter:
+        """UserError if its weights are missing."""
         from coin_ray.confidence.segmenter import load_segmenter
 
-        self.model = load_segmenter(model, device=device, batch=batch)
-        self.store, self.device, self.keep = store, device, keep
-        self._memory: OrderedDict[str, Arrays] = OrderedDict()
+        return load_segmenter(self._name, device=self.device, batch=self._batch)
 
     def masks(
         self,

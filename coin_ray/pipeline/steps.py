@@ -117,11 +117,13 @@ def begins(chain: Chain, data: DataSet) -> Iterator[Ref]:
             yield from STEPS[step].asks(chain, image)
 
 
-def asks(chain: Chain, data: DataSet) -> Iterator[Ref]:
-    """What a cell is asked for in any case."""
+def asks(chain: Chain, data: DataSet, until: str | None = None) -> Iterator[Ref]:
+    """What a cell is asked for in any case, up to a stage or its end."""
     config, rounds = chain.config, chain.config.rounds.count
     if config.ucis.trained is not None:
         yield Ref("ucis_model")
+    if until == "ucis_model":
+        return
     for round_ in range(1, rounds + 1):
         yield Ref("round", round=round_)
     labelled = sorted({refs.refresh(chain, round_) for round_ in range(1, rounds + 1)} | {1})

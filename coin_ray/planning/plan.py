@@ -13,6 +13,7 @@ from pathlib import Path
 from coin_ray import safe
 from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
+from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.memo import BIT, Memo
@@ -95,10 +96,11 @@ def plan_cells(
     data: Mapping[str, DataSet],
     workspace: Path,
     device: str = "cpu",
+    until: str | None = None,
 ) -> Plan:
-    """Plan cells on their resolved data, where ``device`` computes. UserError if weights, mask
-    files or the extra ``crf`` are missing."""
-    weights, masks = identities(cells, data)
+    """Plan cells on their resolved data, where ``device`` computes, up to a stage or their end.
+    UserError if weights, mask files or the extra ``crf`` are missing."""
+    weights, masks = identities(cells, data, until)
     store = Store(Workspace(workspace).store)
     keys: dict[str, Key] = {}
     uses: Counter[str] = Counter()
@@ -107,7 +109,13 @@ def plan_cells(
     asked: list[tuple[Sequence[Key], Sequence[Key], bool]] = []
     with _no_collector():
         chains = open_chains(cells, data, weights, masks, device)
-        for chain, found, times in _counted(chains, store):
+        for chain, found in chains if until else ():
+            goals = [chain.key(ref) for ref in steps.asks(chain, found, until)]
+            begun = down(goals, chain.memo.inputs)
+            asked.append(((), goals, True))
+            keys |= begun
+            uses.update(begun.keys())
+        for chain, found, times in () if until else _counted(chains, store):
             begun, later = parts(chain, found) if times else (begin(chain, found), {})
             first, rounds = first_asked(chain, found), rounds_asked(chain, found) if times else ()
             asked.append((first, (*always_asked(chain, found), *rounds), not times))
@@ -130,20 +138,20 @@ def plan_cells(
 
 
 def identities(
-    cells: Sequence[CellIdentity], data: Mapping[str, DataSet]
+    cells: Sequence[CellIdentity], data: Mapping[str, DataSet], until: str | None = None
 ) -> tuple[dict[str, str], dict[tuple[str, str], dict[str, str]]]:
     """Content digests of the weights by name, and of the mask files by folder and data set."""
     from coin_ray.propagation.crf import load_dense_crf
     from coin_ray.weights import registry
 
-    names = sorted({name for cell in cells for name in needed_weights(cell.config)})
+    names = sorted({name for cell in cells for name in needed_weights(cell.config, until)})
     missing = [n for n in names if not registry.path_of(registry.entry(n)).is_file()]
     if len(missing) > 1:
         raise UserError(
             f"{len(missing)} weight files are missing: {', '.join(missing)}",
             do=f"`coin-ray models fetch {safe.shell(*missing)}`; without them: `--profile mini`",
         )
-    if any(uses_crf(cell.config) for cell in cells):
+    if until is None and any(uses_crf(cell.config) for cell in cells):
         load_dense_crf()
     masks = {
         (path, cell.data.name): _masks(path, data[cell.data.name])

@@ -24,6 +24,8 @@ from coin_ray.study.names import study_name
 AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000)]
 Mpp = Annotated[float, Field(gt=0, le=1000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Until = Literal["ucis_model"]
+"""A stage that cells may end with."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class ResolvedStudy:
     after those are run only for levels whose verdict against the baseline is open. With ``search``
     the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
     ``contents``: data set -> digest of its images and labels, once ``datasets.with_data`` has read
-    them.
+    them. ``until``: the stage that its cells are computed up to; without one, to their end.
     """
 
     name: str
@@ -165,6 +167,7 @@ class ResolvedStudy:
     analysis: Analysis = Analysis()
     budget: Budget = Budget()
     contents: Mapping[str, str] = field(default_factory=dict)
+    until: Until | None = None
 
     @property
     def data_digest(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,24 @@ PLAIN_WIDTH = 120
 def say(text: str = "", *, err: bool = False) -> None:
     """Print lines on stdout or stderr."""
     typer.echo(safe.printable(text), err=err)
+
+
+def say_failed(failed: Mapping[str, str], traces: Mapping[str, str]) -> None:
+    """Say which cells failed and why; ``traces``: cause -> a traceback where there is one."""
+    for cause, labels in grouped(failed).items():
+        say(f"failed: {', '.join(labels)}: {cause}", err=True)
+        if trace := traces.get(cause):
+            say(textwrap.indent(trace, "  "), err=True)
+    if failed:
+        say("the same command tries the failed cells again", err=True)
+
+
+def grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason -> the cells that it is given for."""
+    out: dict[str, list[str]] = {}
+    for label, reason in reasons.items():
+        out.setdefault(reason, []).append(label)
+    return out
 
 
 def console(*, err: bool = False) -> Console:

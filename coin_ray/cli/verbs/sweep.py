@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
 
 from coin_ray import safe
 from coin_ray.cli import options
-from coin_ray.cli.screen.output import say
+from coin_ray.cli.screen.output import grouped, say, say_failed
 
 if TYPE_CHECKING:
     from coin_ray.api.results import Results
@@ -60,27 +58,13 @@ def _close(results: Results, asked: options.Asked, tracked: bool) -> None:
     assert outcome is not None
     say(f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}")
     levels = {cell.key_label: cell.level for cell in results.values.study.cells}
-    for reason, labels in _grouped(outcome.left_out).items():
+    for reason, labels in grouped(outcome.left_out).items():
         named = ", ".join(dict.fromkeys(levels[label] for label in labels))
         say(f"left out: {safe.line(named)} ({reason})")
-    causes = _grouped(outcome.failed)
-    for cause, labels in causes.items():
-        say(f"failed: {', '.join(labels)}: {cause}", err=True)
-        if trace := outcome.traces.get(cause):
-            say(textwrap.indent(trace, "  "), err=True)
-    if causes:
-        say("the same command tries the failed cells again", err=True)
+    say_failed(outcome.failed, outcome.traces)
     say(f"label maps and overlays: {runs}")
     say(f"tables, figures and per-image values: {runs / 'report' / 'report.html'}")
     if tracked:
         usual = workspace == options.WORKSPACE.resolve()
         option = "" if usual else f" --workspace {safe.shell(workspace)}"
         say(f"compare the runs: coin-ray ui{option}")
-
-
-def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Reason -> the cells that it is given for."""
-    out: dict[str, list[str]] = {}
-    for label, reason in reasons.items():
-        out.setdefault(reason, []).append(label)
-    return out

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.screen.output import say
+from coin_ray.cli.screen.output import say, say_failed
 from coin_ray.data.dataset import DataSet
 from coin_ray.files import check_writable
 
 if TYPE_CHECKING:
-    from coin_ray.cluster.executor import Cluster
     from coin_ray.events.events import Event
+    from coin_ray.execution.executor import Executor
     from coin_ray.execution.refusals import Target
     from coin_ray.execution.study_run import Outcome
     from coin_ray.outputs import Output
@@ -50,6 +50,7 @@ def train(
     address: options.Address = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
+    local: options.Here = False,
     no_tracking: options.NoTracking = False,
     out: Out = None,
     overwrite: options.Overwrite = False,
@@ -60,7 +61,6 @@ def train(
     command continues a training that was interrupted.
     """
     from coin_ray.cli.screen import preamble
-    from coin_ray.cluster.executor import Cluster
     from coin_ray.execution.refusals import target
     from coin_ray.study.datasets import check_images, resolve_data, with_data
     from coin_ray.study.study import resolve
@@ -75,14 +75,13 @@ def train(
     output = _claim(out, model, found, overwrite) if out is not None else None
     check_images(found)
     study = with_data(study, found)
-    cluster = Cluster(address, device, workers)
-    where = target(study, cluster)
-    outcome = _run(study, found, workspace, cluster, where, tracked=not no_tracking)
-    for label, cause in outcome.failed.items():
-        say(f"failed: {label}: {cause}", err=True)
+    executor = options.executor(address, workers, device, local=local)
+    where = target(study, executor)
+    outcome = _run(study, found, workspace, executor, where, tracked=not no_tracking, plain=local)
+    say_failed(outcome.failed, outcome.traces)
     for cell in study.cells:
         if cell.key_label not in outcome.failed:
-            _finish(cell, found, workspace, where.device, output)
+            _finish(_open(cell, found, workspace, where.device), cell.data.name, found, output)
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -101,9 +100,11 @@ def _claim(out: Path, model: str, data: Mapping[str, DataSet], overwrite: bool) 
 
 
 def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
-    """The part of a study in which the coarse model is trained: one cell a data set."""
+    """The part of a study that trains the coarse model, up to there: one cell a data set."""
+    from coin_ray.execution.order import up_to
+
     level = next(cell.level for cell in study.cells if cell.config.ucis.model == model)
-    return replace(
+    part = replace(
         study,
         name=f"ucis_{model}",
         title=f"Coarse masks of {model.upper()}",
@@ -113,22 +114,24 @@ def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
         cells=tuple(cell for cell in study.cells if cell.level == level),
         published=None,
     )
+    return up_to(part, "ucis_model")
 
 
 def _run(
     study: ResolvedStudy,
     data: Mapping[str, DataSet],
     workspace: Path,
-    cluster: Cluster,
+    executor: Executor,
     where: Target,
     *,
     tracked: bool,
+    plain: bool,
 ) -> Outcome:
     from coin_ray.api.recording import recorder
     from coin_ray.cli.screen.live import watch
     from coin_ray.cli.screen.output import command_line, console
-    from coin_ray.cluster import coarse
     from coin_ray.events.events import CellFinished
+    from coin_ray.execution.study_run import run_study
     from coin_ray.execution.trial_log import runs_folder
 
     cells = {cell.key_label: cell for cell in study.cells}
@@ -136,24 +139,24 @@ def _run(
     command = command_line() if tracked else None
     with (
         recorder(study, workspace, runs, device=where.device, command=command) as record,
-        watch(console(), "ucis_loss", larger_is_better=False) as show,
+        watch(console(), "ucis_loss", larger_is_better=False, plain=plain) as show,
     ):
 
         def listen(event: Event) -> None:
             show(event)
             if isinstance(event, CellFinished):
                 # Before the final values, which count as those of the last step.
-                run = coarse.open_coarse(cells[event.cell], data, workspace)
+                run = _open(cells[event.cell], data, workspace)
                 for step, losses in curves(run.artifact("ucis_model").info):
                     record.metrics(event.cell, step, losses)
             record(event)
 
-        return coarse.train_models(
+        return run_study(
             study,
             data,
             workspace=workspace,
             listen=listen,
-            cluster=cluster,
+            executor=executor,
             device=where.device,
             workers=where.workers,
         )
@@ -169,20 +172,20 @@ def curves(info: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
     yield from sorted(found.items())
 
 
-def _finish(
-    cell: StudyCell,
-    data: Mapping[str, DataSet],
-    workspace: Path,
-    device: str,
-    output: Output | None,
-) -> None:
-    from coin_ray.cluster.coarse import open_coarse
+def _open(
+    cell: StudyCell, data: Mapping[str, DataSet], workspace: Path, device: str = "cpu"
+) -> CellRun:
+    from coin_ray.pipeline.runner import open_local
+
+    return open_local(cell.config, cell.seed, data[cell.data.name].train, workspace, device=device)
+
+
+def _finish(run: CellRun, name: str, data: Mapping[str, DataSet], output: Output | None) -> None:
     from coin_ray.data.write import write_label_map
 
-    run, name = open_coarse(cell, data, workspace, device), cell.data.name
     place = run.store.folder(run.key("ucis_model"))
     losses = ", ".join(f"{k.removeprefix('ucis_')} {v:.4f}" for k, v in run.ucis_losses().items())
-    say(f"{name}: {cell.config.ucis.model} in {place} ({losses})")
+    say(f"{name}: {run.config.ucis.model} in {place} ({losses})")
     if output is not None:
         file = write_model(run, output, name)
         for sample in data[name].samples:
