@@ -201,7 +201,7 @@ def test_a_cluster_trains_the_same_model_and_nothing_else(
         done = call("ssa", "--data", images, *SETTINGS, "--out", str(len(where)), where=where)
         assert done.exit_code == 0, done.output
         made.append((folder / str(len(where)) / "tiles-ssa.safetensors").read_bytes())
-        stages = {r["stage"] for r in rows(folder) if r["event"] == "StageFinished"}
-        assert stages == {"ucis_model"}
+        stages = [r["stages"] for r in rows(folder) if r["event"] == "Stages"]
+        assert [list(made_of) for made_of in stages] == [["ucis_model"]]
         assert not list((folder / ".coin-ray" / "runs").glob("*/*/metrics.json"))
     assert made[0] == made[1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def test_no_function_and_no_module_is_too_long() -> None:
     long = {where: (f.end_lineno or 0) - f.lineno + 1 for where, f in functions()}
     assert not {where: lines for where, lines in long.items() if lines > LONGEST_FUNCTION}
     assert not {name: lines for name, _, lines in modules() if lines > LONGEST_MODULE}
+
+
+def test_no_name_of_a_module_is_used_three_times() -> None:
+    names = Counter(name.rpartition("/")[2] for name, _, _ in modules())
+    used = {name for name, times in names.items() if times > 2}
+    assert used == {"__init__.py", "settings.py"}
 
 
 def test_a_default_of_a_setting_stands_in_its_section_alone() -> None:

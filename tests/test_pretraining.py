@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from coin_ray.errors import UserError
-from coin_ray.pretraining import data, dino, dinov2, mae, pretrain, segmenter
+from coin_ray.pretraining import data, dino, dinov2, mae, pretrain, small_sam
 from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
 from coin_ray.pretraining.pretrain import Asked
 from coin_ray.training.checkpoint import Log
@@ -116,7 +116,7 @@ def test_masked_patches_do_not_reach_the_student():
 
 
 def test_mask_loss_of_an_undecided_mask():
-    loss = segmenter.mask_loss(torch.zeros(1, 1, 2, 2), torch.ones(1, 2, 2))
+    loss = small_sam.mask_loss(torch.zeros(1, 1, 2, 2), torch.ones(1, 2, 2))
     # Cross-entropy ln 2; Dice 1 - (2 * 2 + 1) / (2 + 4 + 1).
     assert loss.item() == pytest.approx(4 * math.log(2) + 1 - 5 / 7)
 
@@ -128,16 +128,16 @@ def test_prompt_loss_takes_the_best_mask_and_teaches_the_true_iou():
     logits = torch.stack([wrong, right, wrong])[None]
     # IoU of "wrong" (everything) is 2/4, of "right" 1: a head that says so pays nothing.
     iou = torch.tensor([[0.5, 1.0, 0.5]])
-    each = segmenter.mask_loss(logits, target)[0]
+    each = small_sam.mask_loss(logits, target)[0]
     positive = torch.tensor([True])
     expected = each.min() + 0.2 * each.mean()
-    assert segmenter.prompt_loss(logits, iou, target, positive).item() == pytest.approx(
+    assert small_sam.prompt_loss(logits, iou, target, positive).item() == pytest.approx(
         expected.item()
     )
-    off = segmenter.prompt_loss(logits, iou + 0.3, target, positive)
+    off = small_sam.prompt_loss(logits, iou + 0.3, target, positive)
     assert off.item() == pytest.approx(expected.item() + 0.09, rel=1e-4)
     # On the background only the head learns, and the answer is 0.
-    background = segmenter.prompt_loss(logits, iou, torch.zeros(1, 2, 2), torch.tensor([False]))
+    background = small_sam.prompt_loss(logits, iou, torch.zeros(1, 2, 2), torch.tensor([False]))
     assert background.item() == pytest.approx((0.25 + 1 + 0.25) / 3)
 
 
@@ -147,7 +147,7 @@ def test_dense_loss_reads_the_way_to_the_centre_only_inside():
     dense[0, 2:, 0, 0] = torch.tensor([0.5, -0.25])
     predicted = torch.zeros(1, 4, 1, 2)
     predicted[0, 2:, 0, 1] = 100  # outside: ignored
-    assert segmenter.dense_loss(predicted, dense).item() == pytest.approx(math.log(2) + 0.5 * 0.75)
+    assert small_sam.dense_loss(predicted, dense).item() == pytest.approx(math.log(2) + 0.5 * 0.75)
 
 
 # What they are fed
@@ -157,13 +157,13 @@ def test_targets_and_dense_maps_of_a_known_nucleus():
     label_map = np.zeros((256, 256), np.int32)
     label_map[100:120, 60:80] = 1
     label_map[100:120, 80:90] = 2
-    targets = segmenter._targets(label_map, np.array([[110.5, 70.5], [10.5, 10.5]], np.float32))
+    targets = small_sam._targets(label_map, np.array([[110.5, 70.5], [10.5, 10.5]], np.float32))
     assert targets.shape == (2, 40, 40)
     assert targets[0].sum() * 4 == 400
     # The patch of the prompt starts at (104, 64), the neighbourhood 40 px before it.
     assert targets[0][(100 - 64) // 2 : (120 - 64) // 2, (60 - 24) // 2 : (80 - 24) // 2].all()
     assert not targets[1].any()
-    coverage, contour, down, right = segmenter._dense(label_map)
+    coverage, contour, down, right = small_sam._dense(label_map)
     assert coverage.sum() * 4 == 600
     assert contour[50, 39] == 0.75  # x = 79 touches the neighbour, y = 100 the background
     assert down[50, 35] * 16 == pytest.approx(109.5 - 100)
@@ -171,15 +171,15 @@ def test_targets_and_dense_maps_of_a_known_nucleus():
 
 
 def test_a_batch_has_prompts_on_nuclei_and_on_background():
-    tiles = data.GeneratedTiles(0, 1, segmenter.TILE)
-    batch = segmenter.make_batch(tiles, np.random.default_rng(0), 1.0, count=1, prompts=16)
+    tiles = data.GeneratedTiles(0, 1, small_sam.TILE)
+    batch = small_sam.make_batch(tiles, np.random.default_rng(0), 1.0, count=1, prompts=16)
     assert batch.images.shape == (1, 3, 256, 256)
     assert batch.images.min() >= 0
     assert batch.images.max() <= 1
     assert batch.positive.any() and not batch.positive.all()
     # A positive prompt lies inside its own target.
     _, points = batch.which, batch.points_yx
-    at = ((points - (points // 8 - segmenter.REACH) * 8) // 2).long()
+    at = ((points - (points // 8 - small_sam.REACH) * 8) // 2).long()
     inside = batch.targets[torch.arange(len(at)), at[:, 0], at[:, 1]]
     assert (inside[batch.positive] > 0).all()
     assert (batch.targets[~batch.positive] == 0).all()
@@ -221,7 +221,7 @@ def test_ends_of_a_log():
 def _train(what, out, **asked):
     if what == "segmenter":
         found = Asked(out, batch=1, tiles=2, amp=False, **asked)
-        return segmenter.pretrain_segmenter(found, prompts=8, size=TINY_SAM)
+        return small_sam.pretrain_segmenter(found, prompts=8, size=TINY_SAM)
     return pretrain_backbone(what, Asked(out, batch=4, tiles=2, amp=False, **asked), overrides=TINY)
 
 

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from coin_ray.errors import UserError
-from coin_ray.ucis.files import find_mask
+from coin_ray.ucis.mask_files import find_mask
 
 
 def png(path: Path) -> Path:

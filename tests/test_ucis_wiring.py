@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,14 @@ import tifffile
 import torch
 from PIL import Image
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
+from coin_ray.events.events import CellFinished, Event, StageFinished
+from coin_ray.execution.local import Local
+from coin_ray.execution.order import up_to
+from coin_ray.execution.refusals import segmenters, target
+from coin_ray.execution.study_run import run_study
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights
@@ -30,10 +37,12 @@ from coin_ray.report.values.study_results import read_results
 from coin_ray.section import Section, identity
 from coin_ray.store.keys import Key, make_key
 from coin_ray.study.command_line import Request
-from coin_ray.study.datasets import resolve_data
+from coin_ray.study.datasets import resolve_data, with_data
+from coin_ray.study.resolved import Screen, Stopping
 from coin_ray.study.study import resolve
 from coin_ray.training.world import HERE
 from tests.conftest import TINY
+from tests.test_cluster_sweep import study
 
 SSA = {
     "width": 4, "encoder": "resnet18", "encoder_width": 8, "start": "stain", "sparsity": 0.2,
@@ -104,6 +113,31 @@ def test_a_cell_trains_its_coarse_model_once(tiles: list[Any], tmp_path: Path, m
 
 def train_coarse(run: CellRun, progress: Any = None) -> None:
     train_stage(run, HERE, lambda *round_: None, "ucis_model", progress)
+
+
+def test_a_run_may_end_with_the_coarse_model(tiles: list[Any], tmp_path: Path) -> None:
+    """What comes after it is not asked for: no weights of it, no screening, no other GPU."""
+    data = {"tiles": DataSet(tuple(sample.image for sample in tiles), tuple(tiles))}
+    rounds, paper = {"count": 3}, {"model": "vit_h"}
+    levels = [
+        ("mini", "tiles", config(MODELS["ssa"], rounds=rounds)),
+        ("paper", "tiles", config(MODELS["ssa"], rounds=rounds, sam=paper)),
+    ]
+    whole = replace(study(*levels), screen=Screen(1), stopping=Stopping("asha"))
+    part, heard = up_to(with_data(whole, data), "ucis_model"), list[Event]()
+    with pytest.raises(UserError, match="leave --local out"):
+        target(whole, Local("cpu"))
+    assert target(part, Local("cpu")).workers == 1 and segmenters(part) == 0
+    how: Any = {"workspace": tmp_path, "listen": heard.append, "executor": Local("cpu")}
+    outcome = run_study(part, data, **how)
+    assert (outcome.computed, outcome.failed, outcome.left_out) == (1, {}, {})
+    ends = [event for event in heard if isinstance(event, CellFinished)]
+    assert [(end.level, end.rounds) for end in ends] == [("mini", None), ("paper", None)]
+    assert ends[0].metrics == ends[1].metrics and ends[0].metrics["ucis_loss"] > 0
+    assert {event.stage for event in heard if isinstance(event, StageFinished)} == {"ucis_model"}
+    assert not list(tmp_path.glob("runs/*/*/metrics.json"))
+    again = run_study(part, data, **how)
+    assert (again.computed, again.reused, again.failed) == (0, 1, {})
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -18,7 +18,7 @@ from coin_ray.errors import UserError
 from coin_ray.weights import registry
 from coin_ray.weights.fetch import add, fetch
 from coin_ray.weights.fetch import register as enter
-from coin_ray.weights.files import load_state, read_state
+from coin_ray.weights.state_files import load_state, read_state
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
 

@@ -113,7 +113,7 @@ class Chain:
 
     def mask_file(self, folder: str, image: Image) -> Content:
         def find() -> Path:
-            from coin_ray.ucis.files import find_mask
+            from coin_ray.ucis.mask_files import find_mask
 
             return find_mask(folder, image.name)
 

@@ -66,6 +66,6 @@ def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
 def mask_digest(folder: str, name: str) -> str:
     """Content digest of the coarse mask file of an image. UserError if there is none."""
     from coin_ray.data.digests import content_digest
-    from coin_ray.ucis.files import find_mask
+    from coin_ray.ucis.mask_files import find_mask
 
     return content_digest(find_mask(folder, name))

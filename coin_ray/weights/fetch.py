@@ -13,7 +13,6 @@ from coin_ray import safe
 from coin_ray.download import Progress, download
 from coin_ray.errors import UserError
 from coin_ray.files import whole, write_text
-from coin_ray.weights.files import read_state
 from coin_ray.weights.registry import (
     check_name,
     checked,
@@ -26,6 +25,7 @@ from coin_ray.weights.registry import (
     parse,
     path_of,
 )
+from coin_ray.weights.state_files import read_state
 
 
 def fetch(name: str, *, progress: Progress | None = None, timeout: float = 60.0) -> Path:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from coin_ray import safe
 from coin_ray.errors import UserError
-from coin_ray.weights.files import load_state
 from coin_ray.weights.registry import locate
+from coin_ray.weights.state_files import load_state
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet; networks from scratch do not mind
 STD = (0.229, 0.224, 0.225)

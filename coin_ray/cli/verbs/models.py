@@ -92,7 +92,7 @@ def verify(
 ) -> None:
     """Check the sha256 of the files that are here, and that they can be read."""
     from coin_ray.weights import registry
-    from coin_ray.weights.files import read_state
+    from coin_ray.weights.state_files import read_state
 
     present = [n for n in registry.names() if registry.path_of(registry.entry(n)).is_file()]
     problems: list[UserError] = []

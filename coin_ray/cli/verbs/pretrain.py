@@ -79,7 +79,7 @@ def segmenter(
     minutes = 40.0 if minutes is None and steps is None else minutes
     asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
     output = _prepared(asked, threads, overwrite)
-    from coin_ray.pretraining.segmenter import pretrain_segmenter
+    from coin_ray.pretraining.small_sam import pretrain_segmenter
 
     _finish(asked, output, pretrain_segmenter(asked))
 
