@@ -25,8 +25,8 @@ from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import resolve_data
 from coin_ray.study.study import resolve
 from coin_ray.tracking.replay import Replay
-from coin_ray.training import loop
 from coin_ray.training.world import Progress, World
+from coin_ray.ucis import ssa
 
 TINY = {
     "ssa.width": 4, "ssa.encoder_width": 8, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
@@ -173,8 +173,8 @@ def test_the_same_command_continues_and_the_losses_are_tracked(
 
 
 def test_a_failed_training_is_told(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = loop._finite
-    monkeypatch.setattr(loop, "_finite", lambda loss, *where: judged(math.nan, *where))
+    term = ssa.smoothness
+    monkeypatch.setattr(ssa, "smoothness", lambda *given: term(*given) * math.nan)
     done = call("ssa", "--data", images, *SETTINGS, "--no-tracking")
     assert done.exit_code == 1
     assert "the training loss is not finite" in done.stderr
