@@ -146,7 +146,7 @@ def _run(
             show(event)
             if isinstance(event, CellFinished):
                 # Before the final values, which count as those of the last step.
-                run = _open(cells[event.cell], data, workspace)
+                run = _open(cells[event.cell], data, workspace, where.device)
                 for step, losses in curves(run.artifact("ucis_model").info):
                     record.metrics(event.cell, step, losses)
             record(event)
@@ -172,9 +172,7 @@ def curves(info: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
     yield from sorted(found.items())
 
 
-def _open(
-    cell: StudyCell, data: Mapping[str, DataSet], workspace: Path, device: str = "cpu"
-) -> CellRun:
+def _open(cell: StudyCell, data: Mapping[str, DataSet], workspace: Path, device: str) -> CellRun:
     from coin_ray.pipeline.runner import open_local
 
     return open_local(cell.config, cell.seed, data[cell.data.name].train, workspace, device=device)
