@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coin_ray.cli.verbs.predict import _finished
+from coin_ray.cli.verbs.predict import open_finished
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.pipeline.cell import CellRun
@@ -83,14 +83,11 @@ def test_plan_and_status_find_a_cell_by_its_device(finished: CellRun, samples: A
 
 def test_a_laptop_predicts_with_a_student_of_a_gpu(finished: CellRun, samples: Any) -> None:
     workspace, new = finished.store.root.parent, samples[1].image
-    cell: Any = SimpleNamespace(config=CONFIG, key_label="cell")
-
-    def opened(trained: str) -> CellRun:
-        return open_local(CONFIG, 0, [samples[0].image], workspace, trained=trained)
+    cell: Any = SimpleNamespace(config=CONFIG, seed=0, key_label="cell")
 
     with pytest.raises(UserError, match="has not finished"):
-        _finished([opened("cpu")], cell)
-    run = _finished(map(opened, ("cpu", "cuda")), cell)
+        open_finished(cell, [new], workspace, "cpu")
+    run = open_finished(cell, [samples[0].image], workspace, "cpu")
     assert run.key("round", round_=1) == finished.key("round", round_=1)
     assert run.key("predict", new, 1) != finished.key("predict", new, 1)
     np.testing.assert_array_equal(run.array("predict", new, 1), finished.array("predict", new, 1))

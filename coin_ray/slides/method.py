@@ -15,6 +15,7 @@ from coin_ray.imaging.instances import split_instances
 from coin_ray.imaging.stain import Standard, evidence_maps, macenko_vectors
 from coin_ray.labels import LabelMap, areas, count, means
 from coin_ray.pipeline.settings import Cell
+from coin_ray.precision import computing
 from coin_ray.ucis.stain import stain_mask
 
 Image8 = NDArray[np.uint8]
@@ -145,5 +146,6 @@ def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> La
     sam, config = method.config.sam, method.config
     model = load_segmenter(sam.model, device=method.device, batch=sam.batch)
     points = prompt_points(drawn, sam.prompt)
-    masks = model.decode(model.encode(image), points, drawn.shape)
+    with computing(method.device, sam.precision):
+        masks = model.decode(model.encode(image), points, drawn.shape)
     return redrawn(masks, drawn > 0, config.infer, min_area=config.instances.min_area, scale=scale)

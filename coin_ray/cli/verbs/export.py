@@ -44,8 +44,7 @@ def student_of(asked: options.Asked, named: str, device: str) -> tuple[Method, d
     """The student of a finished cell, and where it comes from; ``named`` is STUDY or STUDY:LEVEL.
 
     UserError for a cell that trains no student, and for one that has not finished."""
-    from coin_ray.cli.verbs.predict import choose
-    from coin_ray.pipeline.runner import open_local
+    from coin_ray.cli.verbs.predict import choose, open_finished
     from coin_ray.slides.method import Method
     from coin_ray.study import files
     from coin_ray.study.datasets import resolve_data
@@ -59,12 +58,6 @@ def student_of(asked: options.Asked, named: str, device: str) -> tuple[Method, d
     if not rounds:
         raise UserError("this cell trains no student", where=cell.level, expected="rounds.count: 1")
     found = resolve_data(cell.data, asked.workspace)
-    run = open_local(cell.config, cell.seed, found.train, asked.workspace, device=device)
-    if not run.store.has(run.key("round", round_=rounds)):
-        raise UserError(
-            "this cell has not finished, so its student is not there yet",
-            where=cell.key_label,
-            do="run `coin-ray sweep` with the same options first",
-        )
+    run = open_finished(cell, found.train, asked.workspace, device)
     origin = {"study": resolved.name, "level": cell.level, "seed": str(cell.seed)}
     return Method(cell.config, device, run.student(rounds).arrays), origin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from coin_ray.study.errors import nearest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
-    from coin_ray.data.sample import Sample
+    from coin_ray.data.sample import Image, Sample
     from coin_ray.pipeline.cell import CellRun
 
 Images = Annotated[
@@ -50,9 +50,7 @@ def predict(
     from coin_ray.data.write import write_label_map
     from coin_ray.outputs import claim
     from coin_ray.pipeline import refs
-    from coin_ray.pipeline.runner import open_local
     from coin_ray.planning.machines import find_device, usable_machine
-    from coin_ray.planning.states import KINDS
     from coin_ray.study.datasets import resolve_data
 
     mpp, workspace = asked.request.mpp, asked.workspace
@@ -69,15 +67,7 @@ def predict(
         overwrite=overwrite,
     )
     computes = find_device(device, [usable_machine()])
-    run = _finished(
-        (
-            open_local(
-                cell.config, cell.seed, found.train, workspace, device=computes, trained=trained
-            )
-            for trained in dict.fromkeys((computes, *KINDS))
-        ),
-        cell,
-    )
+    run = open_finished(cell, found.train, workspace, computes)
     step = refs.final_step(run.chain)
     _ready(run, step, samples)
     check_writable(out)
@@ -104,11 +94,15 @@ def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
     )
 
 
-def _finished(runs: Iterable[CellRun], cell: StudyCell) -> CellRun:
-    """The first of whose trainings the store has all, which another kind of device may have done
-    than the one here. UserError if there is none."""
+def open_finished(cell: StudyCell, train: Sequence[Image], workspace: Path, device: str) -> CellRun:
+    """A cell of whose trainings the store has all, which another kind of device may have done than
+    ``device``. UserError if it has not."""
+    from coin_ray.pipeline.runner import open_local
+    from coin_ray.planning.states import KINDS
+
     rounds = cell.config.rounds.count
-    for run in runs:
+    for kind in dict.fromkeys((device, *KINDS)):
+        run = open_local(cell.config, cell.seed, train, workspace, device=device, trained=kind)
         trained = [run.key("round", round_=rounds)] if rounds else []
         if cell.config.ucis.trained is not None:
             trained.append(run.key("ucis_model"))
