@@ -347,3 +347,57 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     shown = sorted(names["results"].folder.rglob(f"{names['image']}.*"))
     assert {path.parent.name for path in shown} == {"predictions", "overlays"}
     assert not any(cell.get("outputs") for cell in cells)  # numbers of a run are the reader's
+
+
+def test_what_a_caller_gets_wrong_is_said_before_anything_starts(
+    folder: Path, tmp_path: Path
+) -> None:
+    load: Any = coin_ray.load_study
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tiles").mkdir()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mmp'"):
+        load("baseline", workspace=folder, mmp=0.5)
+    for wrong, said in (
+        ({"seeds": 1.5}, "--seeds 1.5 "),
+        ({"set": "rounds.count"}, "--set rounds.count "),
+        ({"workspace": tmp_path / "file"}, "the workspace is a file"),
+        ({"data": tmp_path / "tiles", "binary": "both"}, "--binary both "),
+    ):
+        with pytest.raises(coin_ray.UserError, match=said):
+            load("baseline", **{"workspace": folder, **wrong})
+    study = load("baseline", workspace=folder)
+    for executor in (coin_ray.Local("gpu"), coin_ray.Cluster(device="gpu")):
+        with pytest.raises(coin_ray.UserError, match="no device 'gpu'"):
+            coin_ray.plan(study, executor)
+    for workers in (0, -1):
+        with pytest.raises(coin_ray.UserError, match="nobody can train a round"):
+            coin_ray.plan(study, coin_ray.Cluster(workers=workers))
+
+
+def test_settings_and_seeds_may_be_numbers_of_numpy_and_paths(folder: Path) -> None:
+    given: Any = {"rounds.count": np.int64(1), "infer.scales": np.array([1.0, 0.5])}
+    seeds: Any = np.int64(2)
+    study = coin_ray.load_study("baseline", workspace=folder, set=given, seeds=seeds)
+    config = study.resolved.cells[0].config
+    assert (config.rounds.count, config.infer.scales) == (1, (1.0, 0.5))
+    assert study.resolved.seeds == (0, 1)
+    masks: Any = {"ucis.model": "files", "ucis.path": folder}
+    study = coin_ray.load_study("baseline", workspace=folder, set=masks)
+    assert study.resolved.cells[0].config.ucis.path == str(folder)
+    one = coin_ray.load_study("baseline", workspace=folder, set="rounds.count=1")
+    assert one.resolved.cells[0].config.rounds.count == 1
+
+
+def test_results_of_a_loaded_study_are_looked_for_where_it_was_loaded_for(
+    ran: tuple[Results, list[events.Event]], folder: Path
+) -> None:
+    study = coin_ray.load_study("first.yaml", workspace=folder)
+    assert coin_ray.results(None, study).folder == ran[0].folder
+
+
+def test_what_is_no_label_map_of_one_image_is_not_evaluated() -> None:
+    colours: Any = np.ones((4, 4, 3), np.int32)
+    with pytest.raises(coin_ray.UserError, match="the truth is no label map"):
+        coin_ray.evaluate(colours, colours)
+    lists: Any = [[1, 0]]
+    assert coin_ray.evaluate(lists, lists)["aji"] == 1.0

@@ -25,4 +25,5 @@ def evaluate(prediction: NDArray[np.integer], truth: NDArray[np.integer]) -> dic
     from coin_ray.metrics.evaluate import evaluate as compare
     from coin_ray.metrics.settings import Evaluate
 
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
     return compare(truth, prediction, Evaluate(adjacency_radius=None), official=False)

@@ -123,7 +123,8 @@ def run_and_report(
 
 
 def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
-    """What the finished cells of a study left in a workspace; nothing is computed.
+    """What the finished cells of a study left in a workspace; nothing is computed. ``workspace``:
+    by default the one that the study was loaded for.
 
     ``study`` as it was loaded when it ran, or its path or name if it ran without options. Cells
     that have not finished, or whose settings have changed since, are missing and named.
@@ -137,9 +138,9 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
     """
     from coin_ray.report.values.study_results import read_results
 
-    place = default_workspace(workspace)
     if not isinstance(study, Study):
-        study = load_study(study, workspace=place)
+        study = load_study(study, workspace=workspace)
+    place = study.workspace if workspace is None else default_workspace(workspace)
     runs = runs_folder(study.resolved, place)
     if not any(runs.glob("*/metrics.json")):
         raise UserError(

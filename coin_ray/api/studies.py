@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from coin_ray import safe
 from coin_ray.data.dataset import DataSet
+from coin_ray.errors import NOT_TEXT, RENAME, UserError
 from coin_ray.files import expanded
 from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import read_data
@@ -70,13 +73,15 @@ def load_study(
         UserError: every problem of the file and the settings at once, with line and nearest name;
             a folder that is missing or empty.
     """
+    if unknown := sorted(images.keys() - OfImages.__annotations__.keys()):
+        raise TypeError(f"load_study() got an unexpected keyword argument {unknown[0]!r}")
     if isinstance(set, Mapping):
         set = [f"{key}={_text(value)}" for key, value in set.items()]
     request = Request(
         profile=profile,
         data=_texts(data),
         train=_texts(images.get("train", ())),
-        settings=tuple(set),
+        settings=_texts(set),
         seeds=_seeds(seeds),
         mpp=images.get("mpp"),
         binary=images.get("binary"),
@@ -90,9 +95,23 @@ def with_images(study: ResolvedStudy, workspace: Path) -> Study:
 
 
 def default_workspace(given: PathLike | None = None) -> Path:
-    """The given folder, else COIN_RAY_WORKSPACE, else ``.coin-ray`` in the working folder."""
-    chosen = given or os.environ.get("COIN_RAY_WORKSPACE") or WORKSPACE
-    return expanded(Path(chosen)).resolve()
+    """The given folder, else COIN_RAY_WORKSPACE, else ``.coin-ray`` in the working folder.
+    UserError for a file, or a name that no address of a tracker can hold."""
+    chosen = Path(given or os.environ.get("COIN_RAY_WORKSPACE") or WORKSPACE)
+    try:
+        found = expanded(chosen).resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, "links in a circle", str(chosen)) from error
+    if found.exists() and not found.is_dir():
+        raise UserError(
+            "the workspace is a file",
+            where=str(found),
+            expected="a folder, or a name for a new one",
+            do="choose another with --workspace or COIN_RAY_WORKSPACE",
+        )
+    if not safe.is_text(str(found)):
+        raise UserError(NOT_TEXT, where=safe.printable(str(found)), do=RENAME)
+    return found
 
 
 def _texts(paths: Paths) -> tuple[str, ...]:
@@ -101,12 +120,16 @@ def _texts(paths: Paths) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    """As it would be written in a study."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """As it would be written in a study; a NumPy value as the number or the list that it holds."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    return json.dumps(value, default=lambda held: held.tolist())
 
 
 def _seeds(seeds: int | Sequence[int] | None) -> str | None:
     """As they would be typed: one number is a count, so a list of one names it twice."""
-    if seeds is None or isinstance(seeds, int):
-        return None if seeds is None else str(seeds)
-    return ",".join(map(str, [*seeds, *seeds]))
+    if seeds is None:
+        return None
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str):
+        return ",".join(map(str, [*seeds, *seeds]))
+    return str(seeds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 from typer.models import ArgumentInfo
 
-from coin_ray import safe
-from coin_ray.errors import NOT_TEXT, RENAME, UserError
+from coin_ray.errors import UserError
 from coin_ray.workspace import Workspace as Folder
 
 if TYPE_CHECKING:
@@ -103,23 +101,10 @@ Overwrite = Annotated[
 
 
 def _workspace(ctx: typer.Context, path: Path) -> Folder:
-    """Absolute. UserError for a file, or a name that no address of a tracker can hold."""
+    from coin_ray.api.studies import default_workspace
     from coin_ray.cli.screen import fault
-    from coin_ray.files import expanded
 
-    try:
-        found = Folder(expanded(path)).resolve()
-    except RuntimeError as error:
-        raise OSError(errno.ELOOP, "links in a circle", str(path)) from error
-    if found.exists() and not found.is_dir():
-        raise UserError(
-            "the workspace is a file",
-            where=str(found),
-            expected="a folder, or a name for a new one",
-            do="choose another with --workspace or COIN_RAY_WORKSPACE",
-        )
-    if not safe.is_text(str(found)):
-        raise UserError(NOT_TEXT, where=safe.printable(str(found)), do=RENAME)
+    found = Folder(default_workspace(path))
     ctx.meta[fault.WORKSPACE] = found
     return found
 

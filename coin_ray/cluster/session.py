@@ -78,9 +78,15 @@ def _in_the_background() -> Iterator[None]:
 
 def _reachable(address: str) -> None:
     """Ray itself tries for minutes, without a word."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    from ray._private import services
+
+    try:  # "auto" may be what a cluster that is gone has left
+        found = services.canonicalize_bootstrap_address(address) if address == "auto" else address
+    except ConnectionError as error:
+        raise _nobody(address, str(error)) from error
+    host, _, port = str(found).rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
-        return  # "auto", or a name that Ray resolves
+        return  # a name that Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:

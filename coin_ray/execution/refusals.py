@@ -40,7 +40,13 @@ def target(study: ResolvedStudy, executor: Executor) -> Target:
     a GPU that is not there."""
     nodes = executor.nodes()
     device = find_device(executor.device, nodes, study.profile)
-    workers = executor.workers or int(study.resources.get("round", {}).get("workers", 1))
+    workers = executor.workers
+    if workers is None:
+        workers = int(study.resources.get("round", {}).get("workers", 1))
+    if workers < 1:
+        raise UserError(
+            "nobody can train a round", found=f"{workers} workers", expected="1 or more"
+        )
     executor.check(study, nodes, device, workers)
     return Target(nodes, device, workers)
 

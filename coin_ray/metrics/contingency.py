@@ -60,8 +60,8 @@ def contingency(
     """Overlap table of two (H, W) label maps of any integer type; 0 = background, any ids.
 
     Raises:
-        UserError: maps of different shapes, masks of bool or float where instances are needed, or
-            negative ids.
+        UserError: maps of different shapes, arrays that are not (H, W), masks of bool or
+            float where instances are needed, or negative ids.
     """
     check_maps(true, predicted)
     (true_ids, true_at), (predicted_ids, predicted_at) = numbered(true), numbered(predicted)
@@ -100,6 +100,13 @@ def check_maps(true: NDArray[np.integer], predicted: NDArray[np.integer]) -> Non
                 expected="an integer id per pixel, 0 = background",
                 found=f"an array of {labels.dtype}",
                 do="label the connected components of a binary mask first",
+            )
+        if labels.ndim != 2:
+            raise UserError(
+                f"the {name} is no label map",
+                expected="(H, W): rows and columns of one image",
+                found=f"an array of {labels.ndim} dimensions, {labels.shape}",
+                do="compare one image at a time, by its ids and not by its colours",
             )
         if labels.size and np.issubdtype(labels.dtype, np.signedinteger) and labels.min() < 0:
             raise UserError(

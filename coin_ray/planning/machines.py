@@ -55,10 +55,12 @@ PAPER_SIZE = ("coin", "official")
 
 
 def find_device(asked: str, nodes: Sequence[Node], profile: str = "") -> str:
-    """``auto`` is the GPU where any of the nodes has one. UserError for a profile of the paper's
-    models without one, unless the CPU was asked for by name."""
-    if asked != "auto":
+    """``auto`` is the GPU where any of the nodes has one. UserError for what is no device, and for
+    a profile of the paper's models without a GPU, unless the CPU was asked for by name."""
+    if asked == "cpu" or asked.startswith("cuda"):
         return asked
+    if asked != "auto":
+        raise UserError(f"there is no device {asked!r}", expected="auto, cpu or cuda")
     if any(node.gpus for node in nodes):
         return "cuda"
     if profile in PAPER_SIZE:

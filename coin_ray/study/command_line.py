@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from coin_ray import safe
 from coin_ray.data.dataset import DataSpec
@@ -51,6 +52,9 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
         return ()
     if request.mpp is not None and not fits(Mpp, request.mpp):
         problems.add(Place(f"--mpp {request.mpp}"), "expected microns per pixel, such as 0.25")
+    if request.binary not in (None, *get_args(Binary)):
+        expected = f"expected {', '.join(get_args(Binary))}"
+        problems.add(Place(f"--binary {request.binary}"), expected)
     train = tuple(_folder(text, f"--train {text}", problems) for text in request.train)
     specs: list[DataSpec] = []
     places: dict[str, Place] = {}
