@@ -411,3 +411,16 @@ def test_no_cluster_at_the_address_is_one_clear_message(tiles: DataSet, tmp_path
             listen=lambda event: None,
             executor=Cluster("127.0.0.1:1"),
         )
+
+
+def test_auto_does_not_wait_for_a_cluster_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import services
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("Ray tries a dead address for minutes")
+
+    left = "127.0.0.1:1"  # in the file that a cluster leaves when it is killed
+    monkeypatch.setattr(services, "get_ray_address_from_environment", lambda *_: left)
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(UserError, match="no Ray cluster answers at auto"):
+        Cluster("auto").nodes()

@@ -136,7 +136,8 @@ def by_seeds(
         wanted = [c for c in following if c.key_label not in reasons]
         if wanted:
             levels = len({c.level for c in wanted} - {study.baseline_level})
-            finish(f"random seed {study.seeds[count]} of what is open: {levels} levels", wanted)
+            still = f"{levels} level{'s' * (levels != 1)}"
+            finish(f"random seed {study.seeds[count]} of what is open: {still}", wanted)
     return reasons
 
 
