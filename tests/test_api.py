@@ -401,3 +401,41 @@ def test_what_is_no_label_map_of_one_image_is_not_evaluated() -> None:
         coin_ray.evaluate(colours, colours)
     lists: Any = [[1, 0]]
     assert coin_ray.evaluate(lists, lists)["aji"] == 1.0
+
+
+def test_a_listener_that_fails_stops_nothing(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        heard.append(type(event).__name__)
+        raise ZeroDivisionError("of the listener")
+
+    study = coin_ray.load_study(folder / "first.yaml", workspace=tmp_path)
+    results = coin_ray.run(study, on_event=listen, tracking=False)
+    assert not results.failed and results.table("aji")["mean"].null_count() == 0
+    assert {"StudyStarted", "StageFinished", "CellFinished", "StudyFinished"} <= {*heard}
+    assert caplog.text.count("of the listener") >= 1
+
+
+def test_a_study_of_which_nothing_has_finished_is_told_from_one_that_never_ran(
+    folder: Path, tmp_path: Path
+) -> None:
+    study = coin_ray.load_study(
+        folder / "first.yaml",
+        workspace=tmp_path,
+        set={"ucis.model": "files", "ucis.path": tmp_path / "masks"},
+    )
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(coin_ray.UserError, match="has not run with these options"):
+        coin_ray.results(None, study)
+    data = study.data["generated"]
+    for image in (*data.train, *(sample.image for sample in data.samples)):
+        (tmp_path / "masks" / f"{image.name}.png").write_bytes(b"no picture")
+    failed = coin_ray.run(study, tracking=False)
+    assert len(failed.failed) == 2
+    with pytest.raises(coin_ray.UserError, match="a finished cell with labelled images"):
+        failed.figure()
+    with pytest.raises(coin_ray.UserError, match="no cell of this study has finished"):
+        coin_ray.results(None, study)

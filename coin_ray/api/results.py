@@ -106,10 +106,11 @@ class Results:
         ]
         if drawn:
             return drawn[0]
+        there = ", ".join(plot.name for plots in self._figures.values() for plot in plots)
         raise UserError(
             f"the report has no figure {name!r} of {wanted}",
-            expected=", ".join(plot.name for plots in self._figures.values() for plot in plots),
-            do="take one of these",
+            expected=there or "a finished cell with labelled images",
+            do="take one of these" if there else "see .failed and .report()",
         )
 
     def report(self, folder: str | Path | None = None) -> Path:

@@ -15,6 +15,7 @@ from coin_ray.execution.budget import StudyPlan, plan_study
 from coin_ray.execution.executor import Executor
 from coin_ray.execution.local import Local
 from coin_ray.execution.refusals import Target, target
+from coin_ray.execution.tally import unfailing
 from coin_ray.execution.trial_log import runs_folder, with_proposals
 from coin_ray.study.resolved import Budget
 
@@ -54,6 +55,7 @@ def run(
     default the one that the study was loaded for. ``executor``: ``Local()``, this process, by
     default; ``Cluster(address=…)`` for Ray. ``on_event`` hears all that happens, as
     ``coin_ray.events`` says it; without it a notebook shows a progress bar, and a script nothing.
+    An error of its own stops nothing and is logged as a warning; KeyboardInterrupt ends the run.
     ``tracking``: keep the run in MLflow, too. Cells that fail are in ``Results.failed`` and stop no
     other.
 
@@ -74,7 +76,7 @@ def run(
     command = f"coin_ray.run({study.resolved.name!r})"
     with progress_bar(on_event) as listen:
         return run_and_report(
-            study, executor or Local(), listen, tracking=tracking, command=command
+            study, executor or Local(), unfailing(listen), tracking=tracking, command=command
         )
 
 
@@ -134,7 +136,8 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
     True
 
     Raises:
-        UserError: the study has not run with these options in this workspace.
+        UserError: the study has not run with these options in this workspace, or none of its cells
+            has finished.
     """
     from coin_ray.report.values.study_results import read_results
 
@@ -143,8 +146,11 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
     place = study.workspace if workspace is None else default_workspace(workspace)
     runs = runs_folder(study.resolved, place)
     if not any(runs.glob("*/metrics.json")):
+        ran = (runs / "sweep.json").exists()
         raise UserError(
-            "this study has not run with these options",
+            "no cell of this study has finished"
+            if ran
+            else "this study has not run with these options",
             where=str(runs),
             do="run `coin-ray sweep` with the same options, or name its --workspace",
         )
