@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from coin_ray.confidence.settings import Term
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights, round_schedule
-from coin_ray.pipeline.settings import Cell, dotted_fields, flatten, nest
+from coin_ray.pipeline.settings import Cell, nest
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.asked import cell_stages
-from coin_ray.section import is_runtime
 from tests.computing import FakeImage
 
 IMAGES = (FakeImage("a"), FakeImage("b"))
-FULL = {
-    "crf.enabled": True,
-    "score.terms": get_args(Term),
-    "labels.missed": "ignore",
-    "infer.stain_weight": 4.0,
-    "student.later_iterations": 100,
-    "student.later_lr": 0.5,
-    "rounds.count": 2,
-}
-"""Every optional part switched on, so that each of its settings must count."""
-ONLY_WHEN = {
-    "ot.threshold": {"ot.enabled": False},
-    "ucis.path": {"ucis.model": "files"},
-    "ucis.weights": {"ucis.model": "ssa"},
-    "ucis.seed": {"ucis.model": "psm"},
-    "infer.redraw_min_iou": {"infer.redraw": True},
-    "infer.redraw_grow": {"infer.redraw": True},
-}
-OTHER: dict[str, Any] = {
-    "ucis.model": "files",
-    "ucis.path": "elsewhere",
-    "ucis.ssa.lr_drops": (5,),
-    "ucis.psm.region": None,
-    "uss.layer": -2,
-    "uss.zoom": (2.0, 6.0),
-    "uss.window": 512,
-    "ot.foreground_mass": 0.3,
-    "ot.threshold": "mean",
-    "score.terms": ("ellipse",),
-    "select.area_ratio": (0.5, 2.0),
-    "student.epochs": 2,
-    "student.later_iterations": 50,
-    "student.scale": (0.9, 1.1),
-    "infer.scales": (1.0,),
-    "infer.tile": 512,
-}
 
 
 def build(values: dict[str, Any]) -> Cell:
@@ -87,27 +49,6 @@ def changed_stages(values: dict[str, Any], key: str, value: Any) -> list[str]:
             stages.setdefault(made.stage, set()).add(made.digest)
         found.append(stages)
     return [stage for stage in STAGES if found[0].get(stage) != found[1].get(stage)]
-
-
-def another(key: str, field: Any, now: Any) -> Any:
-    if key in OTHER:
-        return OTHER[key]
-    if isinstance(now, bool):
-        return not now
-    if isinstance(now, str):
-        return next(v for v in get_args(field.annotation) if v != now)
-    return now + 1 if isinstance(now, int) else now * 0.5 + 0.15
-
-
-@pytest.mark.parametrize(("key", "field"), list(dotted_fields()), ids=lambda v: str(v)[:30])
-def test_identity_fields_change_a_key_and_runtime_fields_none(key: str, field: Any):
-    trained = [m for m in ("ssa", "psm") if key.startswith(f"ucis.{m}.")]
-    base = FULL | ONLY_WHEN.get(key, {})
-    if trained:
-        base |= {"ucis.model": trained[0], "ucis.weights": "none"}
-    now = flatten(build(base).model_dump(by_alias=True))[key]
-    changed = all_keys(base | {key: another(key, field, now)})
-    assert (changed != all_keys(base)) is not is_runtime(field)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,8 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
 
 def _open(path: Path) -> Slide:
     suffix = path.suffix.lower()
+    if not path.exists():
+        raise UserError("no such file", where=str(path))
     if path.is_dir():
         if (path / ".zattrs").exists() or (path / "zarr.json").exists():
             from coin_ray.slides.zarr import zarr_slide
@@ -164,7 +166,7 @@ def _open(path: Path) -> Slide:
             "picture",
         )
     raise UserError(
-        "no slide and no picture" if path.exists() else "no such file",
+        "no slide and no picture",
         where=str(path),
         expected=", ".join((*OPENSLIDE, *TIFF, ".zarr", *SUFFIXES)),
         do="give the file that the scanner wrote, a folder of DICOM files, or an OME-Zarr",
