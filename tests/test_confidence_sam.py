@@ -75,6 +75,7 @@ def test_encoding_and_decoding_equal_the_predictor(shape: tuple[int, int]) -> No
     image = picture(*shape)
     points = np.random.default_rng(1).integers(0, shape, (9, 2)).astype(np.float64)
     segmenter = SamSegmenter(sam, batch=4)
+    segmenter.batch = 4  # as on a GPU
     embedding = segmenter.encode(image)
     assert embedding["embedding"].dtype == np.float16
 
@@ -103,7 +104,9 @@ def test_the_result_does_not_depend_on_the_batch() -> None:
     points = np.random.default_rng(2).integers(0, 96, (7, 2)).astype(np.float64)
     one = SamSegmenter(sam, batch=1)
     embedding = one.encode(image)
-    many = SamSegmenter(sam, batch=64).decode(embedding, points, (96, 120))
+    several = SamSegmenter(sam, batch=64)
+    several.batch = 64  # as on a GPU
+    many = several.decode(embedding, points, (96, 120))
     for i, crop in enumerate(one.decode(embedding, points, (96, 120)).crops):
         assert crop.shape == many.crops[i].shape
         assert (crop != many.crops[i]).mean() < 1e-3

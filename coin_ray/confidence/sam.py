@@ -17,13 +17,14 @@ class SamSegmenter:
     """One positive point per instance, three candidate masks, the one of highest predicted IoU.
 
     ``sam`` is a ``segment_anything`` Sam module. The image is resized as SAM's own predictor does
-    (long side to the encoder's size, padded below and right). ``batch`` prompts are decoded at a
-    time.
+    (long side to the encoder's size, padded below and right). On a GPU ``batch`` prompts are
+    decoded at a time. On a CPU it is one: more only fill the memory, 40 MB each, and the caches.
     """
 
     def __init__(self, sam: Any, *, batch: int, device: str = "cpu") -> None:
         self.sam = sam.to(device).eval().requires_grad_(False)
-        self.device, self.batch = torch.device(device), batch
+        self.device = torch.device(device)
+        self.batch = 1 if self.device.type == "cpu" else batch
         self.side = int(sam.image_encoder.img_size)
 
     @torch.inference_mode()
