@@ -1,7 +1,7 @@
 """Device errors without a GPU: the package's steps on tensors that say ``cuda`` and hold nothing.
 
-``python -m tests.fake_cuda`` traces every path of :data:`tests.fake_cuda_paths.PATHS` and prints, as
-JSON, what would raise on a card and where each would wait for it. :func:`guard` makes the library
+``python -m tests.fake_cuda`` traces every path of :data:`tests.fake_cuda_paths.PATHS` and prints,
+as JSON, what would raise on a card and where each would wait for it. :func:`guard` makes the library
 to be preloaded into that process: it tells a CPU build of torch that there is a card, so that
 autograd runs.
 
@@ -90,7 +90,7 @@ def _on_card(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, FakeTensor) and tensor.fake_device.type != "cpu"
 
 
-def _patch() -> None:
+def patch() -> None:
     """The ways from a tensor to Python and back, for tensors that hold nothing."""
     tensor: Any = torch.Tensor
     numpy, item, truth, tolist, from_numpy = (
@@ -135,15 +135,23 @@ def _patch() -> None:
             WAITS[_where()] += 1
         return mask
 
+    def check(self: torch.Tensor, index: Any) -> None:
+        parts = index if isinstance(index, tuple) else (index,)
+        if not _on_card(self) and any(_on_card(part) for part in parts):
+            raise RuntimeError(f"a tensor on the CPU is indexed from another device, {_where()}")
+
     def fake_getitem(self: torch.Tensor, index: Any) -> torch.Tensor:
+        check(self, index)
         if not masks(self, index):
             return getitem(self, index)
         _ = self.reshape(-1)[:1] + index.sum()  # both on one device
         return self.flatten(0, index.ndim - 1)  # as if all were chosen
 
     def fake_setitem(self: torch.Tensor, index: Any, value: Any) -> None:
+        check(self, index)
         if not masks(self, index):
-            return setitem(self, index, value)
+            setitem(self, index, value)
+            return
         if isinstance(value, torch.Tensor) and value.numel() == self.numel():
             value = value.reshape(self.shape)  # x[mask] += y, from fake_getitem
         chosen = index.reshape(*index.shape, *[1] * (self.ndim - index.ndim))
@@ -186,7 +194,7 @@ def main() -> None:
     from tests.fake_cuda_paths import PATHS
 
     torch.set_num_threads(1)
-    _patch()
+    patch()
     print(json.dumps({name: report(path) for name, path in PATHS.items()}))
 
 

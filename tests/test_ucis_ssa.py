@@ -95,7 +95,7 @@ def test_scale_equivariance_by_hand() -> None:
     ones, quarter = [[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]
     attention = maps(ones, quarter, quarter)
     halved = maps([[0.5]], [[0.25]], [[0.75]])
-    loss = scale_equivariance(attention, halved, torch.tensor([0, 1, 1]))
+    loss = scale_equivariance(attention, halved, (torch.tensor([0]), torch.tensor([1, 2])))
     assert loss.item() == pytest.approx(0.5 * (0.5**2 + (0 + 0.5**2) / 2))
 
 

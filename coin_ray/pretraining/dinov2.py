@@ -74,15 +74,17 @@ class DinoV2(Dino):
         for i in range(0, len(big), 2):
             hidden[i] = block_mask(rng, grid, rng.uniform(0.1, 0.5))
         mask = torch.from_numpy(hidden).to(big.device)
+        # Not by the mask: a step would wait for a GPU to say how many it chooses.
+        chosen = torch.from_numpy(np.flatnonzero(hidden)).to(big.device)
         warmth = temperature(fraction)
         with torch.no_grad():
             seen = self.teacher.forward_features(big)
             teacher = self.teacher_head(seen[:, 0])
-            patches = self.teacher_patch_head(seen[:, extra:][mask])
+            patches = self.teacher_patch_head(seen[:, extra:].flatten(0, 1)[chosen])
         ours = self.masked_features(big, mask)
         local = self.backbone.forward_features(small)[:, 0]
         student = self.head(torch.cat([ours[:, 0], local]))
-        predicted = self.patch_head(ours[:, extra:][mask])
+        predicted = self.patch_head(ours[:, extra:].flatten(0, 1)[chosen])
         total = class_loss(student, balanced(teacher, warmth), len(big) // 2)
         total = total + distillation_loss(predicted, balanced(patches, warmth)).mean()
         half = len(big) // 2

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coin_ray.labels import BoolArray
 from coin_ray.training import draws
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Checkpoint, Log
@@ -66,7 +67,14 @@ def train_ssa(
     each = "a crop of each of 3 magnifications"
     share = world.share(ssa.batch, len(MAGNIFICATIONS), each, "ucis.ssa.batch")
     levels, target = ssa_data.prepare(images, scales)
-    level = torch.arange(len(share), device=world.device) % len(MAGNIFICATIONS)
+    order = np.arange(len(share)) % len(MAGNIFICATIONS)
+
+    def places(chosen: BoolArray) -> Tensor:
+        # Not a mask: a step would wait for a GPU to say how many it chooses.
+        return torch.from_numpy(np.flatnonzero(chosen)).to(world.device)
+
+    level, fine = torch.from_numpy(order).to(world.device), places(order < 2)
+    by_level = places(order[order < 2] == 0), places(order[order < 2] == 1)
     with draws.seeded(world.device, seed):  # alike on every worker
         attention = build_attention(ssa, target)
         classifier = build_classifier(ssa, weights)
@@ -97,10 +105,9 @@ def train_ssa(
                 "equivariance": equivariance(attended, turned, inverse),
             }
             if ssa.scale_equivariance:
-                fine = level < 2
                 with torch.no_grad():
                     halved = attention(half(x[fine]), running=True)
-                terms["scale_equivariance"] = scale_loss(attended[fine], halved, level[fine])
+                terms["scale_equivariance"] = scale_loss(attended[fine], halved, by_level)
             return terms
 
         average = Average(attention, ssa.ema)

@@ -44,12 +44,12 @@ def equivariance(attention: Tensor, transformed: Tensor, inverse: Transform) -> 
     return F.mse_loss(attention, inverse(transformed))
 
 
-def scale_equivariance(attention: Tensor, halved: Tensor, level: Tensor) -> Tensor:
+def scale_equivariance(attention: Tensor, halved: Tensor, levels: tuple[Tensor, Tensor]) -> Tensor:
     """Half of: the mean squared difference between the halved attention of the 40x images and the
     attention of the halved images, plus the same of the 20x images.
 
-    ``attention`` (N, 1, H, W) of images of class ``level`` (N,) 0 (40x) or 1 (20x), both present;
-    ``halved`` (N, 1, H // 2, W // 2).
+    ``attention`` (N, 1, H, W), ``halved`` (N, 1, H // 2, W // 2); ``levels``: int64 indices of the
+    images at 40x and of those at 20x, none empty.
     """
     error = (half(attention) - halved).square().mean(dim=(1, 2, 3))
-    return 0.5 * (error[level == 0].mean() + error[level == 1].mean())
+    return 0.5 * (error[levels[0]].mean() + error[levels[1]].mean())

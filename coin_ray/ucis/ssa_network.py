@@ -49,7 +49,7 @@ class SparseSigmoid(nn.Module):
         count = values.shape[1]
         threshold = values.kthvalue(count - int(self.sparsity * count), dim=1).values.mean()
         with torch.no_grad():
-            old = self.threshold if self.batches else threshold
+            old = torch.where(self.batches > 0, self.threshold, threshold)
             self.threshold.copy_(MOMENTUM * old + (1 - MOMENTUM) * threshold)
             self.batches += 1
         return torch.sigmoid(SLOPE * (a - threshold))
