@@ -1,13 +1,13 @@
 """Device errors without a GPU: the package's steps on tensors that say ``cuda`` and hold nothing.
 
 ``python -m tests.fake_cuda`` traces every path of :data:`tests.fake_cuda_paths.PATHS` and prints,
-as JSON, what would raise on a card and where each would wait for it. :func:`guard` makes the library
-to be preloaded into that process: it tells a CPU build of torch that there is a card, so that
-autograd runs.
+as JSON, what would raise on a card and where each would wait for it. :func:`guard` makes the
+library to be preloaded into that process: it tells a CPU build of torch that there is a card, so
+that autograd runs.
 
-torch's FakeTensorMode raises for an operation over two devices or for dtypes that do not go
-together. Added here: ``.numpy()`` of a fake CUDA tensor raises; what Python asks a tensor for
-(``.item()``, ``bool()``, the places of a boolean mask) is made up and counted. bf16 casts inside
+torch's FakeTensorMode raises for an operation over two devices. Added here: ``.numpy()`` of a fake
+CUDA tensor raises, and a product or convolution of two floating dtypes; what Python asks a tensor
+for (``.item()``, ``bool()``, the places of a boolean mask) is made up and counted. bf16 casts inside
 autocast are not proven: it is off in a CPU build.
 """
 
@@ -27,6 +27,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SOURCE = Path(__file__).parent / "files" / "fake_cuda_guard.cpp"
 WAITS: collections.Counter[str] = collections.Counter()
@@ -53,6 +54,20 @@ def guard(folder: Path) -> Path:
     return out
 
 
+class _OneType(TorchDispatchMode):
+    """Products of two floating dtypes raise, as on a card."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.overloadpacket.__name__ in {"mm", "addmm", "bmm", "baddbmm", "convolution"}:
+            tensors = [a for a in args if isinstance(a, torch.Tensor)]
+            found = {t.dtype for t in tensors if t.dtype.is_floating_point}
+            if len(found) > 1:
+                raise RuntimeError(f"{func} of more than one dtype, {found}, {_where()}")
+        return func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
 def traced() -> Iterator[None]:
     """Tensors made inside hold nothing."""
@@ -60,7 +75,7 @@ def traced() -> Iterator[None]:
     WAITS.clear()
     _mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with _mode:
+        with _mode, _OneType():
             yield
     finally:
         _mode = None
