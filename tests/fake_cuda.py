@@ -7,8 +7,8 @@ that autograd runs.
 
 torch's FakeTensorMode raises for an operation over two devices. Added here: ``.numpy()`` of a fake
 CUDA tensor raises, and a product or convolution of two floating dtypes; what Python asks a tensor
-for (``.item()``, ``bool()``, the places of a boolean mask) is made up and counted. bf16 casts inside
-autocast are not proven: it is off in a CPU build.
+for (``.item()``, ``bool()``, the places of a boolean mask) is made up and counted. bf16 casts in
+an autocast are not proven: it is off in a CPU build.
 """
 
 from __future__ import annotations
