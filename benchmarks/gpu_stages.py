@@ -21,6 +21,7 @@ from coin_ray.distillation.settings import Infer, Student
 from coin_ray.distillation.targets import PseudoLabels
 from coin_ray.distillation.training import train_round
 from coin_ray.imaging.windows import grid
+from coin_ray.precision import Precision, computing
 from coin_ray.propagation.backbones import Backbone, build_vit
 from coin_ray.propagation.features import extract_features, window_side
 from coin_ray.propagation.settings import Uss
@@ -62,9 +63,9 @@ TOY = Sizes(
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of work. ``check(sizes, device)`` compares with the CPU; ``prepare`` gives ours and the literal
-    way, each a run of ``units`` units, of which a cell has ``count``. A run that times a part of
-    itself gives its seconds."""
+    """One kind of work. ``check(sizes, device)`` compares with the CPU; ``prepare`` gives ours and
+    the literal way, each a run of ``units`` units, of which a cell has ``count``. A run that times
+    a part of itself gives its seconds."""
 
     title: str
     unit: str
@@ -85,6 +86,11 @@ def rate(device: str, side: int) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best
+
+
+def precision(device: str) -> Precision:
+    """Of our side: the profile ``coin``'s."""
+    return "fp32" if device == "cpu" else "bf16"
 
 
 def near(found: NDArray[Any], expected: NDArray[Any], bound: float) -> tuple[bool, str]:
@@ -131,7 +137,7 @@ def features_check(sizes: Sizes, device: str) -> tuple[bool, str]:
         extract_features(*_features(sizes, place), zoom=6.0, batch=2).tokens
         for place in (device, "cpu")
     ]
-    return near(*found, 2e-2)
+    return near(found[0], found[1], 2e-2)
 
 
 def _features(sizes: Sizes, device: str) -> tuple[NDArray[np.uint8], Backbone, Uss]:
@@ -151,7 +157,8 @@ def features(sizes: Sizes, device: str) -> tuple[Run, Run]:
         for _ in windows:
             pass
 
-    return lambda: extract_features(pixels, model, uss, zoom=6.0, batch=uss.batch), slow
+    fast = uss.model_copy(update={"precision": precision(device)})
+    return lambda: extract_features(pixels, model, fast, zoom=6.0, batch=uss.batch), slow
 
 
 def windows_of_a_cell(sizes: Sizes) -> int:
@@ -177,7 +184,7 @@ def encoding_check(sizes: Sizes, device: str) -> tuple[bool, str]:
         SamSegmenter(sam(sizes), batch=2, device=place).encode(image(sizes.tile))["embedding"]
         for place in (device, "cpu")
     ]
-    return near(*found, 2e-2)
+    return near(found[0], found[1], 2e-2)
 
 
 def encoding(sizes: Sizes, device: str) -> tuple[Run, Run]:
@@ -186,7 +193,12 @@ def encoding(sizes: Sizes, device: str) -> tuple[Run, Run]:
     from segment_anything import SamPredictor
 
     predictor = SamPredictor(model)
-    return lambda: segmenter.encode(pixels), lambda: predictor.set_image(pixels)
+
+    def fast() -> None:
+        with computing(device, precision(device)):
+            segmenter.encode(pixels)
+
+    return fast, lambda: predictor.set_image(pixels)
 
 
 def _embedding() -> NDArray[np.float16]:
@@ -221,7 +233,11 @@ def decoding(sizes: Sizes, device: str) -> tuple[Run, Run]:
         for y, x in points(sizes):
             predictor.predict(np.array([[x, y]]), np.array([1]))
 
-    return lambda: segmenter.decode({"embedding": embedding}, points(sizes), shape), slow
+    def fast() -> None:
+        with computing(device, precision(device)):
+            segmenter.decode({"embedding": embedding}, points(sizes), shape)
+
+    return fast, slow
 
 
 # The student: a step with its crops, and the prediction of a tile.
@@ -247,12 +263,10 @@ def step_check(sizes: Sizes, device: str) -> tuple[bool, str]:
 
 
 def step(sizes: Sizes, device: str) -> tuple[Run, Run]:
-    on_gpu = device != "cpu"
-    ours = {"bf16": on_gpu}
-    slow = {"bf16": False, "channels_last": False}
+    workers, fast = 0 if device == "cpu" else 4, precision(device)
     return (
-        lambda: rounds(sizes, device, 4 if on_gpu else 0, **ours).seconds,
-        lambda: rounds(sizes, device, 0, **slow).seconds,
+        lambda: rounds(sizes, device, workers, precision=fast).seconds,
+        lambda: rounds(sizes, device, 0, channels_last=False).seconds,
     )
 
 
@@ -281,7 +295,8 @@ def inference(sizes: Sizes, device: str) -> tuple[Run, Run]:
                 one = Infer(scales=(scale,), hflip=False)
                 predict_probability(plain, pixels, one, device)
 
-    return lambda: predict_probability(model, pixels, infer, device), slow
+    fast = Infer(precision=precision(device))
+    return lambda: predict_probability(model, pixels, fast, device), slow
 
 
 STAGES = (

@@ -185,6 +185,8 @@ def patch() -> None:
     files: Any = safetensors.torch  # a file's content is beside the point, and there is none
     files.save = lambda tensors: b""
     files.save_file = lambda tensors, path: Path(path).touch()
+    cuda: Any = torch.cuda
+    cuda.is_bf16_supported = lambda including_emulation=True: True
     random: Any = torch.random
     random.fork_rng = lambda *places, **options: contextlib.nullcontext()
 

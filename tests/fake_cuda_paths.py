@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.gpu_stages import SMALL, STAGES, Stage
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.confidence.small import SmallSegmenter
 from coin_ray.confidence.small_model import SmallSam
@@ -21,7 +22,7 @@ from coin_ray.distillation.targets import PseudoLabels
 from coin_ray.distillation.training import train_round
 from coin_ray.pretraining.backbone import FAMILIES, pretrain_backbone
 from coin_ray.pretraining.pretrain import Asked
-from coin_ray.pretraining.segmenter import pretrain_segmenter
+from coin_ray.pretraining.small_sam import pretrain_segmenter
 from coin_ray.propagation.backbones import Backbone, build_vit
 from coin_ray.propagation.centroids import centroids, class_sums
 from coin_ray.propagation.features import extract_features
@@ -152,6 +153,11 @@ def small_segmenter() -> SmallSegmenter:
     return SmallSegmenter(SmallSam(**TINY_SAM), batch=2, device=CUDA.device)
 
 
+def benchmark(stage: Stage) -> None:
+    for run in stage.prepare(SMALL, CUDA.device):
+        run()
+
+
 def placed_where(device: str) -> None:
     assert next(placed(torch.nn.Linear(2, 2), device).parameters()).device.type == "cuda"
 
@@ -167,7 +173,7 @@ PATHS: dict[str, Callable[[], Any]] = {
     "student unet, plain layout": partial(student, arch="unet", edge=False, channels_last=False),
     "student deeplab": partial(student, arch="deeplabv3plus"),
     "student deeplab, bf16, canny": partial(
-        student, arch="deeplabv3plus", bf16=True, edge_target="canny", optimiser="adamw"
+        student, arch="deeplabv3plus", precision="bf16", edge_target="canny", optimiser="adamw"
     ),
     "inference unet, tiles": partial(inference, "unet", scales=(1.0, 1.5), tile=64),
     "inference deeplab": partial(inference, "deeplabv3plus", scales=(1.0, 0.5), hflip=True),
@@ -185,6 +191,7 @@ PATHS: dict[str, Callable[[], Any]] = {
         )
         for name in FAMILIES
     },
+    **{f"benchmark of {stage.title}": partial(benchmark, stage) for stage in STAGES},
     "pretraining segmenter": partial(
         pretraining, partial(pretrain_segmenter, prompts=4, size=TINY_SAM)
     ),
