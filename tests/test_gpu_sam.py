@@ -1,9 +1,11 @@
-"""Prompts of segment-anything on a CPU cost no more than the plain loop of its own predictor."""
+"""Prompts of segment-anything on a CPU take no more memory than its own predictor's plain loop.
+
+The time is the row "sam" of ``python -m benchmarks.stages``.
+"""
 
 from __future__ import annotations
 
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,12 +16,12 @@ from benchmarks.measure import _reset_peak, _resident
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.labels import InstanceMasks
 
-SHAPE, POINTS, REPEATS = (1000, 1000), 4, 3
+SHAPE, POINTS, REPEATS = (1000, 1000), 4, 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_decoding_takes_no_more_than_the_predictors_loop() -> None:
-    """In the same process, in turn: at most its time and 1.2 times its memory, equal masks."""
+    """In the same process, in turn: equal masks and at most 1.2 times its memory."""
     sam = random_sam()
     from segment_anything import SamPredictor
 
@@ -43,13 +45,10 @@ def test_decoding_takes_no_more_than_the_predictors_loop() -> None:
         full[box[0] : box[2], box[1] : box[3]] = crop
         assert 0.01 < mask.mean() < 0.99
         assert (full != mask).sum() <= 1e-3 * mask.sum(), "equal up to rounding at the zero line"
-    seconds: dict[object, list[float]] = {ours: [], plain: []}
     peaks: dict[object, list[float]] = {ours: [], plain: []}
     for _ in range(REPEATS):
         for side in (ours, plain):
-            base, began = _reset_peak(), time.process_time()
+            base = _reset_peak()
             side()
-            seconds[side].append(time.process_time() - began)
             peaks[side].append(_resident("VmHWM") - base)
-    assert min(seconds[ours]) <= 1.0 * min(seconds[plain])
     assert min(peaks[ours]) <= 1.2 * min(peaks[plain])

@@ -67,14 +67,7 @@ def train_ssa(
     each = "a crop of each of 3 magnifications"
     share = world.share(ssa.batch, len(MAGNIFICATIONS), each, "ucis.ssa.batch")
     levels, target = ssa_data.prepare(images, scales)
-    order = np.arange(len(share)) % len(MAGNIFICATIONS)
-
-    def places(chosen: BoolArray) -> Tensor:
-        # Not a mask: a step would wait for a GPU to say how many it chooses.
-        return torch.from_numpy(np.flatnonzero(chosen)).to(world.device)
-
-    level, fine = torch.from_numpy(order).to(world.device), places(order < 2)
-    by_level = places(order[order < 2] == 0), places(order[order < 2] == 1)
+    level, fine, by_level = _magnifications(len(share), world.device)
     with draws.seeded(world.device, seed):  # alike on every worker
         attention = build_attention(ssa, target)
         classifier = build_classifier(ssa, weights)
@@ -121,3 +114,16 @@ def train_ssa(
         )
         log = train(training, world, checkpoint, progress)
     return to_arrays(average.state()), log
+
+
+def _magnifications(crops: int, device: str) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """The class of each crop of a step, which of them are at 40x and 20x, and of those each."""
+    level = np.arange(crops) % len(MAGNIFICATIONS)
+
+    def places(chosen: BoolArray) -> Tensor:
+        # Not a mask: a step would wait for a GPU to say how many it chooses.
+        return torch.from_numpy(np.flatnonzero(chosen)).to(device)
+
+    fine = level[level < 2]
+    by_level = places(fine == 0), places(fine == 1)
+    return torch.from_numpy(level).to(device), places(level < 2), by_level
