@@ -241,6 +241,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.timeout(900)  # five groups of processes to start, on a machine that may be busy
+@pytest.mark.slow
 def test_five_trials_of_two_workers_do_not_wait_for_each_other(
     address: str, tiles: DataSet, tmp_path: Path
 ):
