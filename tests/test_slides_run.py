@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,29 @@ def test_a_slide_is_segmented_once_and_interrupted_without_loss(
     page = (tmp_path / "out" / "slide.html").read_text()
     assert f"<td>{total:,}" in page
     assert page.count("data:image/") >= 4
+
+
+def test_the_student_of_a_slide_is_built_once(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coin_ray.distillation import network
+    from coin_ray.weights.modules import to_arrays
+
+    student = CONFIG.student.model_copy(update={"width": 4})
+    infer = CONFIG.infer.model_copy(update={"scales": (1.0,), "hflip": False, "redraw": False})
+    config = CONFIG.model_copy(update={"student": student, "infer": infer})
+    weights = to_arrays(network.build_student(student, pretrained=False).state_dict())
+    built, build = [], network.student_from_weights
+
+    def counted(*given: object) -> object:
+        built.append(given)
+        return build(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network, "student_from_weights", counted)
+    slide = open_slide(path)
+    work = run.prepare(slide, Method(config, student=weights), tmp_path / "tiles")
+    assert len(list(run.run_here(work, slide))) > 1 and len(built) == 1
+    assert "network" not in vars(pickle.loads(pickle.dumps(work.method)))  # noqa: S301
 
 
 def test_other_settings_or_another_slide_take_other_files(path: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def run_on_ray(work: Work, slide: Slide) -> Iterator[Done]:
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus, memory=int(MEMORY), max_retries=RETRIES)(
         _compute
     )
-    shared = ray.put(work)
+    shared = [ray.put(work)]  # in a list Ray hands over the reference: a process reads it once
     waiting: list[tuple[Tile, Any]] = []
     for tile in work.tiles:
         done = stored(work, tile)
@@ -62,16 +62,17 @@ def _ended(work: Work, tile: Tile, result: Any) -> Done:
     return keep(work, tile, found)
 
 
-def _compute(work: Work, tile: Tile, gpus: float) -> Nuclei | str:
+def _compute(shared: list[Any], tile: Tile, gpus: float) -> Nuclei | str:
     limit(1, gpus)
-    return compute(work, _opened(work.path, work.mpp), tile)
+    return compute(*_opened(shared[0]), tile)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Any, mpp: float) -> Slide:
-    """Opened once a process."""
+def _opened(reference: Any) -> tuple[Work, Slide]:
+    """Opened once a process, and its student built once."""
     import warnings
 
+    work: Work = ray.get(reference)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the driver has said that --mpp wins
-        return open_slide(path, mpp)
+        return work, open_slide(work.path, work.mpp)

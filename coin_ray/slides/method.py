@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from coin_ray.labels import LabelMap, areas, count, means
 from coin_ray.pipeline.settings import Cell
 from coin_ray.precision import computing
 from coin_ray.ucis.stain import stain_mask
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Image8 = NDArray[np.uint8]
 Weights = Mapping[str, NDArray[Any]]
@@ -35,6 +39,18 @@ class Method:
     student: Weights | None = field(default=None, repr=False)
     standard: Standard | None = None
     typical: float | None = None
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The student, ready: of a slide's tiles the first one builds it."""
+        from coin_ray.distillation.network import student_from_weights
+
+        assert self.student is not None
+        return student_from_weights(self.student, self.config.student, self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To another process the weights go, and it builds the student itself."""
+        return {name: value for name, value in vars(self).items() if name != "network"}
 
     @property
     def redraws(self) -> bool:
@@ -105,19 +121,10 @@ def _by_student(
     image: Image8, method: Method, scale: float
 ) -> tuple[LabelMap, NDArray[np.float32]]:
     """Instances (H, W) and foreground probability (H, W) of the student."""
-    from coin_ray.distillation.inference import instances_from_probability, predict_probability
-    from coin_ray.distillation.network import student_from_weights
+    from coin_ray.pipeline.stages.distillation import drawn
 
-    assert method.student is not None
-    infer, ucis = method.config.infer, method.config.ucis
-    network = student_from_weights(method.student, method.config.student, method.device)
-    probability, edge = predict_probability(network, image, infer, method.device)
-
-    def refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        from coin_ray.propagation.crf import dense_crf
-
-        return dense_crf(image, np.stack([1 - values, values]), method.config.crf)[1]
-
+    config = method.config
+    infer, ucis = config.infer, config.ucis
     evidence = None
     if infer.stain_weight:
         evidence = evidence_maps(
@@ -127,16 +134,16 @@ def _by_student(
             scale=scale,
             standard=method.standard,
         ).evidence
-    found = instances_from_probability(
-        probability,
-        edge,
+    return drawn(
+        method.network,
+        image,
         infer,
-        method.config.instances,
-        refine=refine if infer.crf else None,
+        config.instances,
+        crf=config.crf if infer.crf else None,
         evidence=evidence,
         scale=scale,
+        device=method.device,
     )
-    return found, probability
 
 
 def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> LabelMap:

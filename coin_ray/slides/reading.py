@@ -139,7 +139,7 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
 def _open(path: Path) -> Slide:
     suffix = path.suffix.lower()
     if not path.exists():
-        raise UserError("no such file", where=str(path))
+        raise UserError("no such file", where=str(path), do="check the path")
     if path.is_dir():
         if (path / ".zattrs").exists() or (path / "zarr.json").exists():
             from coin_ray.slides.zarr import zarr_slide
@@ -206,8 +206,6 @@ def _openslide(path: Path) -> Slide:
             where=str(path),
             do=INSTALL,
         ) from error
-    if not path.exists():
-        raise UserError("no such file", where=str(path), do="check the path")
     with decoding(path):
         handle = openslide.OpenSlide(str(path))
     found = handle.properties

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
             scale = pixel_scale(slide.mpp * slide.downsample(level))
             fitted = calibrated(method, sample, scale)
     work = Work(slide.path, slide.mpp, level, fitted, tuple(tiles), background, folder, hint)
-    return Work(**{**vars(work), "folder": folder / _digest(work, method)})
+    return replace(work, folder=folder / _digest(work, method))
 
 
 def windows(slide: Slide, level: int, tissue: BoolArray, side: int, most: int) -> list[Image8]:
@@ -134,8 +134,8 @@ def _digest(work: Work, method: Method) -> str:
         "code": code_identity(),
     }
     found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-    for name in sorted(method.student or {}):
-        found.update(name.encode() + np.ascontiguousarray(method.student[name]).tobytes())  # type: ignore[index]
+    for name, values in sorted((method.student or {}).items()):
+        found.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return found.hexdigest()[:16]
 
 

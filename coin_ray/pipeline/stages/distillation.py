@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from coin_ray.propagation.settings import Crf
 from coin_ray.store.artifacts import Artifact
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import Progress, World
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SCHEDULED = ("epochs", "later_iterations", "later_lr")
 """Settings of the student that say how long a round is and how fast it learns; the key of a round
@@ -149,32 +152,58 @@ def _evidence(settings: Keyed, image: NDArray[np.uint8], scale: float) -> NDArra
 
 def _predict(given: Given) -> Artifact:
     """Label map (H, W) of the student. ``infer.edge_markers`` acts where it has an edge head."""
-    from coin_ray.distillation.inference import instances_from_probability, predict_probability
     from coin_ray.distillation.network import student_from_weights
 
     s, infer = given.settings, given.settings.infer.section(Infer)
     image, scale = given["image"], given["scale"]
     student = given.made_with("round").section(Student)
-    model = student_from_weights(given["round"].arrays, student, given.device)
-    segmentation, edge = predict_probability(model, image, infer, given.device)
+    found, _ = drawn(
+        student_from_weights(given["round"].arrays, student, given.device),
+        image,
+        infer,
+        Instances.model_validate(s.instances.options(Instances)),
+        crf=s.crf.section(Crf) if infer.crf else None,
+        evidence=_evidence(s.evidence, image, scale) if infer.stain_weight else None,
+        scale=scale,
+        device=given.device,
+    )
+    return Artifact({"array": found})
 
-    def refine(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+
+def drawn(
+    model: nn.Module,
+    image: NDArray[np.uint8],
+    infer: Infer,
+    instances: Instances,
+    *,
+    crf: Crf | None,
+    evidence: NDArray[np.float32] | None,
+    scale: float,
+    device: str,
+) -> tuple[LabelMap, NDArray[np.float32]]:
+    """Label map (H, W) and foreground probability (H, W) in [0, 1] of a student for an image
+    (H, W, 3); ``crf`` refines the probability, ``evidence`` (H, W) is the stain's."""
+    from coin_ray.distillation.inference import instances_from_probability, predict_probability
+
+    probability, edge = predict_probability(model, image, infer, device)
+
+    def refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Posterior (H, W) of the foreground after the dense CRF on [1 - p, p]."""
         from coin_ray.propagation.crf import dense_crf
 
-        maps = np.stack([1 - probability, probability])
-        return dense_crf(image, maps, s.crf.section(Crf))[1]
+        assert crf is not None
+        return dense_crf(image, np.stack([1 - values, values]), crf)[1]
 
     found = instances_from_probability(
-        segmentation,
+        probability,
         edge,
         infer,
-        Instances.model_validate(s.instances.options(Instances)),
-        evidence=_evidence(s.evidence, image, scale) if infer.stain_weight else None,
-        refine=refine if infer.crf else None,
+        instances,
+        evidence=evidence,
+        refine=None if crf is None else refine,
         scale=scale,
     )
-    return Artifact({"array": found})
+    return found, probability
 
 
 def _predicting(config: Any, infer: Values) -> tuple[str, float]:
