@@ -15,9 +15,9 @@ from tests.report_study import NUMBERS, finished
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-@pytest.mark.parametrize(("height", "width"), [(40, 50), (500, 450)])
+@pytest.mark.parametrize(("height", "width", "zoom"), [(40, 50, 4), (500, 450, 1)])
 def test_middles_of_a_sheet_are_the_middles_of_its_panels(
-    accepted: bool, height: int, width: int, tmp_path: Path
+    accepted: bool, height: int, width: int, zoom: int, tmp_path: Path
 ) -> None:
     image = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     empty = np.zeros((height, width), np.int32)
@@ -32,7 +32,8 @@ def test_middles_of_a_sheet_are_the_middles_of_its_panels(
     side, panels = 30, 4 if accepted else 3
     row = np.asarray(middles(Image.open(tmp_path / "sheet.png").convert("RGB"), panels, side))
     assert row.shape == (side, panels * (side + GAP) - GAP, 3)
-    y, x = (height - side) // 2, (width - side) // 2
+    image = image.repeat(zoom, 0).repeat(zoom, 1)  # so that titles find room
+    y, x = ((n * zoom - side) // 2 for n in (height, width))
     for panel in range(panels):  # nothing is outlined: every panel is the image
         start = panel * (side + GAP)
         np.testing.assert_array_equal(
@@ -44,7 +45,7 @@ def test_small_images_stay_whole(tmp_path: Path) -> None:
     empty = np.zeros((20, 24), np.int32)
     image = np.full((20, 24, 3), 9, np.uint8)
     write_panels(tmp_path / "s.png", image, coarse=empty, accepted=empty, final=empty, truth=None)
-    assert middles(Image.open(tmp_path / "s.png"), 4, 256).size == (4 * (24 + GAP) - GAP, 20)
+    assert middles(Image.open(tmp_path / "s.png"), 4, 256).size == (4 * (192 + GAP) - GAP, 160)
 
 
 def by_image(cell: StudyCell, step: int, image: int) -> float:

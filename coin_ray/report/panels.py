@@ -22,6 +22,8 @@ COLOURS = {
 }
 GAP = 6
 COLUMNS = 2
+LEGIBLE = 180
+"""Px that the longest title is wide: narrower images are enlarged, pixel by pixel."""
 
 
 def write_panels(
@@ -36,7 +38,8 @@ def write_panels(
     """PNG of four panels: the image, the coarse mask, the accepted pseudo labels (where the image
     was trained on), the prediction with the truth's outline in white (where there is one).
 
-    ``image`` (H, W, 3) uint8, label maps (H, W). The file appears whole or not at all.
+    ``image`` (H, W, 3) uint8, label maps (H, W); small ones are enlarged. The file appears whole or
+    not at all.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -46,7 +49,8 @@ def write_panels(
     last = image if truth is None else outlined(image, truth, "truth")
     title = "prediction" if truth is None else "prediction (truth in white)"
     panels.append((title, outlined(last, final, "prediction")))
-    height, width = image.shape[:2]
+    zoom = -(-LEGIBLE // image.shape[1])
+    height, width = (n * zoom for n in image.shape[:2])
     font = ImageFont.load_default(size=max(12, width // 36))  # legible when the sheet is scaled
     bar = 2 * max(12, width // 36)
     rows = -(-len(panels) // COLUMNS)
@@ -57,7 +61,7 @@ def write_panels(
         x, y = (i % COLUMNS) * (width + GAP), (i // COLUMNS) * (height + bar + GAP)
         colour = COLOURS.get(text.split(" (")[0], (230, 230, 230))
         draw.text((x + bar // 4, y + bar // 4), text, fill=colour, font=font)
-        sheet.paste(Image.fromarray(panel), (x, y + bar))
+        sheet.paste(Image.fromarray(panel.repeat(zoom, 0).repeat(zoom, 1)), (x, y + bar))
     with whole(path) as part:
         sheet.save(part)
 
