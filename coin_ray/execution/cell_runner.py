@@ -90,10 +90,11 @@ class CellRunner:
             self._compute(what, jobs, plan, score=True)
         else:
             self._begin(what, plan)
+        failed = self._tally.failed
         return {
             cell.key_label: self._read(cell, 0, plan)
             for cell in cells
-            if cell.key_label not in self._tally.failed
+            if cell.key_label not in failed
         }
 
     def leave(self, cell: StudyCell, rounds: int) -> None:
@@ -125,7 +126,8 @@ class CellRunner:
     def _value(self, cells: Cells) -> float | None:
         """What a configuration came to in this run; None if a cell of it failed."""
         metric = self._study.objective.metric
-        found = [self._tally.finished.get(cell.key_label, {}).get(metric) for cell in cells]
+        finished = self._tally.finished
+        found = [finished.get(cell.key_label, {}).get(metric) for cell in cells]
         values = [value for value in found if value is not None]
         return fmean(values) if len(values) == len(found) else None
 
