@@ -325,6 +325,14 @@ def test_arrays_are_evaluated_with_the_truth_second() -> None:
     assert (found["n_predicted"], found["n_true"]) == (1.0, 2.0)
 
 
+def test_a_study_is_taken_by_its_path_too(ran: object, folder: Path) -> None:
+    plans = [
+        coin_ray.plan(study, coin_ray.Local("cpu"))
+        for study in ("first.yaml", coin_ray.load_study("first.yaml"))
+    ]
+    assert plans[0].to_compute == plans[1].to_compute != {}
+
+
 def test_the_page_about_it_runs(ran: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its second example, on what has run here."""
     monkeypatch.setenv("COIN_RAY_WORKSPACE", str(folder))

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 Listen = Callable[[Event], None]
 
 
-def plan(study: Study, executor: Executor | None = None) -> StudyPlan:
+def plan(study: Study | PathLike, executor: Executor | None = None) -> StudyPlan:
     """Say what a study would run and cost, before anything runs: its stages, shared and stored,
-    and, as far as they were timed before, hours and bytes.
+    and, as far as they were timed before, hours and bytes. ``study`` as it was loaded, or its path
+    or name.
 
     >>> import coin_ray
     >>> study = coin_ray.load_study("baseline", set={"rounds.count": 1}, workspace=folder)
@@ -38,18 +39,24 @@ def plan(study: Study, executor: Executor | None = None) -> StudyPlan:
         UserError: all that ``run`` would refuse, but for the budget
             (``StudyPlan.refuse_over_budget``).
     """
+    study = _loaded(study)
     return plan_study(study.resolved, study.data, study.workspace, executor or Local())
 
 
+def _loaded(study: Study | PathLike, workspace: PathLike | None = None) -> Study:
+    return study if isinstance(study, Study) else load_study(study, workspace=workspace)
+
+
 def run(
-    study: Study,
+    study: Study | PathLike,
     workspace: PathLike | None = None,
     executor: Executor | None = None,
     on_event: Listen | None = None,
     *,
     tracking: bool = True,
 ) -> Results:
-    """Run a study: compute what is missing, write its report, give its results.
+    """Run a study, as it was loaded or by its path or name: compute what is missing, write its
+    report, give its results.
 
     There is no resume: the same call, or one with the study changed, continues. ``workspace``: by
     default the one that the study was loaded for. ``executor``: ``Local()``, this process, by
@@ -71,6 +78,7 @@ def run(
         UserError: before anything starts, if images, weights, labels, a GPU or the cluster are
             missing, or if the study would exceed its budget.
     """
+    study = _loaded(study, workspace)
     if workspace is not None:
         study = replace(study, workspace=default_workspace(workspace))
     command = f"coin_ray.run({study.resolved.name!r})"
@@ -141,8 +149,7 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
     """
     from coin_ray.report.values.study_results import read_results
 
-    if not isinstance(study, Study):
-        study = load_study(study, workspace=workspace)
+    study = _loaded(study, workspace)
     place = study.workspace if workspace is None else default_workspace(workspace)
     runs = runs_folder(study.resolved, place)
     if not any(runs.glob("*/metrics.json")):

@@ -207,5 +207,6 @@ def executor(
     if not local:
         return Cluster(address, device, workers)
     if workers is not None and workers > 1:
-        raise UserError("--local is one process", found=f"--workers {workers}", do="leave one out")
+        found, do = f"--workers {workers}", "leave one of both out"
+        raise UserError("--local is one process", found=found, do=do)
     return Local(device)

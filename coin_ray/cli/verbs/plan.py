@@ -33,12 +33,13 @@ def plan(
     from coin_ray.cli.screen.output import console
     from coin_ray.execution.trial_log import runs_folder, with_proposals
 
+    executor = options.executor(address, workers, device)
     study = with_images(asked.resolve(), asked.workspace)
     place = runs_folder(study.resolved, asked.workspace)
     known = with_proposals(study.resolved, place)
     for text in (*preamble.opening(known), preamble.cells(known), *preamble.levels(known)):
         say(text)
-    planned = runs.plan(study, options.executor(address, workers, device))
+    planned = runs.plan(study, executor)
     console().print(_table(planned.plan, planned.cost))
     for text in (*_sentences(planned), *preamble.power(known, study.data, place)):
         say(text)

@@ -34,11 +34,11 @@ def sweep(
     from coin_ray.cli.screen.output import command_line, console
     from coin_ray.cli.verbs.report import show_tables
 
+    executor = options.executor(address, workers, device, local=local)
     resolved, screen = asked.resolve(), console()
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         say(text)
     study, goal = with_images(resolved, asked.workspace), resolved.objective
-    executor = options.executor(address, workers, device, local=local)
     tracking, larger = not no_tracking, goal.mode == "max"
     with watch(screen, goal.metric, larger_is_better=larger, plain=local) as show:
         results = runs.run_and_report(

@@ -58,12 +58,14 @@ def _named(study: ResolvedStudy, what: str) -> list[StudyCell]:
     if cells:
         return cells
     from coin_ray.pipeline.stages import STAGES
-    from coin_ray.study.errors import suggestion
+    from coin_ray.study.errors import nearest, shortened
 
     names = [*study.levels, *(cell.key_label for cell in study.cells), *STAGES]
+    guess = nearest(what, names)
     raise UserError(
         f"{study.name} has no cell, level or stage {what!r}",
-        do=suggestion(what, names, "one of"),
+        expected=shortened(", ".join(names)),
+        do=f"did you mean {guess!r}?" if guess else "take one of these",
     )
 
 
