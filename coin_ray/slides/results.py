@@ -60,8 +60,9 @@ def write_results(
         if kind in formats:
             with output.file(name + FORMATS[kind]) as part:
                 write(part)
+    drawn = overlaid(frame, found, slide)
     with output.file(name + ALWAYS[0]) as part:
-        write_overlay(overlaid(frame, found, slide), part)
+        write_overlay(drawn, part)
     total = sum(map(len, found()))
     skipped = [f"{d.tile.name}: {d.problem}" for d in done if d.problem]
     height, width = slide.shapes[0]
@@ -78,5 +79,5 @@ def write_results(
         *([("careful", work.hint)] if work.hint else []),
     ]
     with output.file(name + ALWAYS[1]) as part:
-        write_page(frame, found, slide, work.level, Facts(rows, skipped), part)
+        write_page(frame, found, slide, work.level, Facts(rows, skipped), drawn, part)
     return total

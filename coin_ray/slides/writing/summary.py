@@ -23,6 +23,8 @@ from coin_ray.slides.writing import Frame, Parts, measured
 SIDE = 2048
 COLOR = (255, 255, 0)
 EXAMPLES, CROP = 6, 320
+FINEST = 0.05
+"""mm: side of the smallest square of a density map; in a smaller one there is a nucleus or none."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,16 @@ def write_overlay(image: NDArray[np.uint8], path: Path) -> None:
 
 
 def write_page(
-    frame: Frame, parts: Parts, slide: Slide, level: int, facts: Facts, path: Path
+    frame: Frame,
+    parts: Parts,
+    slide: Slide,
+    level: int,
+    facts: Facts,
+    drawn: NDArray[np.uint8],
+    path: Path,
 ) -> None:
-    """One page: counts, density map, sizes, scores, examples. It needs no other file."""
+    """One page: counts, density map, sizes, scores, examples, and the slide as it is ``drawn``
+    (``overlaid``). It needs no other file."""
     tables = [measured(frame, part.table) for part in parts()]
     names = ("x_um", "y_um", "area_um2", "score")
     columns = {n: np.concatenate([t[n] for t in tables] or [np.zeros(0)]) for n in names}
@@ -61,7 +70,9 @@ def write_page(
         f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in facts.rows
     )
     skipped = "".join(f"<li>{html.escape(text)}" for text in facts.skipped)
-    shown = "".join(_image(_jpg(e)) for e in _examples(parts, slide, level))
+    examples = _examples(parts, slide, level)
+    shown = "".join(_image(_jpg(example)) for example in examples)
+    about = "<p>Where nuclei are many and where they are few.</p>" if len(examples) > 1 else ""
     path.write_text(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<style>body{font:15px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}"
@@ -70,8 +81,8 @@ def write_page(
         f"<h1>{title}</h1><table>{rows}</table>"
         + (f"<h2>Tiles that could not be read</h2><ul>{skipped}</ul>" if skipped else "")
         + f"<h2>Density, sizes and scores</h2>{_image(_figure(frame, columns), 'png')}"
-        + f"<h2>Examples</h2><p>Where nuclei are many and where they are few.</p>{shown}"
-        + f"<h2>The slide</h2>{_image(_jpg(overlaid(frame, parts, slide)))}",
+        + f"<h2>Examples</h2>{about}{shown}"
+        + f"<h2>The slide</h2>{_image(_jpg(drawn))}",
         encoding="utf-8",
     )
 
@@ -117,7 +128,8 @@ def _figure(frame: Frame, columns: dict[str, NDArray[Any]]) -> bytes:
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     density, sizes, scores = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
     height, width = (n * frame.um / 1000 for n in frame.shape)
-    cells = [max(4, min(60, round(60 * n / max(height, width)))) for n in (height, width)]
+    side = max(FINEST, max(height, width) / 60)
+    cells = [max(1, round(n / side)) for n in (height, width)]
     counts, _, _ = np.histogram2d(
         columns["y_um"] / 1000, columns["x_um"] / 1000, cells, [(0, height), (0, width)]
     )
