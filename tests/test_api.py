@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import json
 import re
@@ -22,14 +23,13 @@ from coin_ray.api.notebook import progress_bar
 from coin_ray.api.results import Results
 from coin_ray.data.dataset import DataSet
 from coin_ray.events import events
-from coin_ray.execution.study_run import run_study
 from coin_ray.pipeline.steps import Step
 from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import Dimension, Screen, Search, Stopping
 from tests.cli_calls import call
 from tests.conftest import ROOT
 from tests.test_cli_start import loaded_after
-from tests.test_cluster_served import LEVELS, ONE_ROUND, study, tiles  # noqa: F401
+from tests.test_cluster_served import LEVELS, ONE_ROUND, run, study, tiles  # noqa: F401
 from tests.test_pipeline_cell import config
 
 STUDY = """
@@ -195,20 +195,7 @@ def test_a_breakpoint_in_a_stage_meets_its_user(
     assert done.exit_code == 1 and f"failed: {cell}: ValueError: seen enough" in done.stderr
 
 
-def heard_of(
-    given: Any,
-    tiles: DataSet,  # noqa: F811
-    workspace: Path,
-) -> tuple[Any, list[events.Event]]:
-    heard: list[events.Event] = []
-    outcome = run_study(
-        given,
-        {"tiles": tiles},
-        workspace=workspace,
-        listen=heard.append,
-        executor=coin_ray.Local(),
-    )
-    return outcome, heard
+heard_of = functools.partial(run, executor=coin_ray.Local())
 
 
 def test_a_search_in_one_process_goes_on_where_it_was(tiles: DataSet, tmp_path: Path) -> None:  # noqa: F811

@@ -23,6 +23,7 @@ from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
 from coin_ray.execution.cell_spec import with_rounds
+from coin_ray.execution.executor import Executor
 from coin_ray.execution.order import verdicts_in
 from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.pipeline.runner import open_local, run_local
@@ -85,7 +86,7 @@ def compute(config: Cell, seed: int, tiles: DataSet, workspace: Path) -> dict[st
 
 
 def run(
-    given: ResolvedStudy, tiles: DataSet, workspace: Path
+    given: ResolvedStudy, tiles: DataSet, workspace: Path, executor: Executor | None = None
 ) -> tuple[Outcome, list[events.Event]]:
     heard: list[events.Event] = []
     outcome = run_study(
@@ -93,7 +94,7 @@ def run(
         {"tiles": tiles},
         workspace=workspace,
         listen=heard.append,
-        executor=Cluster(),
+        executor=executor or Cluster(),
     )
     return outcome, heard
 
