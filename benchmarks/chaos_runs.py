@@ -21,7 +21,7 @@ TITLES = {
     "worker": "ray::_step",
     "segmenter": "ray::SegmenterActor",
     "trial": "ray::ImplicitFunc",
-    "training": "ray::RayTrainWorker",
+    "training": "ray::train_alone",
     "hub": "ray::EventHub",
 }
 """How the processes of Ray that a fault may want are called."""

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
 from coin_ray.cluster import event_pump
 from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.scoring import ActorSegmenter
-from coin_ray.cluster.tasks import _task
+from coin_ray.cluster.tasks import task
 from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
@@ -25,6 +25,7 @@ from coin_ray.execution.failures import Failure, cause, lost, trace
 from coin_ray.execution.tally import Tally
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.planning.machines import Request
 from coin_ray.study.datasets import with_data
 from tests.test_cluster_sweep import GOOD, NONE_TINY, study
 from tests.test_pipeline_cell import config
@@ -137,8 +138,9 @@ def test_a_lost_cluster_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "run the same command again" in error.value.do and len(told) == 1
 
 
-def test_only_a_step_on_a_gpu_has_a_process_of_its_own() -> None:
-    assert _task(1.0, 0.5, 0.0)._max_calls == 1 and _task(1.0, 0.0, 2**30)._max_calls == 0
+def test_only_a_task_on_a_gpu_has_a_process_of_its_own() -> None:
+    on_gpu, on_cpu = Request("", 1.0, 0.5, 0.0), Request("", 1.0, 0.0, 2**30)
+    assert task(lost, on_gpu)._max_calls == 1 and task(lost, on_cpu)._max_calls == 0
 
 
 def test_a_listener_that_fails_does_not_stop_the_events(

@@ -1,4 +1,4 @@
-"""What a cell trains (coarse model, rounds) in one Ray Train run, on one worker or many."""
+"""What a cell trains (coarse model, rounds): in a task, on several workers in a Ray Train run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, prepare_model
 
 from coin_ray.cluster.nodes import limit
+from coin_ray.cluster.tasks import task
 from coin_ray.execution.cell_spec import CellSpec, train_and_tell
 from coin_ray.planning.machines import Request, round_request
 from coin_ray.training.world import World
@@ -23,11 +24,17 @@ _LIMITS = {"max_failures": 1, "controller_failure_limit": 2, "max_preemption_fai
 
 def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
     """Train the coarse model (``ucis_model``), on as many workers as its batch allows, or the
-    missing rounds (``round``). Raises the first worker's error; finished rounds stay stored."""
+    missing rounds (``round``). Raises the first worker's error; finished rounds stay stored.
+
+    One worker has nobody to be synchronised with, and is spared the start of Train's controller
+    and its actors."""
     if stage == "ucis_model":
         assert spec.config.ucis.trained is not None
         workers = min(workers, spec.config.ucis.trained.most_workers)
     needs = round_request(spec.resources, workers, spec.device)
+    if workers == 1:
+        ray.get(task(train_alone, needs).remote(spec, stage, needs))
+        return
     taken = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory}
     known = {field.name for field in fields(ray.train.FailureConfig)}
     trainer = TorchTrainer(
@@ -49,6 +56,12 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
     trainer.fit()
 
 
+def train_alone(spec: CellSpec, stage: str, needs: Request) -> None:
+    """Train as the only worker, in whatever process this is."""
+    limit(needs.cpus, needs.gpus)
+    train_and_tell(spec, stage, World(workers=_drawing(needs)))
+
+
 def _loop(config: Mapping[str, Any]) -> None:
     spec: CellSpec = config["spec"]
     needs: Request = config["needs"]
@@ -59,12 +72,17 @@ def _loop(config: Mapping[str, Any]) -> None:
     world = World(
         context.get_world_rank(),
         context.get_world_size(),
-        dist.barrier if context.get_world_size() > 1 else World.barrier,
-        prepare_model if context.get_world_size() > 1 else World.wrap,
-        workers=int(needs.cpus) if needs.gpus else 0,
+        dist.barrier,
+        prepare_model,
+        workers=_drawing(needs),
     )
 
     def report(round_: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"round": round_, **metrics})
 
     train_and_tell(spec, config["stage"], world, report)
+
+
+def _drawing(needs: Request) -> int:
+    """Threads that draw batches: where the network runs elsewhere."""
+    return int(needs.cpus) if needs.gpus else 0

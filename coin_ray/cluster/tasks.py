@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -29,24 +29,24 @@ class ToHub:
         return self.hub.put.remote(event.to_json())
 
 
-def _step(spec: CellSpec, step: str, index: int, cpus: float, gpus: float) -> Any:
-    limit(cpus, gpus)
-    return step_at(open_cell(spec), spec.samples, step, index)
-
-
 @cache
-def _task(cpus: float, gpus: float, memory: float) -> Any:
-    """A step with what it takes. A killed worker is Ray's to retry; an error of the step itself is
-    not repeated. Without a strategy of their own the tasks would have to fit into the bundle of the
-    waiting driver."""
-    options: dict[str, Any] = {"num_cpus": cpus, "max_retries": 2, "retry_exceptions": False}
-    if memory:
-        options["memory"] = memory
-    if gpus:
+def task(work: Callable[..., Any], needs: Request) -> Any:
+    """``work`` as a task with what it takes. A killed worker is Ray's to retry; an error of the
+    work itself is not repeated. Without a strategy of their own the tasks would have to fit into
+    the bundle of the waiting driver."""
+    options: dict[str, Any] = {"num_cpus": needs.cpus, "max_retries": 2, "retry_exceptions": False}
+    if needs.memory:
+        options["memory"] = needs.memory
+    if needs.gpus:
         # A process keeps the first card that it has used, whichever Ray hands it later: one that
         # had a card is not used again. Ray takes this here, and drops it from ``options``.
-        options |= {"num_gpus": gpus, "max_calls": 1}
-    return ray.remote(scheduling_strategy="DEFAULT", **options)(_step)
+        options |= {"num_gpus": needs.gpus, "max_calls": 1}
+    return ray.remote(scheduling_strategy="DEFAULT", **options)(work)
+
+
+def _step(spec: CellSpec, step: str, index: int, needs: Request) -> Any:
+    limit(needs.cpus, needs.gpus)
+    return step_at(open_cell(spec), spec.samples, step, index)
 
 
 def distributed(spec: CellSpec) -> Each:
@@ -54,19 +54,18 @@ def distributed(spec: CellSpec) -> Each:
     once more with all of the GPU that the segmenter leaves."""
     reference = ray.put(spec)
 
-    def submit(step: str, index: int, needs: Request, gpus: float) -> Any:
-        task = _task(needs.cpus, gpus, needs.memory)
-        return task.remote(reference, step, index, needs.cpus, gpus)
+    def submit(step: str, index: int, needs: Request) -> Any:
+        return task(_step, needs).remote(reference, step, index, needs)
 
     def each(step: str, n: int) -> list[Any]:
         needs = step_request(spec.resources, step, spec.device)
         most = 1 - segmenter_share(spec.resources, spec.device)
 
         def again(index: int) -> Any:
-            return submit(step, index, needs, max(needs.gpus, most))
+            return submit(step, index, replace(needs, gpus=max(needs.gpus, most)))
 
-        tasks = [submit(step, index, needs, needs.gpus) for index in range(n)]
-        return [patient(ray.get, task, index, again) for index, task in enumerate(tasks)]
+        tasks = [submit(step, index, needs) for index in range(n)]
+        return [patient(ray.get, sent, index, again) for index, sent in enumerate(tasks)]
 
     return each
 
