@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
 
-from coin_ray.cluster import event_pump
+from coin_ray.cluster import event_pump, scoring
 from coin_ray.cluster.event_pump import pumped
-from coin_ray.cluster.scoring import ActorSegmenter
+from coin_ray.cluster.hub import EventHub
+from coin_ray.cluster.scoring import ActorSegmenter, NoSegmenter
 from coin_ray.cluster.tasks import task
 from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
@@ -130,7 +131,7 @@ def test_a_lost_cluster_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with (
             pytest.raises(UserError, match="the Ray cluster was lost") as error,
-            pumped(hub, told.append, lambda job: None),
+            pumped(hub, told.append, lambda asked: None),
         ):
             time.sleep(10)
     finally:
@@ -158,7 +159,7 @@ def test_a_listener_that_fails_does_not_stop_the_events(
 
     with (
         caplog.at_level(logging.WARNING),
-        pumped(SimpleNamespace(drain=drain), listen, lambda job: None),
+        pumped(SimpleNamespace(drain=drain), listen, lambda asked: None),
     ):
         end = time.monotonic() + 10
         while len(heard) < 3 and time.monotonic() < end:
@@ -169,20 +170,81 @@ def test_a_listener_that_fails_does_not_stop_the_events(
     ]
 
 
-def test_another_segmenter_answers_for_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coin_ray.cluster import scoring
+class Here:
+    """An actor's method, or a hub's, called at once."""
 
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+class HereHub:
+    """A hub in this process, with the segmenters of one model."""
+
+    def __init__(self, *names: str) -> None:
+        self.real = EventHub()
+        self.real.staff("m", {name: name for name in names})
+        self.lend, self.give_back = Here(self.real.lend), Here(self.real.give_back)
+
+
+def test_prompts_go_to_the_least_busy_segmenter_and_an_image_to_the_one_that_knows_it() -> None:
+    hub = HereHub("a", "b", "c").real
+
+    def lend(image: str) -> tuple[int, str]:
+        found = hub.lend("m", image)
+        assert isinstance(found, tuple)
+        return found
+
+    loans = [lend(image) for image in ("one", "two", "three")]
+    assert {name for _, name in loans} == {"a", "b", "c"}
+    hub.give_back(loans[1][0], gone=False)
+    assert lend("four")[1] == loans[1][1]  # the others are at work
+    for number in range(1, 5):
+        hub.give_back(number, gone=False)
+    again = {image: lend(image) for image in ("two", "one", "three")}
+    assert [again[image][1] for image in ("one", "three")] == [loans[0][1], loans[2][1]]
+    assert hub.lend("another", "one") is None
+    hub.staff("another", {}, ValueError("no weights"))
+    assert isinstance(hub.lend("another", "one"), ValueError)
+
+
+def test_what_is_never_given_back_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has died with a loan tells nobody."""
+    from coin_ray.cluster import hub as module
+
+    hub, now = HereHub("a", "b").real, [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for number in range(1, 4):
+        hub.lend("m", "image")
+        assert len(hub._loans) == number
+    now[0] = module.FORGOTTEN
+    hub.lend("m", "image")
+    assert len(hub._loans) == 1
+
+
+def test_another_segmenter_answers_for_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     def get(answer: Any) -> Any:
-        if isinstance(answer, Exception):
+        if isinstance(answer, ActorDiedError):
             raise answer
         return answer
 
-    def actor(answer: Any) -> Any:
-        return SimpleNamespace(masks=SimpleNamespace(remote=lambda *request: answer))
+    def segmenter(answer: Any) -> Any:
+        return SimpleNamespace(masks=Here(lambda *request: answer))
 
     monkeypatch.setattr(scoring.ray, "get", get)
+    monkeypatch.setattr(scoring, "WAIT", 0.3)
     died = ActorDiedError()
-    pool = [actor(died), actor("masks"), actor(died)]
-    assert {ActorSegmenter(pool)._ask(first) for first in range(6)} == {"masks"}
-    with pytest.raises(ActorDiedError):
-        ActorSegmenter(pool[:1])._ask(0)
+    for image in map(str, range(6)):
+        hub = HereHub()
+        pool = {"a": segmenter(died), "b": segmenter("masks"), "c": segmenter(died)}
+        hub.real.staff("m", pool)
+        assert ActorSegmenter(hub, "m")._ask(image) == "masks"
+        assert not hub.real._loans and "b" in hub.real._segmenters["m"]
+    hub.real.staff("m", {"a": segmenter(died)})
+    # All are gone: what waits gives its share of a card back, and is tried again by Ray Tune.
+    with pytest.raises(NoSegmenter) as error:
+        ActorSegmenter(hub, "m")._ask("image")
+    assert lost(error.value) and lost(RayTaskError("step", "", error.value))
+    hub.real.staff("m", {str(n): segmenter(died) for n in range(9)})
+    with pytest.raises(ActorDiedError):  # one image that kills all that see it
+        ActorSegmenter(hub, "m")._ask("image")
+    assert len(hub.real._segmenters["m"]) == 9 - scoring.DEATHS

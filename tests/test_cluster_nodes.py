@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -14,6 +16,9 @@ import pytest
 import torch
 
 from coin_ray.cluster.executor import Cluster as RayCluster
+from coin_ray.cluster.segmenters import Segmenters
+from coin_ray.cluster.session import session
+from coin_ray.confidence.settings import Sam
 from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.events import events
@@ -125,21 +130,84 @@ def alone(cells: dict[str, Cell], tiles: DataSet, workspace: Path) -> dict[str, 
     }
 
 
-def test_a_study_on_gpus_and_no_process_sees_two_cards(
+def test_every_process_of_a_study_sees_the_card_that_it_was_given(
     cluster: Any, tiles: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
+    """Two cells at once on a node of two cards, from the first step to the last; a segmenter a
+    card, and nothing on a card that needs none."""
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards", "training_hook"))
     cluster.add_node(num_cpus=2, num_gpus=2)
-    cells = {"base": config(**NO_ROUNDS)}
-    given = study(cells, resources={"stage": {"gpu": 0.6}, "round": {"gpu": 0.6}})
-    outcome, heard = run(given, tiles, tmp_path, cluster, device="cuda")
+    one = {"rounds": {"count": 1}, "student": {"iterations": 2}}
+    cells = {f"f{size}": config(**one, instances={"footprint": size}) for size in (7, 9)}
+    outcome, heard = run(study(cells), tiles, tmp_path, cluster, device="cuda")
     assert outcome.failed == {} and agreement(heard) == alone(cells, tiles, tmp_path / "alone")
+    said = pretended.lines(tmp_path / "cards")
+    for line in said:
+        assert line["sees"] == line["given"] and len(line["given"]) <= 1, line
+        assert bool(line["given"]) or line["where"] in ("cpu", "limit"), line
+        assert line["what"] != "training" or line["index"] == 0, line
     cards = defaultdict(set)
-    for line in (tmp_path / "cards").read_text().splitlines():
-        process, card = line.split()
-        cards[process].add(card)
-    assert set().union(*cards.values()) == {"0", "1"}
+    for line in said:
+        cards[line["process"]].update(line["given"])
     assert {process: seen for process, seen in cards.items() if len(seen) > 1} == {}
+    held = {
+        what: [line["given"] for line in said if (line["what"], line["where"]) == (what, "limit")]
+        for what in ("segmenter", "training", "step")
+    }
+    assert sorted(held["segmenter"]) == [["0"], ["1"]]
+    assert sorted(held["training"]) == [["0"], ["1"]]
+    drew = [line["given"] for line in said if line["where"] == "segmenter"]
+    assert {*map(tuple, drew)} == {("0",), ("1",)}
+    on_cards = {line["what"] for line in said if line["where"] == "device"}
+    assert on_cards == {"features", "predict", "round"}
+    assert [] in held["step"]  # what is asked of them is made on CPUs, or is there
+
+
+def test_segmenters_are_found_again_where_nodes_come_and_go(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each model a card, whatever happens to processes and nodes."""
+    import ray
+
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
+    first = cluster.add_node(num_cpus=1, num_gpus=2)
+    told: dict[str, dict[str, Any]] = {}
+    hub = SimpleNamespace(staff=SimpleNamespace(remote=lambda m, there, _: told.update({m: there})))
+
+    def settled(*nodes: tuple[Any, int]) -> dict[str, dict[tuple[str, str], Any]]:
+        """Once every model has one segmenter on every card of these nodes, and no other."""
+        wanted = sorted((node.node_id, str(card)) for node, n in nodes for card in range(n))
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            crew.tend(hub)
+            found = {}
+            for model, there in told.items():
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    places = ray.get([actor.where.remote() for actor in there.values()])
+                    cards = [(node, *of) for node, of in places]
+                    found[model] = dict(zip(cards, there.values(), strict=True))
+                    if len(found[model]) < len(there):
+                        break  # two on one card
+            if len(found) == 2 and all(sorted(places) == wanted for places in found.values()):
+                return found
+            time.sleep(0.2)
+        pytest.fail(f"{wanted} wanted, there are {found}")
+
+    with session(cluster.address, device="cuda"):
+        crew = Segmenters(tmp_path, "cuda", 0.3, int)
+        assert not any(crew.ready(Sam(model=model)) for model in ("mini", "vit_b"))
+        found = settled((first, 2))
+        assert all(crew.ready(Sam(model=model)) for model in found)
+        (place, one), other = list(found["mini"].items())
+        ray.kill(one)  # as if its process had crashed
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(one.where.remote())
+        again = settled((first, 2))["mini"]
+        assert again[place] != one and again[other[0]] == other[1]
+        second = cluster.add_node(num_cpus=1, num_gpus=1)
+        settled((first, 2), (second, 1))
+        cluster.remove_node(first, allow_graceful=False)
+        settled((second, 1))
 
 
 def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: DataSet, tmp_path: Path) -> None:

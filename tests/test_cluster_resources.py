@@ -5,30 +5,42 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
 
 from coin_ray.cluster.tasks import RayTaskError, patient
 from coin_ray.cluster.watchdog import watchdog, who_waits
+from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.events import events
+from coin_ray.execution.cell_spec import CellSpec, open_cell
 from coin_ray.execution.failures import cause, trace
 from coin_ray.execution.tally import Pulse
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.steps import STEPS
 from coin_ray.planning.machines import (
     Node,
     Request,
     check_request,
+    largest_share,
     refuse_impossible,
     room,
     round_request,
+    segmented,
+    segmenter_share,
+    share,
     step_request,
 )
-from coin_ray.store.artifacts import Store
+from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.store.keys import make_key
+from tests.test_pipeline_cell import config
 
 GIB = 2**30
 SMALL, BIG = Node(4, 0, 8 * GIB), Node(16, 2, 64 * GIB)
@@ -46,15 +58,77 @@ def test_a_step_may_compute_all_that_is_below_it_and_is_not_trained() -> None:
         (Request("", 1, 0, 0), 20),
         (Request("", 3, 0, 0), 1 + 5),
         (Request("", 0.5, 0, 3 * GIB), 2 + 21),
-        (Request("", 1, 0.25, 0), 3 + 4),  # of the first GPU a quarter is taken
+        (Request("", 1, 0.25, 0), 3 + 3),  # of every GPU a quarter is taken
         (Request("", 1, 0.75, 0), 2),
-        (Request("", 1, 1, 0), 1),
+        (Request("", 1, 1, 0), 1),  # of the first alone, for what needs whole ones
         (Request("", 1, 2, 0), 0),
         (Request("", 32, 0, 0), 0),
     ],
 )
 def test_room_by_hand(request_: Request, fits: int) -> None:
     assert room(request_, [SMALL, BIG], held=0.25) == fits
+
+
+def test_segmenters_are_on_every_card_where_everything_fits_beside_them() -> None:
+    assert largest_share({}, "cuda") == 0.7 and largest_share({}, "cpu") == 0
+    assert segmented(4, 0.7, 0.3) == 4 and segmented(4, 1.0, 0.3) == 1
+    assert segmented(0, 0.7, 0.3) == segmented(0, 1.0, 0.3) == 0
+    node = Node(64, 4, 0)
+    for asked in ({}, {"round": {"gpu": 1.0}}):
+        held, training = segmenter_share(asked, "cuda"), round_request(asked, 1, "cuda")
+        beside = segmented(node.gpus, largest_share(asked, "cuda"), held)
+        fit = room(training, [node], held=held)
+        assert fit == (node.gpus if beside == node.gpus else node.gpus - beside)
+
+
+def test_work_on_cpus_reserves_no_gpu() -> None:
+    on_cards = {name for name in STAGES if share({}, name, "cuda")[1]}
+    assert on_cards == {name for name, stage in STAGES.items() if stage.runs != "cpu"}
+    assert share({"stage": {"gpu": 0.5}}, "select", "cuda") == (1.0, 0.0)
+
+
+def test_a_step_takes_a_gpu_only_for_what_is_missing(tmp_path: Path) -> None:
+    samples = generated_samples(tmp_path / "tiles", 1, size=64, seed=3)
+    spec = CellSpec(
+        config=config(rounds={"count": 0}),
+        rounds=0,
+        seed=0,
+        train=(samples[0].image,),
+        samples=tuple(samples),
+        weights=defaultdict(lambda: "digest"),
+        masks={},
+        workspace=tmp_path,
+        device="cuda",
+        who={},
+    )
+    run = open_cell(spec)
+
+    def asks(step: str) -> bool:
+        item = samples[0] if STEPS[step].samples else samples[0].image
+        return STEPS[step].on_device(run, item)
+
+    assert asks("centroids") and asks("first_scores") and asks("evaluate")
+    for zoom in run.config.uss.zoom:
+        key = run.key("features", samples[0].image, zoom=zoom)
+        run.store.save(key, Artifact({"array": np.zeros(1)}), 1.0)
+    assert not asks("centroids")  # the coarse mask is made of stain, on a CPU
+    coarse = open_cell(replace(spec, config=config(ucis={"model": "ssa"}, uss={"family": "none"})))
+    assert STEPS["first_scores"].on_device(coarse, samples[0].image)
+    alone = open_cell(replace(spec, config=config(uss={"family": "none"})))
+    assert not STEPS["first_scores"].on_device(alone, samples[0].image)
+
+
+@pytest.mark.parametrize("asked", [{"round": {"gpu": 0.5}}, {"masks": {"gpu": 0.5}}])
+def test_two_workers_of_a_round_never_get_one_card(asked: dict[str, dict[str, float]]) -> None:
+    for nodes in ([Node(8, 1, 0)], [Node(8, 2, 0)], [Node(8, 1, 0)] * 2):
+        with pytest.raises(UserError) as refused:
+            refuse_impossible(asked, nodes, device="cuda", workers=2)
+        text = str(refused.value)
+        assert "two workers of one round could get the same GPU" in text
+        assert "more than half of a GPU for each of 2 workers" in text and "0.5 GPU" in text
+        refuse_impossible(asked, nodes, device="cuda", workers=1)
+        refuse_impossible(asked, nodes, device="cpu", workers=2)
+    refuse_impossible({}, [Node(8, 2, 0)], device="cuda", workers=2)
 
 
 def test_room_is_never_split_between_nodes() -> None:
@@ -154,6 +228,12 @@ def test_a_task_that_ran_out_of_gpu_memory_is_tried_once_more() -> None:
     small = failed(torch.OutOfMemoryError("CUDA out of memory"))
     assert patient(get, 5, 0, lambda i: -1) == 5
     assert patient(get, small, 3, lambda i: 10 + i) == 13
+    # Without a card, for all that needs one was stored: what is damaged is made again with one.
+    none = failed(RuntimeError("No CUDA GPUs are available"))
+    assert patient(get, none, 3, lambda i: 10 + i, without=True) == 13
+    for error in (UserError("cut.png is truncated"), ActorDiedError()):
+        with pytest.raises(RayTaskError):
+            patient(get, failed(error), 3, lambda i: 10 + i, without=True)
     with pytest.raises(RayTaskError):
         patient(get, small, 3, lambda i: small)
     with pytest.raises(RayTaskError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,12 @@ from coin_ray.execution.tally import Listen, unfailing
 
 
 @contextmanager
-def pumped(hub: Any, listen: Listen, give: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def pumped(
+    hub: Any, listen: Listen, answer: Callable[[Collection[str]], None]
+) -> Iterator[Callable[[], None]]:
     """Hand the hub's events to ``listen`` from a thread while the body runs, all of them at its
-    end, and have the driver ``give`` the jobs that trials ask for; yields what does so at once.
+    end, and have the driver ``answer`` the trials, of which some ask for their jobs; yields what
+    does so at once.
 
     Whoever listens may fail. Once the hub is lost for good, so is the cluster: the body is
     interrupted, and that is a UserError.
@@ -44,8 +47,7 @@ def pumped(hub: Any, listen: Listen, give: Callable[[str], None]) -> Iterator[Ca
         with one:
             try:
                 told, asked = ray.get(hub.drain.remote())
-                for job in sorted(asked):
-                    give(job)
+                answer(asked)
             except RayError as error:
                 raise UserError(
                     "the Ray cluster was lost while the study ran",

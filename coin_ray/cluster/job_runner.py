@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +13,27 @@ import ray
 from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.executor import Cluster
 from coin_ray.cluster.folders import run_folder
-from coin_ray.cluster.nodes import connected, gpu_nodes
-from coin_ray.cluster.scoring import ActorSegmenter, start_actor
+from coin_ray.cluster.hub import ToHub, start_hub
+from coin_ray.cluster.nodes import connected
+from coin_ray.cluster.scoring import ActorSegmenter
+from coin_ray.cluster.segmenters import Segmenters
 from coin_ray.cluster.session import session
-from coin_ray.cluster.tasks import ToHub, start_hub
 from coin_ray.cluster.tuning import Rungs, tune_jobs
 from coin_ray.cluster.watchdog import watchdog, who_waits
-from coin_ray.confidence.settings import Sam
 from coin_ray.execution.cell_spec import CellSpec
 from coin_ray.execution.executor import Batch
 from coin_ray.execution.failures import Failure
 from coin_ray.execution.refusals import segmenters
 from coin_ray.execution.tally import Tally
 from coin_ray.pipeline.steps import STEPS
-from coin_ray.planning.machines import room, round_request, segmenter_share, step_request
+from coin_ray.planning.machines import (
+    largest_share,
+    room,
+    round_request,
+    segmented,
+    segmenter_share,
+    step_request,
+)
 from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.workspace import Workspace
@@ -50,9 +57,9 @@ class ClusterRunner:
         self._folder = workspace
         self._hub: Any = None
         self._drain: Callable[[], None] = lambda: None
-        self._at_once = self._elsewhere = 1
+        self._at_once = 1
         self._given: dict[str, Sequence[CellSpec]] = {}
-        self._pools: dict[str, dict[str, Any]] = {}
+        self._segmenters: Segmenters
         self._rungs: Rungs | None = None
 
     def __enter__(self) -> ClusterRunner:
@@ -72,12 +79,15 @@ class ClusterRunner:
         cluster.check(self._study, nodes, device, self.workers)
         # A driver costs nothing, but one that has begun fills the cluster with its tasks: no more
         # of them than can train at the same time.
-        held = segmenters(self._study) * segmenter_share(asked, device)
+        each = segmenter_share(asked, device)
+        held = segmenters(self._study) * each
         group = round_request(asked, self.workers, device)
         self._at_once = room(group, nodes, held=held) // self.workers
-        self._elsewhere = max(1, int(sum(node.cpus for node in nodes)) // 2)
+        most = largest_share(asked, device)
+        store = Workspace(self._workspace).store
+        self._segmenters = Segmenters(store, device, each, lambda n: segmented(n, most, held))
         self._hub = start_hub()
-        self._drain = self._stack.enter_context(pumped(self._hub, self._tally, self._hand_over))
+        self._drain = self._stack.enter_context(pumped(self._hub, self._tally, self._answer))
         guard = watchdog(self._tally.pulse, self._look, self._tally, cluster.patience)
         self._stack.enter_context(guard)
 
@@ -86,7 +96,7 @@ class ClusterRunner:
         asked, device = self._study.resources, self._device
         steps = dict.fromkeys(step_request(asked, step, device) for step in STEPS)
         groups = ray.util.placement_group_table().values()
-        return who_waits(
+        lines = who_waits(
             Store(Workspace(self._workspace).store),
             dict(self._tally.running),
             [round_request(asked, self.workers, device), *steps],
@@ -94,26 +104,36 @@ class ClusterRunner:
             ray.cluster_resources(),
             sum(group["state"] == "PENDING" for group in groups),
         )
+        return [*lines, *self._segmenters.lines()]
 
     def give(self, job: str, specs: Sequence[CellSpec]) -> None:
         """Keep the cells of a job until its trial asks for them."""
         self._given[job] = specs
 
+    def _answer(self, asked: Collection[str]) -> None:
+        """Look after the segmenters, and answer the trials that have asked for their cells, also
+        those that are tried again; they ask until there is a segmenter for them."""
+        for job in sorted(asked):
+            if segmenters(self._study):
+                sams = {spec.config.sam.model: spec.config.sam for spec in self._given[job]}
+                if {False} & set(map(self._segmenters.ready, sams.values())):
+                    continue
+            self._hand_over(job)
+        self._segmenters.tend(self._hub)
+
     def _hand_over(self, job: str) -> None:
-        """Answer a trial, also one that is tried again, with the segmenters that there are now."""
-        cells = []
-        for spec in self._given[job]:
-            pool = self._pool(spec.config.sam) if segmenters(self._study) else ()
-            there = replace(
+        cells = tuple(
+            replace(
                 spec,
                 device=self._device,
-                segmenter=ActorSegmenter(pool),
+                segmenter=ActorSegmenter(self._hub, spec.config.sam.model),
                 tell=ToHub(self._hub),
                 resources=self._study.resources,
                 folder=self._folder,
             )
-            cells.append(there)
-        ray.get(self._hub.give.remote(job, tuple(cells)))
+            for spec in self._given[job]
+        )
+        ray.get(self._hub.give.remote(job, cells))
 
     def run(self, batch: Batch) -> Mapping[str, Failure]:
         """Run a batch as trials of Ray Tune."""
@@ -130,21 +150,3 @@ class ClusterRunner:
         )
         self._drain()
         return failures
-
-    def _pool(self, sam: Sam) -> tuple[Any, ...]:
-        """The segmenters of a model: one for each node that has a GPU now; without GPUs one for two
-        CPUs, wherever Ray puts them."""
-        device, pool = self._device, self._pools.setdefault(sam.model, {})
-        on_gpus = device.startswith("cuda")
-        places = gpu_nodes() if on_gpus else [f"any {n}" for n in range(self._elsewhere)]
-        for place in places:
-            if place not in pool:
-                pool[place] = start_actor(
-                    sam.model,
-                    Workspace(self._workspace).store,
-                    device=device,
-                    batch=sam.batch,
-                    gpu=segmenter_share(self._study.resources, device),
-                    node=place if on_gpus else None,
-                )
-        return tuple(pool[place] for place in places)

@@ -3,10 +3,11 @@ them should see."""
 
 from __future__ import annotations
 
+import os
 import socket
 import uuid
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -36,21 +37,21 @@ def node_ids() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
-def gpu_nodes() -> list[str]:
-    """The ids of its nodes that have a GPU."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return [node["NodeID"] for node in nodes if node["Resources"].get("GPU")]
-
-
-def limit(cpus: float, gpus: float) -> None:
-    """Hold this process to its share of a machine.
+def limit(cpus: float, gpus: float, card: Any = None) -> None:
+    """Hold this process to its share of a machine, and to the ``card`` that it was given of several
+    that it sees.
 
     Ray sets OMP_NUM_THREADS once per process, and a reused worker would keep the first count; a
-    share of a GPU is for Ray a number only, so its memory is limited here.
+    share of a GPU is for Ray a number only, so its memory is limited here; and what asks for no GPU
+    is shown all of them.
     """
     import torch
 
     torch.set_num_threads(max(1, int(cpus)))
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if card is not None:
+        torch.cuda.set_device(card)
     if 0 < gpus < 1:
         torch.cuda.set_per_process_memory_fraction(gpus)
 

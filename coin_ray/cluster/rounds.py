@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.tasks import task
@@ -65,7 +65,8 @@ def train_alone(spec: CellSpec, stage: str, needs: Request) -> None:
 def _loop(config: Mapping[str, Any]) -> None:
     spec: CellSpec = config["spec"]
     needs: Request = config["needs"]
-    limit(needs.cpus, needs.gpus)
+    # Workers of one node see each other's cards: NCCL has them talk to each other directly.
+    limit(needs.cpus, needs.gpus, get_device() if needs.gpus else None)
     import torch.distributed as dist
 
     context = ray.train.get_context()
@@ -73,7 +74,7 @@ def _loop(config: Mapping[str, Any]) -> None:
         context.get_world_rank(),
         context.get_world_size(),
         dist.barrier,
-        prepare_model,
+        shared,
         workers=_drawing(needs),
     )
 
@@ -86,3 +87,14 @@ def _loop(config: Mapping[str, Any]) -> None:
 def _drawing(needs: Request) -> int:
     """Threads that draw batches: where the network runs elsewhere."""
     return int(needs.cpus) if needs.gpus else 0
+
+
+def shared(model: Any) -> Any:
+    """A module whose gradients are averaged over all workers, and on GPUs its batch statistics,
+    too: its step is then the one of a single worker. Off GPUs torch has no such statistics."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.get_backend() == "nccl":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return prepare_model(model)

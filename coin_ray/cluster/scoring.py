@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import ActorUnschedulableError, RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
 from coin_ray.cluster.nodes import limit
 from coin_ray.labels import InstanceMasks
@@ -19,6 +19,12 @@ from coin_ray.precision import Precision
 from coin_ray.store.artifacts import Done, Store, leave_out
 from coin_ray.store.keys import Key
 
+WAIT = 120.0
+"""Seconds that a prompt waits for a segmenter that there is not."""
+POLL = 0.2
+DEATHS = 4
+"""Segmenters that may die of one prompt, or while they have it."""
+
 
 class SegmenterActor:
     """One model in memory. A restart loses the embeddings in memory, not those in the store."""
@@ -26,6 +32,11 @@ class SegmenterActor:
     def __init__(self, model: str, store: Path, device: str, batch: int, gpu: float) -> None:
         limit(1.0, gpu)
         self._segmenter = CachedSegmenter(model, Store(store, device), device=device, batch=batch)
+
+    def where(self) -> tuple[str, tuple[str, ...]]:
+        """Its node, and the card of it that it was given."""
+        context = ray.get_runtime_context()
+        return context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ()))
 
     def masks(
         self, image: Any, embed: Key, points: NDArray[np.float64], precision: Precision
@@ -42,12 +53,17 @@ class SegmenterActor:
         return found.to_arrays(), computed
 
 
-class ActorSegmenter:
-    """The pool, seen as one segmenter. An image always goes to the same actor, whose memory has
-    it."""
+class NoSegmenter(RayError):
+    """There was none for too long. What waits for one gives its share of a card back, and is tried
+    again as what was lost is."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = actors
+
+@dataclass(frozen=True)
+class ActorSegmenter:
+    """The segmenters of a model, seen as one: the ``hub`` lends the least busy."""
+
+    hub: Any
+    model: str
 
     def masks(
         self,
@@ -58,41 +74,37 @@ class ActorSegmenter:
         done: Done | None = None,
     ) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
-        arrays, computed = self._ask(int(embed.digest, 16), image, embed, points, precision)
+        arrays, computed = self._ask(embed.digest, image, embed, points, precision)
         for key, seconds in computed:
             leave_out(seconds)
             if done is not None:
                 done(key, seconds)
         return InstanceMasks.from_arrays(arrays)
 
-    def _ask(self, first: int, *request: Any) -> Any:
-        """The answer of an image's actor; of the next one that lives where that one is gone for
-        good, which costs another embedding and changes nothing."""
-        turn = first % len(self._actors)
-        *pool, last = (*self._actors[turn:], *self._actors[:turn])
-        for actor in pool:
+    def _ask(self, about: str, *request: Any) -> Any:
+        """A segmenter's answer ``about`` an image; where one is gone for good another's, which
+        costs another embedding and changes nothing."""
+        for left in reversed(range(DEATHS)):
+            loan, segmenter = self._lent(about)
+            gone = False
             try:
-                return ray.get(actor.masks.remote(*request))
+                return ray.get(segmenter.masks.remote(*request))
             except (RayActorError, ActorUnschedulableError):
-                continue
-        return ray.get(last.masks.remote(*request))
+                gone = True
+                if not left:
+                    raise
+            finally:
+                self.hub.give_back.remote(loan, gone)
+        raise AssertionError("the last death is raised")
 
-
-def start_actor(
-    model: str, store: Path, *, device: str, batch: int, gpu: float, node: str | None = None
-) -> Any:
-    """One of the pool, on the given node or anywhere. It reserves no CPU: its callers wait while it
-    works, and a pool that held CPUs could starve the trials it serves. One with a share of a GPU
-    does not move to another node, whose GPUs are counted without it."""
-    place = NodeAffinitySchedulingStrategy(node, soft=False) if node else "DEFAULT"
-    return (
-        ray.remote(SegmenterActor)
-        .options(
-            num_cpus=0,
-            num_gpus=gpu,
-            max_restarts=3,
-            max_task_retries=3,
-            scheduling_strategy=place,
-        )
-        .remote(model, store, device, batch, gpu)
-    )
+    def _lent(self, about: str) -> tuple[int, Any]:
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            found = ray.get(self.hub.lend.remote(self.model, about))
+            if isinstance(found, Exception):
+                raise found
+            if found is not None:
+                loan, segmenter = found
+                return loan, segmenter
+            time.sleep(POLL)
+        raise NoSegmenter(f"no segmenter {self.model} for {WAIT:g} s")

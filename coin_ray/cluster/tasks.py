@@ -1,32 +1,23 @@
-"""Steps of a cell as Ray tasks, and the hub through which trials and driver talk."""
+"""Steps of a cell as Ray tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray.cluster.nodes import limit
-from coin_ray.events.events import Event
+from coin_ray.errors import UserError
 from coin_ray.execution.cell_spec import CellSpec, open_cell
+from coin_ray.execution.failures import lost
+from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.runner import Each, step_at
+from coin_ray.pipeline.steps import STEPS
 from coin_ray.planning.machines import Request, segmenter_share, step_request
-
-
-@dataclass(frozen=True)
-class ToHub:
-    """Sends an event to the driver without waiting; gives what to ``ray.get`` for it to have
-    arrived."""
-
-    hub: Any
-
-    def __call__(self, event: Event) -> Any:
-        return self.hub.put.remote(event.to_json())
 
 
 @cache
@@ -49,9 +40,9 @@ def _step(spec: CellSpec, step: str, index: int, needs: Request) -> Any:
     return step_at(open_cell(spec), spec.samples, step, index)
 
 
-def distributed(spec: CellSpec) -> Each:
-    """Run a cell's steps as tasks, one per image. A task that runs out of a GPU's memory is tried
-    once more with all of the GPU that the segmenter leaves."""
+def distributed(spec: CellSpec, run: CellRun) -> Each:
+    """Run a cell's steps as tasks, one per image; one whose missing stages run on CPUs takes no GPU
+    and sees none. See :func:`patient` for what is tried once more."""
     reference = ray.put(spec)
 
     def submit(step: str, index: int, needs: Request) -> Any:
@@ -59,65 +50,43 @@ def distributed(spec: CellSpec) -> Each:
 
     def each(step: str, n: int) -> list[Any]:
         needs = step_request(spec.resources, step, spec.device)
+        items = spec.samples if STEPS[step].samples else run.train
         most = 1 - segmenter_share(spec.resources, spec.device)
+        taken = [
+            needs if needs.gpus and STEPS[step].on_device(run, item) else replace(needs, gpus=0.0)
+            for item in items[:n]
+        ]
 
         def again(index: int) -> Any:
-            return submit(step, index, replace(needs, gpus=max(needs.gpus, most)))
+            least = most if taken[index].gpus else 0.0
+            return submit(step, index, replace(needs, gpus=max(needs.gpus, least)))
 
-        tasks = [submit(step, index, needs) for index in range(n)]
-        return [patient(ray.get, sent, index, again) for index, sent in enumerate(tasks)]
+        tasks = [submit(step, index, one) for index, one in enumerate(taken)]
+        return [
+            patient(ray.get, sent, index, again, without=needs.gpus > taken[index].gpus)
+            for index, sent in enumerate(tasks)
+        ]
 
     return each
 
 
-def patient(get: Callable[[Any], Any], task: Any, index: int, again: Callable[[int], Any]) -> Any:
-    """The result of a task; of a second one where a GPU's memory was too small for the first."""
+def patient(
+    get: Callable[[Any], Any],
+    task: Any,
+    index: int,
+    again: Callable[[int], Any],
+    *,
+    without: bool = False,
+) -> Any:
+    """The result of a task; of a second one where a GPU's memory was too small for the first, which
+    has all of the GPU that the segmenter leaves. One that was run ``without`` a GPU and failed is
+    tried with one: what it was to read may be damaged, and is then made again."""
     import torch
 
     try:
         return get(task)
     except RayTaskError as error:
-        if not isinstance(error.cause, torch.OutOfMemoryError):
+        mistake = isinstance(error.cause, UserError) or lost(error)
+        if not isinstance(error.cause, torch.OutOfMemoryError) and (mistake or not without):
             raise
     return get(again(index))
-
-
-class EventHub:
-    """Collects the events of all processes until the driver fetches them, and hands to trials what
-    the driver has for them.
-
-    Nothing in it is needed for long: one that is started anew has lost a moment's events, and asks
-    the driver again for what trials ask it.
-    """
-
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
-        self._asked: set[str] = set()
-        self._cells: dict[str, tuple[CellSpec, ...]] = {}
-
-    def put(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-
-    def drain(self) -> tuple[Sequence[dict[str, Any]], set[str]]:
-        """What was put since the last time, and the jobs whose trials wait for their cells."""
-        events, self._events = self._events, []
-        asked, self._asked = self._asked, set()
-        return events, asked
-
-    def give(self, job: str, cells: tuple[CellSpec, ...]) -> None:
-        """What the trial of this name will run."""
-        self._cells[job] = cells
-
-    def take(self, job: str) -> tuple[CellSpec, ...] | None:
-        """The cells of a trial, once; None while the driver has yet to give them."""
-        if job not in self._cells:
-            self._asked.add(job)
-        return self._cells.pop(job, None)
-
-
-def start_hub() -> Any:
-    """On the driver's own node: it is lost with the driver alone, or started again."""
-    here = ray.get_runtime_context().get_node_id()
-    forever = {"max_restarts": -1, "max_task_retries": -1}
-    place = NodeAffinitySchedulingStrategy(here, soft=False)
-    return ray.remote(EventHub).options(num_cpus=0, scheduling_strategy=place, **forever).remote()

@@ -22,7 +22,7 @@ def run_trial(config: Mapping[str, str], hub: Any, settings: JobSettings) -> Non
     """Run the job that ``config`` names."""
 
     def steps(spec: CellSpec, run: CellRun) -> tuple[Each, Train]:
-        return distributed(spec), partial(train_stage, spec, settings.workers)
+        return distributed(spec, run), partial(train_stage, spec, settings.workers)
 
     specs = _cells(hub, config["job"])
     run_job(specs, settings, steps, tune.report, ray.get)

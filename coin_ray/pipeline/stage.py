@@ -139,11 +139,11 @@ class Stage:
     ``version`` is raised when its result changes for the same inputs. It reads the configuration
     that it ``sees``: the cell's, unless one place in the chain has other settings. ``adds`` gives
     what belongs to its identity and is no setting (a zoom of several, the random seed). It ``runs``
-    on the CPU, on the device, or on the segmenter's; where it ``trains``, ``compute`` takes the
-    processes that share the work and who hears of its progress. ``large`` artifacts are made from
-    an image alone and are collected first. ``work`` is the kind and amount of what it costs, for
-    one pixel of its image; of an artifact that does not grow (``grows``) the size is the same for
-    any amount.
+    on the CPU, on the device, or on the segmenter's; ``on_card`` says for which cells it needs the
+    device, if not for all. Where it ``trains``, ``compute`` takes the processes that share the work
+    and who hears of its progress. ``large`` artifacts are made from an image alone and are
+    collected first. ``work`` is the kind and amount of what it costs, for one pixel of its image;
+    of an artifact that does not grow (``grows``) the size is the same for any amount.
     """
 
     name: str
@@ -154,6 +154,7 @@ class Stage:
     adds: Callable[[Scope, Ref], Values] = lambda chain, ref: {}
     version: int = 1
     runs: Literal["cpu", "device", "segmenter"] = "cpu"
+    on_card: Callable[[Cell], bool] = always
     trains: bool = False
     large: bool = False
     grows: bool = True

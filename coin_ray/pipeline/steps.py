@@ -40,6 +40,21 @@ class Step:
                 run.get(ref)
         return self.gives(run, item)
 
+    def on_device(self, run: CellRun, item: Any) -> bool:
+        """Whether any stage that is missing for it computes on the device, in this process."""
+        seen: set[str] = set()
+        left = [run.chain.key(ref) for ref in self.asks(run.chain, item)]
+        while left:
+            key = left.pop()
+            if key.digest in seen or run.store.has(key):
+                continue
+            seen.add(key.digest)
+            stage = STAGES[key.stage]
+            if stage.runs == "device" and stage.on_card(run.config):
+                return True
+            left += run.chain.memo.inputs(key)
+        return False
+
     @property
     def computes(self) -> tuple[str, ...]:
         """The stages that may be computed on the way, in one process; trained ones never are."""

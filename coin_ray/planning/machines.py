@@ -75,18 +75,22 @@ def find_device(asked: str, nodes: Sequence[Node], profile: str = "") -> str:
 
 
 SEGMENTER_GPU = 0.3
-"""Share of the first GPU of a node that a segmenter holds for as long as a study runs."""
+"""Share of a GPU that a segmenter holds for as long as a study runs."""
+STEP_GPU = 0.25
+"""Share of a GPU that a process takes while it computes stages on it."""
 
 
 def share(resources: Resources, stage: str, device: str) -> tuple[float, float]:
-    """CPUs and GPUs that one run of a stage takes; of a training, one worker of it."""
-    trains = STAGES[stage].trains
+    """CPUs and GPUs that one run of a stage takes; of a training, one worker of it. What runs on
+    CPUs takes no GPU."""
+    trains, runs = STAGES[stage].trains, STAGES[stage].runs
     if trains:
         asked = resources.get("round", {})
     else:
         asked = {**resources.get("stage", {}), **resources.get(stage, {})}
-    default = 1 - segmenter_share(resources, device) if trains else 0.25
-    gpus = asked.get("gpu", default) if device.startswith("cuda") else 0.0
+    gpus = 0.0
+    if device.startswith("cuda") and runs != "cpu":
+        gpus = asked.get("gpu", 1 - segmenter_share(resources, device) if trains else STEP_GPU)
     return asked.get("cpu", 1.0), gpus
 
 
@@ -139,8 +143,8 @@ def _memory(resources: Resources, stage: str) -> float:
 
 
 def room(request: Request, nodes: Sequence[Node], *, held: float = 0.0) -> int:
-    """How many processes of a request fit on all nodes at once, where so much of every node's first
-    GPU is ``held`` by segmenters."""
+    """How many processes of a request fit on all nodes at once, where so much of every GPU is
+    ``held`` by segmenters; of a node's first alone for what does not fit beside them."""
     return sum(_room(request, node, held) for node in nodes)
 
 
@@ -149,17 +153,27 @@ def _room(request: Request, node: Node, held: float) -> int:
     if request.memory:
         fits.append(_times(node.memory, request.memory))
     if request.gpus:
-        shared = max(0.0, 1 - held) if node.gpus else 0.0
-        others = max(0.0, node.gpus - 1)
-        if request.gpus > 1:
-            fits.append(_times(others, request.gpus))
-        else:  # a share is one of one GPU
-            fits.append(_times(shared, request.gpus) + int(others) * _times(1.0, request.gpus))
+        beside = _times(max(0.0, 1 - held), request.gpus)
+        free = int(node.gpus) if beside or not held else max(0, int(node.gpus) - 1)
+        each = beside or _times(1.0, request.gpus)  # a share is one of one GPU
+        fits.append(free * each if request.gpus <= 1 else _times(free, request.gpus))
     return min(fits)
 
 
 def _times(have: float, need: float) -> int:
     return int(have / need + 1e-9)
+
+
+def segmented(gpus: float, largest: float, held: float) -> int:
+    """How many of a node's GPUs have segmenters, which hold so much of each: all where the
+    ``largest`` request fits beside them, else one, and the others are left whole for it."""
+    return int(gpus) if largest <= 1 - held + 1e-9 else min(1, int(gpus))
+
+
+def largest_share(resources: Resources, device: str) -> float:
+    """The most of a GPU that any process asks for which is no segmenter."""
+    requests = [step_request(resources, step, device) for step in STEPS]
+    return max(request.gpus for request in (*requests, round_request(resources, 1, device)))
 
 
 def check_request(request: Request, nodes: Sequence[Node], *, held: float = 0.0) -> str | None:
@@ -177,11 +191,19 @@ def refuse_impossible(
     resources: Resources, nodes: Sequence[Node], *, device: str, workers: int, models: int = 1
 ) -> None:
     """UserError with the shapes of the nodes if a step fits on none of them, or the workers of a
-    round not on all of them together. ``models``: kinds of segmenters, each with its share of a
-    GPU."""
+    round not on all of them together; or if two of these might get one GPU. ``models``: kinds of
+    segmenters, each with its share of a GPU."""
     held = models * segmenter_share(resources, device)
-    requests = [step_request(resources, step, device) for step in STEPS]
-    requests.append(round_request(resources, workers, device))
+    training = round_request(resources, workers, device)
+    if workers > 1 and 0 < training.gpus <= 0.5:
+        raise UserError(
+            "two workers of one round could get the same GPU, which NCCL refuses",
+            expected=f"more than half of a GPU for each of {workers} workers",
+            found=f"{training.gpus:g} GPU ({training.where})",
+            do="write `resources: {round: {gpu: 0.7}}` (segmenters hold `masks: {gpu: …}`, "
+            f"{segmenter_share(resources, device):g} here), or train a round with one worker",
+        )
+    requests = [*(step_request(resources, step, device) for step in STEPS), training]
     problems = dict.fromkeys(check_request(request, nodes, held=held) for request in requests)
     if told := [problem for problem in problems if problem is not None]:
         raise UserError(

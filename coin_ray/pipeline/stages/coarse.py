@@ -169,5 +169,6 @@ UCIS = Stage(
         ),
     ),
     runs="device",
+    on_card=lambda config: config.ucis.trained is not None,
     work=lambda config, values: _drawing(config.ucis),
 )
