@@ -82,6 +82,7 @@ def test_hours_come_from_what_the_store_was_timed_with(folder: Path) -> None:
     assert "nothing to compute: all that is needed is stored" in done.output
     done = call("plan", "s.yaml", "--seeds", "2")
     # 2 x 2 rounds, and for each: 3 predictions and the masks, scores, labels, metrics of them.
+    assert "workers of a round" not in done.output  # one core a machine: cells come first
     assert "to compute: about CPU" in done.output and "% of the time that the cells" in done.output
 
 
@@ -201,6 +202,27 @@ def test_a_gpu_is_counted_where_it_works(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     done = call("plan", "s.yaml")
     assert "nothing of it was timed on cuda here" in done.output
+
+
+@pytest.mark.parametrize(
+    ("places", "workers", "said"),
+    [
+        (8, 1, "workers of a round: 1: 4 min, 2: 2 min, 4: 1 min; more than 4 stop paying"),
+        (2, 2, "one worker a round is faster here: cells come first, 2 to train, 2 places"),
+        (2, 1, ""),
+    ],
+)
+def test_the_plan_says_when_more_workers_stop_paying(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, places: int, workers: int, said: str
+) -> None:
+    monkeypatch.setattr("coin_ray.planning.machines.this_machine", lambda: Node(places, 0, 2**36))
+    fill(folder, "none", "mae", seconds=36.0)
+    done = call("plan", "s.yaml", "--seeds", "1", "--workers", str(workers))
+    assert "stop paying" not in done.output
+    done = call("plan", "s.yaml", "--seeds", "2", "--workers", str(workers))
+    words = " ".join(done.output.split())
+    assert done.exit_code == 0 and said in words
+    assert ("workers of a round" in words) is (places == 8)
 
 
 GRID = """

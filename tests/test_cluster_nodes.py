@@ -210,6 +210,47 @@ def test_segmenters_are_found_again_where_nodes_come_and_go(
         settled((second, 1))
 
 
+@pytest.mark.slow
+def test_two_workers_on_two_nodes_train_what_two_on_one_node_train(
+    cluster: Any, tiles: DataSet, tmp_path: Path
+) -> None:
+    """And the labels of the second round, of which each worker has made its images'."""
+    import ray
+
+    one_round = {"uss": {"family": "none"}, "student": {"iterations": 3}}
+    given = study({"base": config(**one_round)})
+    seen: list[set[str]] = []
+
+    def trained(workspace: Path) -> dict[str, bytes]:
+        places: set[str] = set()
+
+        def look(event: events.Event) -> bool:
+            if isinstance(event, events.RoundFinished):
+                groups = ray.util.placement_group_table().values()
+                for group in groups:
+                    if group["state"] == "CREATED" and len(group["bundles"]) == 2:
+                        places.update(group["bundles_to_node_id"].values())
+            return False
+
+        outcome, _ = run(given, tiles, workspace, cluster, look, workers=2)
+        assert outcome.failed == {}
+        seen.append(places)
+        store = workspace / "store"
+        return {
+            str(path.relative_to(store)): path.read_bytes()
+            for stage in ("round", "select", "predict")
+            for path in (store / stage).glob("*/data.safetensors")
+        }
+
+    together = trained(tmp_path / "one")  # a head of two CPUs
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    apart = trained(tmp_path / "two")
+    assert [len(places) for places in seen] == [1, 2]
+    assert together == apart and sum(name.startswith("round") for name in apart) == 2
+
+
 def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: DataSet, tmp_path: Path) -> None:
     """Four trials on three nodes; one that has a trial goes as soon as the first is heard of."""
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.execution.executor import Executor
-from coin_ray.execution.refusals import Target, refuse_missing, target
+from coin_ray.execution.refusals import Target, refuse_missing, segmenters, target
 from coin_ray.execution.trial_log import runs_folder, with_proposals
+from coin_ray.planning.machines import room, round_request, segmenter_share
 from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from coin_ray.planning.estimate import Estimate
+    from coin_ray.planning.workers import Paying
 
 TRAINED = ("round", "predict", "redraw")
 """Stages that a cell which is screened out never comes to."""
@@ -32,13 +34,15 @@ class OverBudget(UserError):
 @dataclass(frozen=True)
 class StudyPlan:
     """``study`` with all that a search has proposed so far; ``plan``: its stages, shared and
-    stored; ``cost``: hours and bytes, as far as stages were timed before; ``where`` it is to run.
+    stored; ``cost``: hours and bytes, as far as stages were timed before; ``where`` it is to run;
+    ``paying``: how many workers of a round pay there, where that can be told.
     """
 
     study: ResolvedStudy
     plan: Plan
     cost: Estimate
     where: Target
+    paying: Paying | None
 
     @property
     def to_compute(self) -> dict[str, int]:
@@ -95,6 +99,7 @@ def plan_study(
     timings in it. UserError for all that a run would refuse, but for its budget."""
     from coin_ray.planning.estimate import estimate
     from coin_ray.planning.ledger import read_ledger
+    from coin_ray.planning.workers import paying
     from coin_ray.store.artifacts import Store
 
     where = target(study, executor)
@@ -104,9 +109,13 @@ def plan_study(
     kept = 1.0
     if study.screen is not None:
         kept = min(1.0, (study.screen.keep + 1) / len(study.levels))
+    ledger = read_ledger(Store(Workspace(workspace).store), plan.stages)
+    one = round_request(study.resources, 1, where.device)
+    held = segmenters(study) * segmenter_share(study.resources, where.device)
+    places = [room(one, [node], held=held) for node in where.nodes]
     cost = estimate(
         plan,
-        read_ledger(Store(Workspace(workspace).store), plan.stages),
+        ledger,
         where.nodes,
         device=where.device,
         resources=study.resources,
@@ -114,7 +123,15 @@ def plan_study(
         done=dict.fromkeys(TRAINED, kept),
         further=_to_come(study) / len(study.levels),
     )
-    return StudyPlan(study, plan, cost, where)
+    workers = paying(
+        plan,
+        ledger,
+        device=where.device,
+        places=sum(places),
+        near=max(places),
+        workers=where.workers,
+    )
+    return StudyPlan(study, plan, cost, where, workers)
 
 
 def _to_come(study: ResolvedStudy) -> int:

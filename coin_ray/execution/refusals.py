@@ -39,7 +39,7 @@ def target(study: ResolvedStudy, executor: Executor) -> Target:
     """What of an executor a study uses. UserError if the study asks for more, or if its models need
     a GPU that is not there."""
     nodes = executor.nodes()
-    device = find_device(executor.device, nodes, study.profile)
+    device = find_device(executor.device, nodes, (study.profile, *study.extended))
     workers = executor.workers
     if workers is None:
         workers = int(study.resources.get("round", {}).get("workers", 1))

@@ -89,15 +89,15 @@ def estimate(
             rates += [(rate, hours)] if units else []
             fixed = part * amount.count + further * amount.uses
             size = units if STAGES[stage].grows else fixed
-            gpu_hours = hours * gpus if STAGES[stage].runs != "cpu" else 0.0
-            cost = Cost(hours * cpus, gpu_hours, size * rate.bytes)
+            cost = Cost(hours * cpus, hours * gpus, size * rate.bytes)
         _add(stages[stage], cost)
         _add(total, cost)
     hours = sum(weight for _, weight in rates)
+    longest = max(training_hours(plan, ledger, device).values(), default=0.0)
     return Estimate(
         stages,
         total,
-        max(_busy(total, nodes), _longest(plan, ledger, device) / workers),
+        max(_busy(total, nodes), longest / workers),
         1 - shared / alone if known and alone else None,
         tuple(untimed),
         sum(rate.timings for rate, _ in rates),
@@ -134,8 +134,9 @@ def _busy(total: Cost, nodes: Sequence[Node]) -> float:
     return max(total.cpu_hours / cpus, total.gpu_hours / gpus if gpus else 0.0)
 
 
-def _longest(plan: Plan, ledger: Ledger, device: str) -> float:
-    """Hours of the longest training: of a coarse model, or of rounds one after the other."""
+def training_hours(plan: Plan, ledger: Ledger, device: str) -> dict[str, float]:
+    """Hours of each missing training on one worker, by digest: of a coarse model, or of a round and
+    all that are missing before it."""
     known: dict[str, float] = {}
 
     def hours(key: Key) -> float:
@@ -148,4 +149,4 @@ def _longest(plan: Plan, ledger: Ledger, device: str) -> float:
         return known[key.digest]
 
     trained = (key for key in plan.missing.values() if STAGES[key.stage].trains)
-    return max(map(hours, trained), default=0.0)
+    return {key.digest: hours(key) for key in trained}

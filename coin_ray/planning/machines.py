@@ -54,18 +54,19 @@ PAPER_SIZE = ("coin", "official")
 """Profiles that no CPU can finish."""
 
 
-def find_device(asked: str, nodes: Sequence[Node], profile: str = "") -> str:
+def find_device(asked: str, nodes: Sequence[Node], profiles: Sequence[str] = ()) -> str:
     """``auto`` is the GPU where any of the nodes has one. UserError for what is no device, and for
-    a profile of the paper's models without a GPU, unless the CPU was asked for by name."""
+    the paper's models without a GPU, unless the CPU was asked for by name. ``profiles``: that of
+    the study, and those that it extends."""
     if asked == "cpu" or asked.startswith("cuda"):
         return asked
     if asked != "auto":
         raise UserError(f"there is no device {asked!r}", expected="auto, cpu or cuda")
     if any(node.gpus for node in nodes):
         return "cuda"
-    if profile in PAPER_SIZE:
+    if set(profiles) & set(PAPER_SIZE):
         raise UserError(
-            f"profile {profile} has the paper's models, which take weeks without a GPU",
+            f"profile {profiles[0]} has the paper's models, which take weeks without a GPU",
             expected="at least 1 GPU",
             found="nodes: " + shapes(nodes),
             do="take a machine with a GPU, a cluster (--address) or another profile; "

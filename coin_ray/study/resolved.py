@@ -133,7 +133,8 @@ class ResolvedStudy:
     cpu, gpu, memory, workers) is runtime only. ``source_files`` are the YAML files read, the study
     first;
     ``overrides`` the ``--set`` settings. ``profile_reason`` says in one phrase where the profile
-    came from, ``warnings`` what is allowed and probably not meant. With ``first_seeds`` the seeds
+    came from, ``extended`` are those that it extends. ``warnings``: what is allowed and probably not
+    meant. With ``first_seeds`` the seeds
     after those are run only for levels whose verdict against the baseline is open. With ``search``
     the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
     ``contents``: data set -> digest of its images and labels, once ``datasets.with_data`` has read
@@ -159,6 +160,7 @@ class ResolvedStudy:
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     profile_reason: str = ""
+    extended: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     search: Search | None = None
     stopping: Stopping = Stopping("none")

@@ -112,6 +112,7 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
     return ResolvedStudy(
         **told,
         profile=next((doc.name() for doc in chain.files if doc.is_profile), ""),
+        extended=tuple(doc.name() for doc in chain.files if doc.is_profile)[1:],
         profile_reason=reason,
         source_files=tuple(str(doc.path) for doc in chain.files),
         data=data,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from coin_ray.execution.budget import StudyPlan
     from coin_ray.planning.estimate import Cost, Estimate
     from coin_ray.planning.plan import Plan
+    from coin_ray.planning.workers import Paying
 
 
 @options.takes_study()
@@ -103,11 +104,30 @@ def _sentences(planned: StudyPlan) -> Iterator[str]:
         limit = planned.less
         yield f"to compute: {planned.about} {', '.join(parts)}" + (f" ({limit})" if limit else "")
         yield f"from {cost.timings} timings, half of them within {cost.spread:.0%} of the rate used"
+    if planned.paying:
+        yield from _workers(planned.paying, where.workers)
     if cost.untimed and cost.timings:
         what = ", ".join(cost.untimed)
         yield f"not in these hours, for it was never timed on {where.device} here: {what}"
     elif cost.untimed:
         yield f"nothing of it was timed on {where.device} here: a first cell will tell the hours"
+
+
+def _workers(paying: Paying, asked: int) -> Iterator[str]:
+    """Whether more workers of a round would pay, where there is room for them or they are asked
+    for."""
+    cells, places = f"{paying.trainings:,} to train", f"{paying.places:,} places for workers"
+    if paying.trainings >= paying.places:
+        if asked > 1:
+            yield f"one worker a round is faster here: cells come first, {cells}, {places}"
+        return
+    shown = sorted({1, min(2, len(paying.hours)), paying.most, asked})
+    times = ", ".join(f"{n}: {duration(paying.hours[n])}" for n in shown)
+    yield (
+        f"the longest training by workers of a round: {times}; more than {paying.most} stop paying "
+        f"({cells}, {places}): they share crops and images to relabel, not their start and the "
+        f"exchange of {size(paying.exchanged)} after every step"
+    )
 
 
 def _hours(cost: Cost, hours: float) -> str:
