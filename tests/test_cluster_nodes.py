@@ -217,38 +217,33 @@ def test_two_workers_on_two_nodes_train_what_two_on_one_node_train(
     """And the labels of the second round, of which each worker has made its images'."""
     import ray
 
-    one_round = {"uss": {"family": "none"}, "student": {"iterations": 3}}
-    given = study({"base": config(**one_round)})
-    seen: list[set[str]] = []
+    cells = {"base": config(uss={"family": "none"}, student={"iterations": 3})}
+    places: set[str] = set()
 
-    def trained(workspace: Path) -> dict[str, bytes]:
-        places: set[str] = set()
+    def look(event: events.Event) -> bool:
+        if isinstance(event, events.RoundFinished):
+            for group in ray.util.placement_group_table().values():
+                if group["state"] == "CREATED" and len(group["bundles"]) == 2:
+                    places.update(group["bundles_to_node_id"].values())
+        return bool(places)
 
-        def look(event: events.Event) -> bool:
-            if isinstance(event, events.RoundFinished):
-                groups = ray.util.placement_group_table().values()
-                for group in groups:
-                    if group["state"] == "CREATED" and len(group["bundles"]) == 2:
-                        places.update(group["bundles_to_node_id"].values())
-            return False
-
+    def trained(workspace: Path, memory: dict[str, float], nodes: int) -> dict[str, bytes]:
+        places.clear()
+        given = study(cells, resources={"round": memory})
         outcome, _ = run(given, tiles, workspace, cluster, look, workers=2)
-        assert outcome.failed == {}
-        seen.append(places)
-        store = workspace / "store"
+        assert outcome.failed == {} and len(places) == nodes
         return {
-            str(path.relative_to(store)): path.read_bytes()
+            str(path.relative_to(workspace)): path.read_bytes()
             for stage in ("round", "select", "predict")
-            for path in (store / stage).glob("*/data.safetensors")
+            for path in (workspace / "store" / stage).glob("*/data.safetensors")
         }
 
-    together = trained(tmp_path / "one")  # a head of two CPUs
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    cluster.remove_node(cluster.head_node, allow_graceful=False)
-    apart = trained(tmp_path / "two")
-    assert [len(places) for places in seen] == [1, 2]
-    assert together == apart and sum(name.startswith("round") for name in apart) == 2
+    together = trained(tmp_path / "one", {}, 1)
+    cluster.add_node(num_cpus=2)
+    sizes = [node.memory for node in RayCluster(cluster.address).nodes()]
+    apart = trained(tmp_path / "two", {"memory": 0.6 * max(sizes) / 2**30}, 2)
+    assert together == apart
+    assert sum("/round/" in name for name in apart) == 2
 
 
 def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: DataSet, tmp_path: Path) -> None:

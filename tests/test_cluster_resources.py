@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ray.exceptions import ActorDiedError
 from coin_ray.cluster.tasks import RayTaskError, patient
 from coin_ray.cluster.watchdog import watchdog, who_waits
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.distillation.network import build_student
 from coin_ray.errors import UserError
 from coin_ray.events import events
 from coin_ray.execution.cell_spec import CellSpec, open_cell
@@ -25,6 +27,7 @@ from coin_ray.execution.failures import cause, trace
 from coin_ray.execution.tally import Pulse
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.steps import STEPS
+from coin_ray.pipeline.training import relabel
 from coin_ray.planning.machines import (
     Node,
     Request,
@@ -40,6 +43,7 @@ from coin_ray.planning.machines import (
 )
 from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.store.keys import make_key
+from coin_ray.training.world import World
 from tests.test_pipeline_cell import config
 
 GIB = 2**30
@@ -129,6 +133,44 @@ def test_two_workers_of_a_round_never_get_one_card(asked: dict[str, dict[str, fl
         refuse_impossible(asked, nodes, device="cuda", workers=1)
         refuse_impossible(asked, nodes, device="cpu", workers=2)
     refuse_impossible({}, [Node(8, 2, 0)], device="cuda", workers=2)
+
+
+def test_batch_statistics_are_those_of_all_workers_where_torch_has_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On NCCL. A process computes what it did before, from the same weights, under the same
+    names."""
+    from coin_ray.cluster import rounds
+
+    monkeypatch.setattr(rounds, "prepare_model", lambda model: model)
+    for backend, kind in (("nccl", torch.nn.SyncBatchNorm), ("gloo", torch.nn.BatchNorm2d)):
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda backend=backend: backend)
+        bare = build_student(config().student)
+        tensors = {name: value.data_ptr() for name, value in bare.state_dict().items()}
+        made = rounds.shared(bare)
+        norms = [m for m in made.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        assert norms and {type(norm) for norm in norms} == {kind}
+        assert {name: value.data_ptr() for name, value in made.state_dict().items()} == tensors
+        # The optimiser, the average and the weights that are kept are those of the module itself.
+        assert {name: value.data_ptr() for name, value in bare.state_dict().items()} == tensors
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "images"), [(1, 1, 1), (2, 5, 3), (3, 7, 2), (4, 16, 37)]
+)
+def test_crops_and_images_are_shared_without_loss(size: int, batch: int, images: int) -> None:
+    ranks = [World(rank, size) for rank in range(size)]
+    crops = [index for world in ranks for index in world.share(batch, 1, "", "")]
+    assert sorted(crops) == list(range(batch))
+    made: list[tuple[str, str]] = []
+
+    def artifact(stage: str, image: str, round_: int) -> None:
+        made.append((stage, image))
+
+    names = [f"i{n}" for n in range(images)]
+    for world in ranks:
+        relabel(SimpleNamespace(train=names, artifact=artifact), world, 2)  # type: ignore[arg-type]
+    assert sorted(made) == sorted((stage, name) for stage in ("score", "select") for name in names)
 
 
 def test_room_is_never_split_between_nodes() -> None:
