@@ -58,9 +58,10 @@ def hook() -> None:
         torch.set_num_threads(1)
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        who = {"_step": "step", "__init__": "segmenter", "_loop": "training"}
+        who = {"_step": "step", "__init__": "segmenter", "train_alone": "training"}
         index = None if card is None else card.index
-        _write(who[sys._getframe(1).f_code.co_name], "limit", gpus=gpus, index=index)
+        caller = sys._getframe(1).f_code.co_name
+        _write(who.get(caller, caller), "limit", gpus=gpus, index=index)
 
     nodes.limit = limit
     segmenter.CachedSegmenter = OnCpu  # type: ignore[misc]
@@ -84,9 +85,10 @@ def _write(what: str, where: str, **more: Any) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def training_hook() -> None:
-    """The same for a process that also trains: without a GPU there is no NCCL."""
+def workers_hook() -> None:
+    """The same for several workers of a round: without a GPU there is no NCCL."""
     import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
 
     hook()
     begin = dist.init_process_group
@@ -95,3 +97,6 @@ def training_hook() -> None:
         begin(*args, backend="gloo", **others)
 
     dist.init_process_group = start
+    from coin_ray.cluster import rounds
+
+    rounds.shared = DistributedDataParallel

@@ -135,7 +135,7 @@ def test_every_process_of_a_study_sees_the_card_that_it_was_given(
 ) -> None:
     """Two cells at once on a node of two cards, from the first step to the last; a segmenter a
     card, and nothing on a card that needs none."""
-    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards", "training_hook"))
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards"))
     cluster.add_node(num_cpus=2, num_gpus=2)
     one = {"rounds": {"count": 1}, "student": {"iterations": 2}}
     cells = {f"f{size}": config(**one, instances={"footprint": size}) for size in (7, 9)}
@@ -145,7 +145,6 @@ def test_every_process_of_a_study_sees_the_card_that_it_was_given(
     for line in said:
         assert line["sees"] == line["given"] and len(line["given"]) <= 1, line
         assert bool(line["given"]) or line["where"] in ("cpu", "limit"), line
-        assert line["what"] != "training" or line["index"] == 0, line
     cards = defaultdict(set)
     for line in said:
         cards[line["process"]].update(line["given"])
@@ -208,6 +207,22 @@ def test_segmenters_are_found_again_where_nodes_come_and_go(
         settled((first, 2), (second, 1))
         cluster.remove_node(first, allow_graceful=False)
         settled((second, 1))
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_round_have_a_card_each(
+    cluster: Any, tiles: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They see each other's, as NCCL has it, and use their own."""
+    monkeypatch.setenv(JOB, pretended.job(tmp_path / "cards", "workers_hook"))
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    cell = config(uss={"family": "none"}, rounds={"count": 1}, student={"iterations": 2})
+    outcome, _ = run(study({"base": cell}), tiles, tmp_path, cluster, device="cuda", workers=2)
+    assert outcome.failed == {}
+    said = [line for line in pretended.lines(tmp_path / "cards") if line["what"] == "_loop"]
+    assert sorted(line["given"] for line in said) == [["0"], ["1"]]
+    for line in said:
+        assert line["sees"] == ["0", "1"] and line["sees"][line["index"]] == line["given"][0]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from coin_ray.planning.plan import Plan
 from coin_ray.store.keys import Key
 
 START = 12.0
-"""Seconds until the workers of a training have begun (docs/cluster.md)."""
+"""Seconds until several workers have begun (docs/cluster.md); one needs no Ray Train."""
 NEAR: Mapping[str, float] = {"cpu": 0.5e9, "cuda": 10e9}
 """Bytes a second that workers of one node exchange: gloo as measured on two cores, NCCL over PCIe 4
 as it is built."""
@@ -66,7 +66,8 @@ def paying(
         each = math.ceil(batch / n) / batch
         speed = NEAR[device.partition(":")[0]] if n <= near else FAR
         exchange = steps * 2 * (n - 1) / n * rate.bytes / speed
-        return START + 3600 * known[longest.digest] * each + relabelling / n + exchange
+        start = START if n > 1 else 0.0
+        return start + 3600 * known[longest.digest] * each + relabelling / n + exchange
 
     most, asked = 1, range(1, max(workers, min(places, batch)) + 1)
     while most < asked[-1] and seconds(1) >= LEAST * (most + 1) * seconds(most + 1):
