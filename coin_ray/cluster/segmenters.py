@@ -20,9 +20,9 @@ from coin_ray.execution.failures import lost
 
 EVERY = 1.0
 """Seconds between two looks at who lives."""
-AGAIN = 30.0
+AGAIN = 60.0
 """Seconds until a node is tried again that had no room."""
-PLACING = 2.0
+PLACING = 1.0
 """Seconds in which Ray finds a place where there is one."""
 STILLBORN = 5
 """Segmenters in a row that may die before their first word."""
@@ -75,7 +75,8 @@ class Segmenters:
             self._visit(model, wanted)
             if model not in self._fault:
                 for node, count in wanted.items():
-                    self._settle(model, node, count)
+                    if not self._settle(model, node, count):
+                        break  # the others come next time: events wait for this
             there = {name: home.actor for name, home in homes.items() if home.cards is not None}
             hub.staff.remote(model, there, self._fault.get(model))
         self._due = time.monotonic() + EVERY
@@ -131,16 +132,16 @@ class Segmenters:
         home.asked = home.actor.where.remote()
         return None
 
-    def _settle(self, model: str, node: str, count: int) -> None:
-        """Start those that a node lacks."""
+    def _settle(self, model: str, node: str, count: int) -> bool:
+        """Start those that a node lacks; False where it has no room for them."""
         homes = self._homes[model]
         there = sum(home.node == node for home in homes.values())
         if there >= count or time.monotonic() < self._again.get((model, node), 0.0):
-            return
+            return True
         if not self._share:
             for _ in range(count - there):
                 self._add(model, self._begun(model, node, None))
-            return
+            return True
         self._again[model, node] = time.monotonic() + AGAIN
         # Ray fills one card before it begins another: what is left of a card is taken, too, until
         # all have theirs.
@@ -151,7 +152,7 @@ class Segmenters:
                 if number >= there:
                     group = _reserved(node, self._share)
                     if group is None:
-                        return
+                        return False
                     self._add(model, self._begun(model, node, group))
                 if rest > 1e-4 and number < count - 1:
                     fillers.append(_reserved(node, rest))
@@ -159,6 +160,7 @@ class Segmenters:
             for filler in fillers:
                 if filler is not None:
                     remove_placement_group(filler)
+        return True
 
     def _add(self, model: str, home: _Home) -> None:
         self._made += 1
