@@ -23,7 +23,7 @@ HOUR = 3600.0
 def told(folder: Path, *, seeds: int = 1, places: int = 8, size: float = 1e3, **asked: int) -> Any:
     """Of cells with two rounds of an hour each, whose student has ``size`` bytes."""
     tiles = generated_samples(folder, 1, size=64, seed=4)
-    data = SimpleNamespace(train=tuple(s.image for s in tiles), samples=tuple(tiles))
+    data: Any = SimpleNamespace(train=tuple(s.image for s in tiles), samples=tuple(tiles))
     one = config(student=STUDENT, rounds={"count": 2}, uss={"family": "none"})
     cells: Any = [
         SimpleNamespace(config=one, seed=seed, data=SimpleNamespace(name="d"))
