@@ -330,13 +330,17 @@ def test_a_full_disk_fails_the_cell_in_words() -> None:
     assert cause(error) == "a.png: bad image" and trace(error) == ""
 
 
-def test_predict_needs_a_finished_cell(folder: Path) -> None:
-    squares(folder / "images", "a", (0, 0))
-    wrong = call("predict", "s.yaml", "--images", "images", "--out", "o", "--level", "mea")
+def test_segment_from_a_study_needs_a_finished_cell(folder: Path) -> None:
+    from coin_ray.data.synthetic import generated_samples
+
+    generated_samples(folder / "images", 1, size=64, seed=1)
+    wrong = call("segment", "images", "--from", "s.yaml:mea", "--out", "o", "--mpp", "0.25")
     assert wrong.exit_code == 2 and "did you mean 'mae'?" in wrong.stderr
-    done = call("predict", "s.yaml", "--images", "images", "--out", "o", "--mpp", "0.25")
+    done = call("segment", "images", "--from", "s.yaml", "--out", "o", "--mpp", "0.25")
     assert done.exit_code == 2 and "this cell has not finished" in done.stderr
     assert not (folder / "o").exists()
+    gone = call("predict", "s.yaml", "--images", "images", "--out", "o")
+    assert gone.exit_code == 2 and "coin-ray segment IMAGES --from STUDY[:LEVEL]" in gone.stderr
 
 
 def bad_images(kind: str, folder: Path) -> str:

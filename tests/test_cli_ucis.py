@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,28 +123,39 @@ def test_a_model_is_trained_once_and_written(
     assert trainings.steps == [1, 2, 3]
 
 
-def test_predict_draws_with_a_trained_model(
+def test_segment_draws_with_a_trained_model(
     trainings: Trainings, folder: Path, images: Path
 ) -> None:
     new = generated_samples(folder / "new", 1, size=96, seed=9)[0]
-    told = ["predict", "ucis_models", "--level", "SSA", "--data", str(images), *SETTINGS]
-    told += ["--images", str(new.image.path), "--out", "drawn", "--mpp", "0.25"]
+    from_study = ["--from", "ucis_models:SSA", "--data", str(images), *SETTINGS]
+    told = ["segment", str(new.image.path), *from_study, "--out", "drawn", "--mpp", "0.25"]
     early = CliRunner().invoke(cli.app, told)
     assert early.exit_code == 2 and "this cell has not finished" in early.stderr
     assert call("ssa", "--data", images, *SETTINGS, "--no-tracking").exit_code == 0
     done = CliRunner().invoke(cli.app, told)
     assert done.exit_code == 0, done.output
-    drawn = read_foreground(folder / "drawn" / f"{new.name}.tif")
+    file = folder / "drawn" / f"{new.name}.labels.ome.tif"
+    drawn = read_foreground(file)
     assert drawn.shape == (96, 96) and 0 < drawn.mean() < 1
+    study = resolve("ucis_models", Request(data=(str(images),), settings=tuple(SETTINGS[1::2])))
+    cell = next(c for c in study.cells if c.level == "SSA")
+    data = resolve_data(cell.data, folder / ".coin-ray")
+    run = open_local(cell.config, 0, data.train, folder / ".coin-ray")
+    image = replace(new.image, mpp=0.25)
+    np.testing.assert_array_equal(drawn, run.labels_at(image, "step1") > 0)
     assert CliRunner().invoke(cli.app, told).exit_code == 0  # our own are replaced
-    (folder / "drawn" / f"{new.name}.tif").write_bytes(b"corrected by hand")
+    file.write_bytes(b"corrected by hand")
     kept = CliRunner().invoke(cli.app, told)
     assert kept.exit_code == 2 and "changed since" in kept.stderr
     assert CliRunner().invoke(cli.app, [*told, "--overwrite"]).exit_code == 0
 
+    among = CliRunner().invoke(cli.app, [*told, "--out", str(images / "image")])
+    assert among.exit_code == 2 and "among the images" in among.stderr
+    cluster = CliRunner().invoke(cli.app, [*told, "--address", "local"])
+    assert cluster.exit_code == 2 and "--address" in cluster.stderr
     broken, told[told.index("--out") + 1] = folder / "broken.png", "again"
     broken.write_bytes(new.image.path.read_bytes()[:300])
-    stopped = CliRunner().invoke(cli.app, [*told, "--images", str(broken)])
+    stopped = CliRunner().invoke(cli.app, [*told, str(broken)])
     assert stopped.exit_code == 2 and "broken.png" in stopped.stderr and stopped.stdout == ""
     assert not (folder / "again").exists()
     (folder / "again").write_text("")

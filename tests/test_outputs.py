@@ -183,10 +183,9 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 AMONG, INPUT, FOREIGN = "among the images", "what it is made from", "did not write"
 CALLS = {
-    "predict uss_backbones --images tiles --out tiles": AMONG,
-    "predict uss_backbones --images tiles --out truth/../tiles --overwrite": AMONG,
-    "predict uss_backbones --images tiles --out tiles/Mask": AMONG,  # read as the truth from then
-    "predict uss_backbones --images truth --data tiles --out tiles": AMONG,
+    "segment tiles --mpp .25 --out tiles": AMONG,
+    "segment tiles --mpp .25 --out truth/../tiles --overwrite": AMONG,
+    "segment tiles --mpp .25 --out tiles/Mask": AMONG,  # read as the truth from then
     "ucis train ssa --data tiles=tiles --out .": AMONG,
     "ucis train ssa --data tiles=tiles --out . --overwrite": AMONG,
     "data convert tiles --to folder --out truth": "not empty",

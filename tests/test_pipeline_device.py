@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coin_ray.cli.verbs.predict import open_finished
+from coin_ray.cli.verbs.export import open_finished
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.pipeline.cell import CellRun

@@ -30,7 +30,6 @@ VERBS = {
     "ui": "Open MLflow over the runs of a workspace.",
     "segment": "Find the nuclei of slides and tiles; needs no study.",
     "export": "Write a trained student to one file.",
-    "predict": "Segment images with the student of a finished cell.",
     "evaluate": "Compare predicted label maps with true ones.",
     "pretrain": "Train the built-in small models.",
     "ucis": "Coarse masks: train the models that make them.",
@@ -42,6 +41,8 @@ VERBS = {
     "doctor": "Check this installation.",
 }
 """Verb -> its line in the help; each is a module of the same name in ``verbs``."""
+GONE = {"predict": "coin-ray segment IMAGES --from STUDY[:LEVEL] --out DIR"}
+"""Verb of an earlier version -> the command that does it now."""
 
 
 _OF_TYPER = (typer.Exit, typer.Abort, cast("type[Exception]", typer.BadParameter.__mro__[2]))
@@ -66,6 +67,8 @@ class Verbs(typer.core.TyperGroup):
         for text in args:
             if not safe.is_text(text):
                 raise UserError(NOT_TEXT, found=safe.shell(text), do=RENAME)
+        if verb in GONE:
+            raise UserError(f"`coin-ray {verb}` is gone", do=f"call `{GONE[verb]}`")
         if verb in VERBS and verb not in self.commands:
             self.commands[verb] = _load(verb)
         return super().resolve_command(ctx, args)

@@ -22,13 +22,16 @@ from coin_ray.ucis.stain import stain_mask
 if TYPE_CHECKING:
     from torch import nn
 
+    from coin_ray.pipeline.cell import CellRun
+
 Image8 = NDArray[np.uint8]
 Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """The settings of a cell, and the ``student`` that it trained; None draws the coarse mask.
+    """The settings of a cell, and the ``student`` that it trained; None draws the coarse mask, or
+    what the ``run`` of a study's cell without a student draws, of pictures alone.
 
     A slide in several tiles is measured by its ``standard`` and by the ``typical`` area of its
     nuclei, px of the level; without them a tile is measured by itself, as in a study.
@@ -37,6 +40,7 @@ class Method:
     config: Cell
     device: str = "cpu"
     student: Weights | None = field(default=None, repr=False)
+    run: CellRun | None = field(default=None, repr=False)
     standard: Standard | None = None
     typical: float | None = None
 
@@ -47,6 +51,13 @@ class Method:
 
         assert self.student is not None
         return student_from_weights(self.student, self.config.student, self.device)
+
+    @property
+    def name(self) -> str:
+        """What draws the nuclei, in words."""
+        if self.run is not None:
+            return "a cell that trains no student"
+        return "coarse mask, redrawn" if self.student is None else "a student"
 
     def __getstate__(self) -> dict[str, Any]:
         """To another process the weights go, and it builds the student itself."""

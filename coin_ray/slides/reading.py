@@ -157,19 +157,24 @@ def _open(path: Path) -> Slide:
 
         return _openslide(path) if _scanner(path) else tiff_slide(path)
     elif suffix in SUFFIXES:
-        image, stated = read_image(path), file_mpp(path)
-        return Slide(
-            path,
-            (image.shape[:2],),
-            math.nan if stated is None else stated,
-            lambda level, y, x, h, w: image[y : y + h, x : x + w],
-            "picture",
-        )
+        return picture(path)
     raise UserError(
         "no slide and no picture",
         where=str(path),
         expected=", ".join((*OPENSLIDE, *TIFF, ".zarr", *SUFFIXES)),
         do="give the file that the scanner wrote, a folder of DICOM files, or an OME-Zarr",
+    )
+
+
+def picture(path: Path) -> Slide:
+    """A picture as a slide of one level, read whole and as studies read it."""
+    image, stated = read_image(path), file_mpp(path)
+    return Slide(
+        path,
+        (image.shape[:2],),
+        math.nan if stated is None else stated,
+        lambda level, y, x, h, w: image[y : y + h, x : x + w],
+        "picture",
     )
 
 

@@ -75,7 +75,7 @@ def write_results(
         ("segmented at", f"{frame.um:.4g} um/px (level {work.level})"),
         ("tiles", f"{len(work.tiles)} with tissue, {work.background} of background"),
         ("could not be read", f"{len(skipped)} tiles"),
-        ("method", "a student" if work.method and work.method.student else "coarse mask, redrawn"),
+        ("method", work.method.name if work.method else "-"),
         *([("careful", work.hint)] if work.hint else []),
     ]
     with output.file(name + ALWAYS[1]) as part:

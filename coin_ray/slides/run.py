@@ -8,13 +8,18 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import pixel_scale
+from coin_ray.data.sample import Image
 from coin_ray.errors import UserError
 from coin_ray.identity import code_identity
-from coin_ray.labels import BoolArray
+from coin_ray.labels import BoolArray, count
+from coin_ray.pipeline import refs
 from coin_ray.slides import nuclei
 from coin_ray.slides.method import Image8, Method, calibrated, segment, separates
 from coin_ray.slides.nuclei import Nuclei
@@ -65,6 +70,9 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
     shape = slide.shapes[level]
     large = method.redraws and method.config.sam.model != "mini"
     tiles = plan_tiles(shape, SIDE_OF_SAM if large else SIDE)
+    if method.run is not None:
+        _check_picture(slide)
+        tiles = [Tile((0, 0, *shape), (0, 0, *shape))]
     tissue, background = np.ones((1, 1), dtype=bool), 0
     several = len(tiles) > 1
     if several:
@@ -81,6 +89,16 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
             fitted = calibrated(method, sample, scale)
     work = Work(slide.path, slide.mpp, level, fitted, tuple(tiles), background, folder, hint)
     return replace(work, folder=folder / _digest(work, method))
+
+
+def _check_picture(slide: Slide) -> None:
+    if len(slide.shapes) > 1 or slide.path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            "this cell trains no student, so it segments tiles alone",
+            where=str(slide.path),
+            expected=f"a picture: {', '.join(SUFFIXES)}",
+            do="take a level that trains one (rounds.count: 1 or more)",
+        )
 
 
 def windows(slide: Slide, level: int, tissue: BoolArray, side: int, most: int) -> list[Image8]:
@@ -133,10 +151,18 @@ def _digest(work: Work, method: Method) -> str:
         "config": method.config.model_dump(mode="json", by_alias=True),
         "code": code_identity(),
     }
+    if method.run is not None:  # asks for the weights and masks that it needs
+        chain, image = method.run.chain, _image(work)
+        known["key"] = chain.key(refs.behind(chain, image, refs.final_step(chain))).digest
     found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for name, values in sorted((method.student or {}).items()):
         found.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return found.hexdigest()[:16]
+
+
+def _image(work: Work) -> Image:
+    """A picture as a study takes it."""
+    return Image(work.path.stem, work.path, mpp=work.mpp)
 
 
 def compute(work: Work, slide: Slide, tile: Tile) -> Nuclei | str:
@@ -148,7 +174,11 @@ def compute(work: Work, slide: Slide, tile: Tile) -> Nuclei | str:
     except UserError as error:
         return error.found or error.what
     scale = pixel_scale(work.mpp * slide.downsample(work.level))
-    label_map, score = segment(image, work.method, scale)
+    if (cell := work.method.run) is not None:
+        label_map = cell.labels_at(_image(work), refs.final_step(cell.chain))
+        score: NDArray[Any] = np.ones(count(label_map))
+    else:
+        label_map, score = segment(image, work.method, scale)
     kept, keep = owned(tile, label_map)
     return nuclei.measure(image, kept, (y0, x0), score[keep])
 

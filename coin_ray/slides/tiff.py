@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from coin_ray.data.rasters import check_size, decoding
+from coin_ray.data.rasters import SUFFIXES, check_size, decoding
 from coin_ray.data.resolution import file_mpp
 from coin_ray.errors import UserError
-from coin_ray.slides.reading import Image8, Slide
+from coin_ray.slides.reading import Image8, Slide, picture
 
+SMALL = 2**26
+"""Px of a picture that is read whole."""
 SQUARE = 0.02
 """Relative difference of two aspect ratios that are one."""
 
@@ -27,6 +29,10 @@ def tiff_slide(path: Path) -> Slide:
     with decoding(path):
         tif = tifffile.TiffFile(path)
         pages = _levels(tif)
+    first = pages[0]
+    small = first.imagelength * first.imagewidth <= SMALL
+    if small and len(pages) == 1 and not first.is_tiled and path.suffix.lower() in SUFFIXES:
+        return picture(path)
     for page in pages:
         _check(path, page)
     shapes = tuple((int(p.imagelength), int(p.imagewidth)) for p in pages)
@@ -36,7 +42,7 @@ def tiff_slide(path: Path) -> Slide:
         with decoding(path):
             return _region(tif.filehandle, pages[level], (y, x), (h, w))
 
-    kind = "tiff" if pages[0].is_tiled else "picture"
+    kind = "tiff" if first.is_tiled else "picture"
     return Slide(path, shapes, math.nan if stated is None else stated, region, kind)
 
 

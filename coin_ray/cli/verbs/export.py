@@ -10,9 +10,15 @@ import typer
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
+from coin_ray.study.errors import nearest
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
-    from coin_ray.slides.method import Method
+    from collections.abc import Sequence
+
+    from coin_ray.data.dataset import DataSet
+    from coin_ray.data.sample import Image
+    from coin_ray.pipeline.cell import CellRun
 
 Named = Annotated[
     str,
@@ -33,31 +39,68 @@ def export(
     from coin_ray.outputs import claim_file
     from coin_ray.slides.students import export_student
 
-    method, origin = student_of(asked, study, "cpu")
-    assert method.student is not None
-    with claim_file(out, overwrite=overwrite).file(out.name) as part:
-        export_student(part, method.student, method.config, origin)
-    say(f"{out}: the student of {origin['level']}, seed {origin['seed']}")
-
-
-def student_of(asked: options.Asked, named: str, device: str) -> tuple[Method, dict[str, str]]:
-    """The student of a finished cell, and where it comes from; ``named`` is STUDY or STUDY:LEVEL.
-
-    UserError for a cell that trains no student, and for one that has not finished."""
-    from coin_ray.cli.verbs.predict import choose, open_finished
-    from coin_ray.slides.method import Method
-    from coin_ray.study import files
-    from coin_ray.study.datasets import resolve_data
-
-    study, colon, level = named.rpartition(":")
-    if not colon or files.find(named, "ablations") is not None:
-        study, level = named, ""
-    resolved = asked._replace(study=study).resolve()
-    cell = choose(resolved, level or None)
+    named, cell, run, _ = finished(asked, study, "cpu")
     rounds = cell.config.rounds.count
     if not rounds:
         raise UserError("this cell trains no student", where=cell.level, expected="rounds.count: 1")
+    origin = {"study": named, "level": cell.level, "seed": str(cell.seed)}
+    with claim_file(out, overwrite=overwrite).file(out.name) as part:
+        export_student(part, run.student(rounds).arrays, cell.config, origin)
+    say(f"{out}: the student of {cell.level}, seed {cell.seed}")
+
+
+def finished(
+    asked: options.Asked, named: str, device: str
+) -> tuple[str, StudyCell, CellRun, DataSet]:
+    """The study's name, the cell, ready to be asked, and its data; ``named`` is STUDY or
+    STUDY:LEVEL.
+
+    UserError for a cell that has not finished."""
+    from coin_ray.study import files
+    from coin_ray.study.datasets import resolve_data
+
+    study, level = named, ""
+    for at in [i for i, character in enumerate(named) if character == ":"]:
+        if files.find(named, "ablations") is None and files.find(named[:at], "ablations"):
+            study, level = named[:at], named[at + 1 :]
+            break
+    resolved = asked._replace(study=study).resolve()
+    cell = choose(resolved, level or None)
     found = resolve_data(cell.data, asked.workspace)
-    run = open_finished(cell, found.train, asked.workspace, device)
-    origin = {"study": resolved.name, "level": cell.level, "seed": str(cell.seed)}
-    return Method(cell.config, device, run.student(rounds).arrays), origin
+    return resolved.name, cell, open_finished(cell, found.train, asked.workspace, device), found
+
+
+def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
+    """The first cell of a level. Raises UserError naming the levels there are."""
+    wanted = study.baseline_level if level is None else level
+    for cell in study.cells:
+        if cell.level == wanted:
+            return cell
+    guess = nearest(wanted, study.levels)
+    raise UserError(
+        f"no level '{wanted}' in this study",
+        where=study.name,
+        expected=", ".join(study.levels),
+        do=f"did you mean '{guess}'?" if guess else "take one of these",
+    )
+
+
+def open_finished(cell: StudyCell, train: Sequence[Image], workspace: Path, device: str) -> CellRun:
+    """A cell of whose trainings the store has all, which another kind of device may have done than
+    ``device``. UserError if it has not."""
+    from coin_ray.pipeline.runner import open_local
+    from coin_ray.planning.states import KINDS
+
+    rounds = cell.config.rounds.count
+    for kind in dict.fromkeys((device, *KINDS)):
+        run = open_local(cell.config, cell.seed, train, workspace, device=device, trained=kind)
+        trained = [run.key("round", round_=rounds)] if rounds else []
+        if cell.config.ucis.trained is not None:
+            trained.append(run.key("ucis_model"))
+        if all(map(run.store.has, trained)):
+            return run
+    raise UserError(
+        "this cell has not finished, so not all that it trains is there yet",
+        where=cell.key_label,
+        do="run `coin-ray sweep` with the same options first",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from coin_ray.data.sample import Sample
     from coin_ray.slides.method import Method
     from coin_ray.slides.reading import Slide
     from coin_ray.slides.run import Done, Work
@@ -73,26 +75,32 @@ def segment(
     and a page that sums it up. Interrupted, the same command goes on where it stopped. ``--mpp`` is
     the resolution of PATH; the other options of a study are for --from: give those it ran with.
     """
+    from coin_ray.data.folder import read_folders
+    from coin_ray.data.sample import read_files
     from coin_ray.outputs import claim
     from coin_ray.slides.reading import open_slide
     from coin_ray.slides.results import TILES, locked, names_of, write_results
     from coin_ray.slides.run import prepare
 
     kinds = [kind.strip() for kind in formats.split(",") if kind.strip()]
-    files = slides_in(paths)
+    files, read = slides_in(paths)
     files_of = {name: names_of(name, kinds) for name in files}
     mpp, asked = asked.request.mpp, asked._replace(request=replace(asked.request, mpp=None))
     slides = {name: open_slide(path, mpp) for name, path in files.items()}
-    method = method_of(asked, device, model, from_, adapt)
-    skipped = 0
-    with locked(out), _where(address, method.device) as tiles:
-        output = claim(
-            out,
-            [file for names in files_of.values() for file in names],
-            inputs=list(files.values()),
-            sources=[path for path in paths if path.is_dir() and path not in files.values()],
-            overwrite=overwrite,
+    method, trained = method_of(asked, device, model, from_, adapt)
+    if method.run is not None and address is not None:
+        raise UserError(
+            "this cell trains no student, so it segments here", do="leave out --address"
         )
+    skipped = 0
+    output = claim(
+        out,
+        [file for names in files_of.values() for file in names],
+        inputs=[*files.values(), *read_files(trained)],
+        sources=read_folders([*read, *trained]),
+        overwrite=overwrite,
+    )
+    with locked(out), _where(address, method.device) as tiles:
         if adapt:
             method = adapted(method, list(slides.values()), asked.workspace)
         for name, slide in slides.items():
@@ -115,29 +123,20 @@ def segment(
         raise typer.Exit(1)
 
 
-def slides_in(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name of its results -> slide, of all slides and tiles that ``paths`` name or hold.
+def slides_in(paths: Sequence[Path]) -> tuple[dict[str, Path], list[Sample]]:
+    """Name of its results -> slide, of all slides and tiles that ``paths`` name or hold; and the
+    tiles of folders, which are found as those of a study are.
 
     UserError for a folder without any, and for two of one name.
     """
-    from coin_ray.data.folder import visible
-    from coin_ray.data.rasters import SUFFIXES
-    from coin_ray.slides.reading import OPENSLIDE, TIFF
-
-    known = (*OPENSLIDE, *TIFF, *SUFFIXES)
     found: dict[str, Path] = {}
+    tiles: list[Sample] = []
     for path in paths:
         whole = not path.is_dir() or path.suffix == ".zarr" or any(path.glob("*.dcm"))
-        inside = [path]
-        if not whole:
-            inside = sorted(
-                p
-                for p in path.iterdir()
-                if visible(p) and (p.suffix.lower() in known or p.suffix == ".zarr")
-            )
-        if not inside:
-            raise UserError("no slide in this folder", where=str(path), expected=", ".join(known))
-        for file in inside:
+        slides = [path] if whole else _slides(path)
+        inside = [] if whole else _tiles(path, beside=bool(slides))
+        tiles += inside
+        for file in sorted({*slides, *(sample.image.path for sample in inside)}):
             name = file.name.removesuffix(file.suffix).removesuffix(".ome") or file.name
             if name in found and found[name] != file:
                 raise UserError(
@@ -146,15 +145,43 @@ def slides_in(paths: Sequence[Path]) -> dict[str, Path]:
                     do="give their folders one at a time",
                 )
             found[name] = file
-    return found
+    return found, tiles
+
+
+def _slides(folder: Path) -> list[Path]:
+    from coin_ray.data.folder import visible
+    from coin_ray.data.rasters import SUFFIXES
+    from coin_ray.slides.reading import OPENSLIDE, TIFF
+
+    known = {*OPENSLIDE, *TIFF, ".zarr"} - set(SUFFIXES)
+    return [p for p in folder.iterdir() if visible(p) and p.suffix.lower() in known]
+
+
+def _tiles(folder: Path, *, beside: bool) -> list[Sample]:
+    """The pictures of a folder or of a data set; ``beside`` slides there may be none."""
+    from coin_ray.data.folder import find_samples
+    from coin_ray.data.rasters import SUFFIXES
+    from coin_ray.data.resolution import MissingMpp
+
+    if beside and not any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingMpp)  # said as it is opened
+        samples = find_samples(folder)
+    if any(sample.image.read is not None for sample in samples):
+        raise UserError(
+            "images that are no files of their own",
+            where=str(folder),
+            do="write them as files first: `coin-ray data convert FOLDER --to folder --out DIR`",
+        )
+    return samples
 
 
 def method_of(
     asked: options.Asked, device: str, model: Path | None, from_: str | None, adapt: bool
-) -> Method:
-    """What the options say that draws the nuclei. UserError for two of them that exclude each
-    other."""
-    from coin_ray.cli.verbs.export import student_of
+) -> tuple[Method, list[Sample]]:
+    """What the options say that draws the nuclei, and the images of the study that it is from.
+    UserError for two options that exclude each other."""
     from coin_ray.planning.machines import find_device, usable_machine
     from coin_ray.slides.method import Method
     from coin_ray.slides.students import load_student
@@ -165,9 +192,9 @@ def method_of(
         )
     computes = find_device(device, [usable_machine()])
     if model is not None:
-        return load_student(model, computes)
+        return load_student(model, computes), []
     if from_ is not None:
-        return student_of(asked, from_, computes)[0]
+        return _finished(asked, from_, computes)
     config = asked._replace(study="baseline").resolve().cells[0].config
     if config.ucis.model != "stain" and not adapt:
         raise UserError(
@@ -175,7 +202,21 @@ def method_of(
             where="ucis.model",
             do="take `--set ucis.model=stain`, --adapt, or a study and --from",
         )
-    return Method(config, computes)
+    return Method(config, computes), []
+
+
+def _finished(asked: options.Asked, named: str, device: str) -> tuple[Method, list[Sample]]:
+    """A cell of a study: its student, or all that it does where it trains none."""
+    from coin_ray.cli.verbs.export import finished
+    from coin_ray.data.sample import Sample
+    from coin_ray.slides.method import Method
+
+    _, cell, run, data = finished(asked, named, device)
+    read = [*data.samples, *map(Sample, data.train)]
+    rounds = cell.config.rounds.count
+    if not rounds:
+        return Method(cell.config, device, run=run), read
+    return Method(cell.config, device, run.student(rounds).arrays), read
 
 
 def adapted(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
