@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,20 @@ class Output:
                 _refuse_foreign(self.folder, [name], self.noted)
             # Noted first: stopped in between, the next call still knows the file that is there.
             self._note(name, part)
+
+    @contextmanager
+    def tree(self, name: str) -> Iterator[Path]:
+        """A folder to make, whose files become those of ``name`` in the folder when the body ends;
+        what we wrote there before and is not made again goes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.folder) as made:
+            yield (root := Path(made) / "tree")
+            files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+            names = [f"{name}/{file.as_posix()}" for file in files]
+            self.drop(f"{name}/", keep=names)
+            for file, target in zip(files, names, strict=True):
+                with self.file(target) as part:
+                    (root / file).replace(part)
 
     def drop(self, prefix: str, *, keep: Iterable[str]) -> None:
         """Delete what we wrote under names that begin so and are not kept, if nobody changed it."""

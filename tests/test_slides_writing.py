@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coin_ray.data.synthetic import generate_tile
+from coin_ray.errors import UserError
 from coin_ray.labels import LabelMap, areas, count
+from coin_ray.outputs import claim
 from coin_ray.slides import tiles
 from coin_ray.slides.nuclei import Nuclei, measure
 from coin_ray.slides.writing import Frame
 from coin_ray.slides.writing.coco import write_coco
 from coin_ray.slides.writing.geojson import write_geojson
 from coin_ray.slides.writing.label_map import write_label_map
+from coin_ray.slides.writing.spatialdata import write_shapes
 from coin_ray.slides.writing.table import write_table
+from coin_ray.slides.writing.zarr import write_zarr
 
 IMAGE, TRUTH = (a[:1100, :1300] for a in generate_tile(5, 1300, diameter=24, crowding=0.7))
 TRUTH = np.ascontiguousarray(TRUTH)
@@ -150,6 +156,64 @@ def test_coco_s_own_tools_decode_the_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn, EXPECTED)
 
 
+def fresh(path: Path, write: Callable[[Path], None]) -> Path:
+    with claim(path.parent, []).tree(path.name) as made:
+        write(made)
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_s_own_reader_opens_the_labels(tmp_path: Path, version: str) -> None:
+    pytest.importorskip("ome_zarr", reason="ome-zarr is not installed (extra: readers)")
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Label, Reader
+
+    path = fresh(tmp_path / "a.zarr", partial(write_zarr, frame(2.0), lambda: PARTS, version))
+    location = parse_url(path)
+    assert location is not None and location.fmt.version == version
+    (node,) = Reader(location)()
+    assert any(isinstance(spec, Label) for spec in node.specs)
+    np.testing.assert_array_equal(node.data[0].compute(), EXPECTED)
+    np.testing.assert_array_equal(node.data[1].compute(), EXPECTED[::2, ::2])
+    assert [axis["name"] for axis in node.metadata["axes"]] == ["y", "x"]
+    scales = [step[0]["scale"] for step in node.metadata["coordinateTransformations"]]
+    assert scales == [[0.5, 0.5], [1.0, 1.0]]
+
+
+def test_spatialdata_opens_the_shapes(tmp_path: Path) -> None:
+    spatialdata = pytest.importorskip("spatialdata", reason="not installed (extra: spatialdata)")
+    from spatialdata.transformations import get_transformation
+
+    path = fresh(tmp_path / "a.zarr", partial(write_shapes, frame(2.0), lambda: PARTS))
+    nuclei = spatialdata.read_zarr(path)["nuclei"]
+    assert nuclei.index.tolist() == list(range(1, TOTAL + 1))
+    np.testing.assert_allclose(nuclei.geometry.area, areas(EXPECTED) * 4)
+    to_um = get_transformation(nuclei, "um").to_affine_matrix(("x", "y"), ("x", "y"))
+    np.testing.assert_allclose(np.diag(to_um), [0.25, 0.25, 1])
+    centres = nuclei.geometry.centroid.x * 0.25
+    assert np.abs(centres - nuclei["x_um"]).max() < 1e-6
+
+
+def test_a_folder_is_replaced_whole_and_nothing_of_others(tmp_path: Path) -> None:
+    def make(*names: str) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(f"{len(names)}")
+
+        return write
+
+    path = fresh(tmp_path / "a.zarr", make("zarr.json", "0/c/0/0", "0/c/0/1"))
+    fresh(path, make("zarr.json", "0/c/0/0"))
+    found = {p.relative_to(path).as_posix(): p.read_text() for p in path.rglob("*") if p.is_file()}
+    assert found == {"zarr.json": "2", "0/c/0/0": "2"}
+    (path / "0/c/0/0").write_text("corrected by hand")
+    with pytest.raises(UserError, match="changed since"):
+        fresh(path, make("zarr.json", "0/c/0/0"))
+    assert (path / "0/c/0/0").read_text() == "corrected by hand"
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".coin-ray-")]
+
+
 def test_a_slide_without_nuclei_has_files_that_open(tmp_path: Path) -> None:
     import pandas
     import tifffile
@@ -162,6 +226,11 @@ def test_a_slide_without_nuclei_has_files_that_open(tmp_path: Path) -> None:
         (write_coco, "a.json"),
     ):
         write(empty, list, tmp_path / name)
+    if find_spec("spatialdata"):
+        import spatialdata
+
+        fresh(tmp_path / "s.zarr", partial(write_shapes, empty, list))
+        assert list(spatialdata.read_zarr(tmp_path / "s.zarr").shapes) == []
     assert not tifffile.imread(tmp_path / "a.ome.tif").any()
     assert json.loads(gzip.decompress((tmp_path / "a.geojson.gz").read_bytes()))["features"] == []
     assert len(pandas.read_parquet(tmp_path / "a.parquet")) == 0

@@ -6,13 +6,14 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from coin_ray.errors import UserError
 from coin_ray.outputs import Output
 from coin_ray.slides.reading import Slide
 from coin_ray.slides.run import Done, Work, frame_of, parts
-from coin_ray.slides.writing import FORMATS, writers
+from coin_ray.slides.writing import FOLDERS, FORMATS, writers
 from coin_ray.slides.writing.summary import Facts, overlaid, write_overlay, write_page
 
 TILES = ".tiles"
@@ -22,11 +23,28 @@ ALWAYS = (".overlay.jpg", ".html")
 
 
 def names_of(name: str, formats: Sequence[str]) -> list[str]:
-    """The files that :func:`write_results` makes. UserError for an unknown format."""
+    """The files that :func:`write_results` makes, of a folder one. UserError for a format that is
+    unknown, or whose library is not installed."""
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown:
         raise UserError("unknown format", expected=", ".join(FORMATS), found=", ".join(unknown))
-    return [name + FORMATS[kind] for kind in formats] + [name + suffix for suffix in ALWAYS]
+    _check_installed(formats)
+    files = [name + FORMATS[kind] for kind in formats if kind not in FOLDERS]
+    inside = [f"{name}{FORMATS[kind]}/{FOLDERS[kind]}" for kind in formats if kind in FOLDERS]
+    return files + inside + [name + suffix for suffix in ALWAYS]
+
+
+def _check_installed(formats: Sequence[str]) -> None:
+    """UserError for a format whose library is missing, before hours are spent."""
+    needed = {"zarr": ("zarr", "slides"), "zarr-0.4": ("zarr", "slides")}
+    needed["spatialdata"] = ("spatialdata", "spatialdata")
+    for kind in formats:
+        library, extra = needed.get(kind, ("", ""))
+        if library and find_spec(library) is None:
+            raise UserError(
+                f"{library} is not installed, which writes the format {kind}",
+                do=f'pip install "coin-ray[{extra}]"',
+            )
 
 
 @contextmanager
@@ -58,7 +76,8 @@ def write_results(
     frame = frame_of(work, slide, name)
     for kind, write in writers(frame, found).items():
         if kind in formats:
-            with output.file(name + FORMATS[kind]) as part:
+            place = output.tree if kind in FOLDERS else output.file
+            with place(name + FORMATS[kind]) as part:
                 write(part)
     drawn = overlaid(frame, found, slide)
     with output.file(name + ALWAYS[0]) as part:

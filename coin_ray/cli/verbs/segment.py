@@ -42,7 +42,11 @@ Adapt = Annotated[
 ]
 Formats = Annotated[
     str,
-    typer.Option("--formats", metavar="LIST", help="of labels, geojson, table, coco"),
+    typer.Option(
+        "--formats",
+        metavar="LIST",
+        help="of labels, geojson, table, coco, zarr, zarr-0.4, spatialdata",
+    ),
 ]
 OnRay = Annotated[
     str | None,

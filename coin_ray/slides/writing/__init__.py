@@ -16,8 +16,13 @@ FORMATS = {
     "geojson": ".geojson.gz",
     "table": ".parquet",
     "coco": ".coco.json",
+    "zarr": ".labels.zarr",
+    "zarr-0.4": ".labels-0.4.zarr",
+    "spatialdata": ".spatialdata.zarr",
 }
-"""Format -> how the name of its file ends."""
+"""Format -> how the name of its file ends, or of its folder."""
+FOLDERS = {"zarr": "zarr.json", "zarr-0.4": ".zattrs", "spatialdata": "zarr.json"}
+"""The formats that are folders -> a file that each has."""
 Parts = Callable[[], Iterable[Nuclei]]
 """The nuclei of a slide in raster order of its tiles, from the beginning at each call."""
 
@@ -63,15 +68,20 @@ def measured(frame: Frame, table: Table) -> Table:
 
 
 def writers(frame: Frame, parts: Parts) -> Mapping[str, Callable[[Path], None]]:
-    """Format -> what writes its file."""
+    """Format -> what writes its file or folder."""
     from coin_ray.slides.writing.coco import write_coco
     from coin_ray.slides.writing.geojson import write_geojson
     from coin_ray.slides.writing.label_map import write_label_map
+    from coin_ray.slides.writing.spatialdata import write_shapes
     from coin_ray.slides.writing.table import write_table
+    from coin_ray.slides.writing.zarr import write_zarr
 
     return {
         "labels": partial(write_label_map, frame, parts),
         "geojson": partial(write_geojson, frame, parts),
         "table": partial(write_table, frame, parts),
         "coco": partial(write_coco, frame, parts),
+        "zarr": partial(write_zarr, frame, parts, "0.5"),
+        "zarr-0.4": partial(write_zarr, frame, parts, "0.4"),
+        "spatialdata": partial(write_shapes, frame, parts),
     }

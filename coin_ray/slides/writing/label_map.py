@@ -20,7 +20,7 @@ def write_label_map(frame: Frame, parts: Parts, path: Path) -> None:
     level that was segmented."""
     import tifffile
 
-    dtype = np.uint16 if frame.most <= np.iinfo(np.uint16).max else np.uint32
+    dtype = id_type(frame)
     metadata: dict[str, Any] = {"axes": "YX", "Name": frame.name}
     metadata["UUID"] = f"urn:uuid:{uuid5(NAMESPACE_OID, repr(frame))}"  # else by the clock
     for axis in "XY":
@@ -28,7 +28,7 @@ def write_label_map(frame: Frame, parts: Parts, path: Path) -> None:
     height, width = frame.shape
     with tifffile.TiffWriter(path, bigtiff=height * width > 2**30, ome=True) as tif:
         tif.write(
-            _tiles(frame, parts, np.dtype(dtype)),
+            squares(frame, parts, TILE),
             shape=frame.shape,
             dtype=dtype,
             tile=(TILE, TILE),
@@ -38,16 +38,21 @@ def write_label_map(frame: Frame, parts: Parts, path: Path) -> None:
         )
 
 
-def _tiles(frame: Frame, parts: Parts, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+def id_type(frame: Frame) -> np.dtype[Any]:
+    """16 bits where the ids fit, 32 where they do not."""
+    return np.dtype(np.uint16 if frame.most <= np.iinfo(np.uint16).max else np.uint32)
+
+
+def squares(frame: Frame, parts: Parts, side: int) -> Iterator[NDArray[Any]]:
     """Squares of the label map in raster order. What is held in memory reaches from the square to
     the end of the parts that have been drawn."""
-    height, width = (-(-n // TILE) * TILE for n in frame.shape)
-    waiting, last = iter(parts()), 0
+    height, width = (-(-n // side) * side for n in frame.shape)
+    waiting, last, dtype = iter(parts()), 0, id_type(frame)
     # The first row that the parts from here on may draw in.
     ahead = [*np.minimum.accumulate(frame.tops[::-1])[::-1].tolist(), height]
     drawn, canvas = 0, np.zeros((0, width), dtype=dtype)
-    for y in range(0, height, TILE):
-        while ahead[drawn] < y + TILE:
+    for y in range(0, height, side):
+        while ahead[drawn] < y + side:
             part = next(waiting)
             top, left = part.corner_yx[0] - y, part.corner_yx[1]
             rows, columns = part.label_map.shape
@@ -58,7 +63,7 @@ def _tiles(frame: Frame, parts: Parts, dtype: np.dtype[Any]) -> Iterator[NDArray
             at[inside] = part.label_map[inside] + last
             last += len(part)
             drawn += 1
-        strip = np.pad(canvas[:TILE], ((0, max(0, TILE - len(canvas))), (0, 0)))
-        for x in range(0, width, TILE):
-            yield strip[:, x : x + TILE]
-        canvas = canvas[TILE:]
+        strip = np.pad(canvas[:side], ((0, max(0, side - len(canvas))), (0, 0)))
+        for x in range(0, width, side):
+            yield strip[:, x : x + side]
+        canvas = canvas[side:]
