@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from coin_ray.data import coco, outlines
-from coin_ray.data.geojson import features, write_geojson
+from coin_ray.data.geojson import features, read_geojson, write_geojson
 from coin_ray.data.label_files import decode_coin, read_label_map
 from coin_ray.data.rasters import read_raster
 from coin_ray.data.write import (
@@ -24,7 +24,7 @@ from coin_ray.data.write import (
 )
 from coin_ray.errors import UserError
 from coin_ray.labels import boundaries, relabel
-from tests.written_labels import decode, read_coco, read_geojson
+from tests.written_labels import decode, read_coco
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 

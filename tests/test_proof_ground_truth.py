@@ -11,6 +11,8 @@ import pytest
 from PIL import Image as Pillow
 
 from coin_ray.data.folder import find_samples
+from coin_ray.data.geojson import write_geojson
+from coin_ray.data.label_files import read_label_map
 from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.runner import open_local, run_local, step_at
@@ -32,10 +34,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_mask_file_moves_a_byte_of_training(tiles: Path, tmp_path: Path) -> None:
-    """With the masks, without any, and with noise in their place: every artifact up to the last
-    redrawn prediction is the same, under the same key; only the evaluation differs."""
+    """With the masks, without any, with noise in their place, and with others that a person
+    corrected: every artifact up to the last redrawn prediction is the same, under the same key;
+    only the evaluation differs."""
     found: dict[str, Any] = {}
-    for case in ("true", "deleted", "noise"):
+    for case in ("true", "deleted", "noise", "corrected"):
         folder = tmp_path / case
         shutil.copytree(tiles, folder)
         for i, path in enumerate(sorted((folder / "label").iterdir())):
@@ -44,7 +47,8 @@ def test_no_mask_file_moves_a_byte_of_training(tiles: Path, tmp_path: Path) -> N
             if case == "noise":
                 noise = np.random.default_rng(i).integers(0, 40, (96, 96), dtype=np.uint16)
                 Pillow.fromarray(noise).save(path)
-        samples = find_samples(folder, mpp=0.25)
+        labels = _corrected(folder) if case == "corrected" else None
+        samples = find_samples(folder, mpp=0.25, labels=labels)
         assert all(s.has_truth == (case != "deleted") for s in samples)
         run = open_local(
             mini(student=SHORT), 0, [s.image for s in samples], tmp_path / f"{case}-work"
@@ -55,14 +59,23 @@ def test_no_mask_file_moves_a_byte_of_training(tiles: Path, tmp_path: Path) -> N
         trained = {path: data for path, data in stored.items() if path not in evaluated}
         found[case] = (trained, facts, rows)
         assert bool(evaluated) == bool(rows) == (case != "deleted")
-    (trained, facts, rows), (bare, bare_facts, _), (noise, noise_facts, noise_rows) = found.values()
-    assert noise == trained
-    assert facts == bare_facts == noise_facts
-    assert rows != noise_rows
+    (trained, facts, rows), (bare, bare_facts, _), *others = found.values()
+    assert facts == bare_facts
+    for other, other_facts, other_rows in others:
+        assert other == trained and other_facts == facts and other_rows != rows
     # What only an evaluation asks for is not made without one: results of earlier rounds.
     assert bare.items() <= trained.items()
     assert {path.split("/")[0] for path in trained.keys() - bare.keys()} == {"redraw"}
     assert sum(path.startswith("round/") for path in bare) == 2
+
+
+def _corrected(folder: Path) -> Path:
+    """The label maps without their first nucleus, as QuPath's GeoJSON."""
+    out = folder / "corrected"
+    for path in sorted((folder / "label").iterdir()):
+        label_map = read_label_map(path)
+        write_geojson(out / f"{path.stem}.geojson", np.where(label_map == 1, 0, label_map))
+    return out
 
 
 class Tripwire:

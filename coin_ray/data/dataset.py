@@ -26,7 +26,8 @@ class DataSpec:
     labels. ``kind`` folder: ``path`` is a folder of images, or one with ``image/`` and perhaps
     ``mask/`` or ``label/``. ``kind`` dataset: ``path`` is the root of a data set with splits and
     ``split`` the evaluated one. ``train_paths`` are other folders to train on; ``mpp`` (um/px) wins
-    over metadata; ``binary`` says how nuclei are made of label files that are binary masks.
+    over metadata; ``binary`` says how nuclei are made of label files that are binary masks, and
+    ``labels`` are others than those of ``path``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataSpec:
     mpp: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     binary: Binary | None = None
+    labels: str | None = None
 
     @property
     def setting(self) -> Literal["transductive", "inductive"]:

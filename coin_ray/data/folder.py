@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coin_ray.data.label_files import Binary
+from coin_ray.data.label_files import LABEL_SUFFIXES, Binary
 from coin_ray.data.pairs import IMAGE_WORDS, LABEL_WORDS, Unpaired, core, pair
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import file_mpp, with_mpp
@@ -29,6 +30,7 @@ def find_samples(
     *,
     dataset: str | None = None,
     binary: Binary | None = None,
+    labels: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Sample]:
     """The images below ``path``, sorted by name, with their label maps where there are any.
@@ -37,7 +39,8 @@ def find_samples(
     ``label/`` or ``mask/`` (label maps named as ``data.pairs`` says), or one of the known data sets
     as its owners ship it; ``dataset`` says which one where the files do not show it, and
     ``options`` are its own. ``mpp`` wins over what the files or the data set state. ``binary``: the
-    label files are binary masks, and how nuclei are made of them. Nothing is decoded here.
+    label files are binary masks, and how nuclei are made of them. ``labels``: a file or a folder of
+    other label files, which replace these. Nothing is decoded here.
 
     Raises:
         UserError: no such path, no image in it, two images or two label maps of one name,
@@ -58,7 +61,7 @@ def find_samples(
                 found=", ".join(options),
                 do="name it with --dataset",
             )
-        return _as_asked(folder_samples(path), mpp, binary)
+        return _as_asked(folder_samples(path), mpp, binary, labels)
     samples = find_with(known, path, options or {})
     if not samples:
         raise UserError(
@@ -68,12 +71,33 @@ def find_samples(
             found=_contents(path),
         )
     _check_copies(samples)
-    return _as_asked(samples, mpp, binary)
+    return _as_asked(samples, mpp, binary, labels)
 
 
-def _as_asked(samples: list[Sample], mpp: float | None, binary: Binary | None) -> list[Sample]:
+def _as_asked(
+    samples: list[Sample], mpp: float | None, binary: Binary | None, labels: str | Path | None
+) -> list[Sample]:
     samples = with_mpp(samples, mpp)
+    if labels is not None:
+        samples = _relabelled(samples, Path(labels))
     return samples if binary is None else [with_binary(sample, binary) for sample in samples]
+
+
+def _relabelled(samples: list[Sample], labels: Path) -> list[Sample]:
+    """The samples with the truth of other files: of one image a file, else those of a folder."""
+    if labels.is_dir():
+        files = by_stem(labels, LABEL_SUFFIXES)
+        truths = pair({s.name: s.image.path for s in samples}, files, labels)
+        if truths:
+            return [replace(s, truth_path=truths.get(s.name), read_truth=None) for s in samples]
+    elif labels.exists() and len(samples) == 1:
+        return [replace(samples[0], truth_path=labels, read_truth=None)]
+    raise UserError(
+        "no label file for these images",
+        where=str(labels),
+        expected=f"a folder of files named as the {len(samples)} images, or a file for one image",
+        do="check the path",
+    )
 
 
 def _check_copies(samples: list[Sample]) -> None:
@@ -179,10 +203,10 @@ def subfolder(path: Path, names: tuple[str, ...]) -> Path | None:
 
 def _paired(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """The label map of each image; UserError where other files stand in their place."""
-    truths = by_stem(folder)
+    truths = by_stem(folder, LABEL_SUFFIXES)
     others = [
         p for p in sorted(folder.iterdir())
-        if p.is_file() and visible(p) and p.suffix.lower() not in SUFFIXES
+        if p.is_file() and visible(p) and not p.name.lower().endswith(LABEL_SUFFIXES)
         and p.stem.casefold() not in NOTES
     ]  # fmt: skip
     pairs = pair(images, truths, folder) if truths else {}
@@ -192,7 +216,7 @@ def _paired(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
         raise UserError(
             "files that are no label maps stand in their place",
             where=str(folder),
-            expected=f"label maps that end in {', '.join(SUFFIXES)}",
+            expected=f"label maps that end in {', '.join(LABEL_SUFFIXES)}",
             found=", ".join(p.name for p in others[:5]),
             do="convert them to label maps; without labels, move this folder away",
         )
@@ -251,20 +275,22 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pat
     """Files of the folder by stem, sorted by name."""
     out: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if not visible(file) or file.suffix.lower() not in suffixes:
+        suffix = next((s for s in suffixes if file.name.lower().endswith(s)), None)
+        if not visible(file) or suffix is None:
             continue
         _check_link(file)
         if not file.is_file():
             continue
-        if file.stem in out:
+        stem = file.name[: -len(suffix)]
+        if stem in out:
             raise UserError(
                 "two files of one name",
                 where=str(folder),
                 expected="one file for each name",
-                found=f"{out[file.stem].name} and {file.name}",
+                found=f"{out[stem].name} and {file.name}",
                 do="remove or rename one of them",
             )
-        out[file.stem] = file
+        out[stem] = file
     return out
 
 

@@ -1,15 +1,22 @@
-"""Instances as GeoJSON for QuPath: polygons along pixel edges, full resolution, origin top left."""
+"""Instances as GeoJSON of QuPath: polygons along pixel edges, full resolution, origin top left; and
+what a person corrected there, read back."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
-from coin_ray.data.outlines import Ring, trace_instances
-from coin_ray.files import write_text
-from coin_ray.labels import LabelMap, areas
+import numpy as np
 
+from coin_ray.data.outlines import Ring, draw, trace_instances
+from coin_ray.data.rasters import decoding
+from coin_ray.errors import UserError
+from coin_ray.files import write_text
+from coin_ray.labels import LabelMap, areas, relabel
+
+SUFFIXES = (".geojson", ".geojson.gz")
 COLOR = [255, 200, 0]
 
 
@@ -54,3 +61,68 @@ def write_geojson(path: Path, label_map: LabelMap, *, mpp: float | None = None) 
     """A FeatureCollection of :func:`features`."""
     collection = {"type": "FeatureCollection", "features": features(label_map, mpp=mpp)}
     write_text(path, json.dumps(collection, separators=(",", ":")))
+
+
+def is_geojson(path: Path) -> bool:
+    """By its name."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
+    """The polygons of a file drawn into an image of ``shape`` (H, W), in px of it; ids contiguous,
+    in the order of the file. What comes later lies on top; of a cell its nucleus counts.
+
+    Raises:
+        UserError: no GeoJSON, other shapes than polygons, one that lies outside the image.
+    """
+    out = np.zeros(shape, dtype=np.int32)
+    outside = 0
+    for number, row in enumerate(_features(path), start=1):
+        outside += not draw(out, _polygons(row, path), number)
+    if outside:
+        raise UserError(
+            f"{outside} of {number} outlines lie outside the image",
+            where=str(path),
+            expected=f"px of the image, x up to {shape[1]} and y up to {shape[0]}",
+            do="pair the image with its own outlines, at full resolution and with its origin",
+        )
+    return relabel(out)
+
+
+def _features(path: Path) -> list[Any]:
+    """A collection, a list as QuPath also writes it, or one feature."""
+    with decoding(path):
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        found = json.loads(content)
+    rows = found.get("features", [found]) if isinstance(found, dict) else found
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise _refused(path, type(found).__name__)
+    return rows
+
+
+def _polygons(row: dict[str, Any], path: Path) -> list[list[Ring]]:
+    geometry: Any = row.get("nucleusGeometry") or row.get("geometry")
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise _refused(path, str(kind or row.get("type") or "no geometry"))
+    given = geometry.get("coordinates")
+    several = given if kind == "MultiPolygon" else [given]
+    try:
+        polygons = [[np.array(ring, dtype=float)[:, :2] for ring in rings] for rings in several]
+    except (ValueError, TypeError, IndexError) as error:
+        raise _refused(path, "coordinates that are no rings of x and y") from error
+    if not all(rings and all(np.isfinite(ring).all() for ring in rings) for rings in polygons):
+        raise _refused(path, "a ring without corners, or a corner that is no number")
+    return polygons
+
+
+def _refused(path: Path, found: str) -> UserError:
+    return UserError(
+        "no outlines of nuclei",
+        where=str(path),
+        expected="GeoJSON: a FeatureCollection of Polygon and MultiPolygon",
+        found=found,
+        do="export the objects from QuPath as GeoJSON, nuclei alone",
+    )

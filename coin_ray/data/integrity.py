@@ -11,6 +11,7 @@ import numpy as np
 
 from coin_ray import safe
 from coin_ray.data.folder import visible
+from coin_ray.data.geojson import is_geojson
 from coin_ray.data.label_files import label_raster, raw_ids, read_label_map
 from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
@@ -110,7 +111,7 @@ def _labels(sample: Sample, label_map: LabelMap) -> Iterator[Problem]:
     turned = sample.turned_apart()
     if turned:
         yield Problem("warning", where, turned)
-    if sample.truth_path is None:
+    if sample.truth_path is None or is_geojson(sample.truth_path):
         return
     if sample.read_truth is None or sample.read_truth.func is read_label_map:
         absent = label_raster(sample.truth_path).absent

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.data.rasters import Raster, read_raster
+from coin_ray.data.geojson import SUFFIXES as OUTLINES
+from coin_ray.data.geojson import is_geojson, read_geojson
+from coin_ray.data.rasters import SUFFIXES, Raster, read_raster
 from coin_ray.errors import UserError
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, LabelMap, relabel
@@ -17,6 +19,7 @@ Binary = Literal["components", "watershed", "instances"]
 """What a file of two values is: a mask, whose nuclei are its connected components or what a
 watershed makes of it, or a label map of one nucleus."""
 
+LABEL_SUFFIXES = (*SUFFIXES, *OUTLINES)
 EXACT = 2**24
 """Whole numbers up to here have a 32-bit float of their own."""
 
@@ -30,11 +33,12 @@ def read_label_map(
 ) -> LabelMap:
     """(H, W) int32, ids contiguous in their stored order.
 
-    Reads ids from grey and palette pictures, from arrays, and from RGB in the code of the COIN
-    repository (id = 256 B + G, R = 0). Two values in several regions are a binary mask, whatever
-    they are: refused, since how to split it is the user's to say, unless ``binary`` does:
-    8-connected ``components``, COIN's ``watershed`` (pixel constants times ``scale`` = 0.25 / mpp),
-    or ``instances``, one nucleus in several pieces after all.
+    Reads ids from grey and palette pictures, from arrays, from RGB in the code of the COIN
+    repository (id = 256 B + G, R = 0), and outlines of GeoJSON into ``shape``. Two values in
+    several regions are a binary mask, whatever they are: refused, since how to split it is the
+    user's to say, unless ``binary`` does: 8-connected ``components``, COIN's ``watershed`` (pixel
+    constants times ``scale`` = 0.25 / mpp), or ``instances``, one nucleus in several pieces after
+    all.
 
     Raises:
         UserError: a size other than ``shape`` (H, W), fractions, negative ids, a colour picture
@@ -44,6 +48,8 @@ def read_label_map(
     if binary is not None and binary not in get_args(Binary):
         raise ValueError(f"binary {binary!r} is none of {', '.join(get_args(Binary))}")
     path = Path(path)
+    if is_geojson(path):
+        return _drawn(path, shape, binary)
     ids = raw_ids(path)
     check_shape(path, ids.shape, shape)
     if binary in ("components", "watershed"):
@@ -51,6 +57,14 @@ def read_label_map(
     if binary is None:
         _ask_if_binary(ids, path)
     return relabel(ids)
+
+
+def _drawn(path: Path, shape: tuple[int, int] | None, binary: Binary | None) -> LabelMap:
+    if binary is not None:
+        raise UserError("outlines are no binary mask", where=str(path), do="leave out --binary")
+    if shape is None:
+        raise UserError("outlines have no size of their own", where=str(path))
+    return read_geojson(path, shape)
 
 
 def read_foreground(path: str | Path, shape: tuple[int, int] | None = None) -> BoolArray:

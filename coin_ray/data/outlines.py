@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.labels import BoolArray, LabelMap, count
 
-Ring = NDArray[np.int64]
+Ring = NDArray[Any]
 """(K, 2) corners (x, y), first = last; the pixel (y, x) covers [x, x + 1] x [y, y + 1]."""
 
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
@@ -41,6 +43,25 @@ def trace_instances(label_map: LabelMap) -> list[list[list[Ring]]]:
         mine = np.flatnonzero(own == instance)
         found[instance - 1] = _polygons(label_map, instance, pixels[mine], [rings[i] for i in mine])
     return found
+
+
+def draw(label_map: LabelMap, polygons: list[list[Ring]], label: int) -> bool:
+    """Write an id where the middle of a pixel lies in an outer ring and in no hole of it; whether
+    any of it may lie in the label map (H, W), which the polygons may reach out of."""
+    from skimage.draw import polygon
+
+    limit, seen = np.array(label_map.shape[::-1]), False
+    for rings in polygons:
+        low = np.clip(np.floor(rings[0].min(axis=0)), 0, limit).astype(int)
+        high = np.clip(np.ceil(rings[0].max(axis=0)), 0, limit).astype(int)
+        (x0, y0), (x1, y1) = low.tolist(), high.tolist()
+        inside = np.zeros((y1 - y0, x1 - x0), dtype=bool)
+        for ring in rings:
+            x, y = (ring - (x0, y0) - 0.5).T
+            inside[polygon(y, x, inside.shape)] ^= True
+        label_map[y0:y1, x0:x1][inside] = label
+        seen |= inside.size > 0
+    return seen
 
 
 def _polygons(

@@ -38,13 +38,15 @@ class Tiles:
 class Folder:
     """Images on disk: ``path`` from the file's own folder; ``split`` of a data set with splits;
     other folders to ``train`` on; microns per pixel where the files do not say; how to split label
-    files that are ``binary`` masks."""
+    files that are ``binary`` masks; ``labels`` that a person corrected, evaluated against in place
+    of those of the folder: label maps or GeoJSON, a folder of them or the file of one image."""
 
     path: Annotated[str, Field(min_length=1)]
     split: str | None = None
     train: OneOrMore[str] | None = None
     mpp: Mpp | None = None
     binary: Binary | None = None
+    labels: str | None = None
 
 
 TILES_ONLY = keys_of(Tiles).keys() - keys_of(Folder).keys()
@@ -88,7 +90,10 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
     train = node.value["train"].each() if found.train else []
     trains = tuple(_existing(child, folder) for child in train)
     kind: Kind = "dataset" if found.split else "folder"
-    return DataSpec(name, kind, path, found.split, trains, found.mpp, binary=found.binary)
+    labels = _existing(node.value["labels"], folder) if found.labels else None
+    return DataSpec(
+        name, kind, path, found.split, trains, found.mpp, binary=found.binary, labels=labels
+    )
 
 
 def _existing(node: Node, folder: Path) -> str:

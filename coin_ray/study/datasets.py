@@ -48,7 +48,7 @@ def resolve_data(spec: DataSpec, workspace: Path) -> DataSet:
 
         assert spec.path is not None
         path = Path(spec.path) / spec.split if spec.split else Path(spec.path)
-        samples = tuple(find_samples(path, mpp=spec.mpp, binary=spec.binary))
+        samples = tuple(find_samples(path, mpp=spec.mpp, binary=spec.binary, labels=spec.labels))
         train = tuple(
             s.image for folder in spec.train_paths for s in find_samples(folder, mpp=spec.mpp)
         )

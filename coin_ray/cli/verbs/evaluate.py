@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 Predictions = Annotated[Path, typer.Argument(help="a folder of predicted label maps")]
 Truth = Annotated[
-    Path, typer.Argument(help="a folder of true label maps, or a data set with image/ and label/")
+    Path,
+    typer.Argument(
+        help="a folder of true label maps or GeoJSON, or a data set with image/ and label/"
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="per-image values as CSV")]
 PredictedBinary = Annotated[
@@ -49,7 +52,8 @@ def evaluate(
 ) -> None:
     """Compare label maps of the same name: every metric per image and its mean over images.
 
-    An image that is empty in truth and prediction is skipped, and counted.
+    Label maps or GeoJSON that a person corrected after `segment` are a truth as any other. An image
+    that is empty in truth and prediction is skipped, and counted.
     """
     from coin_ray.cli.screen.output import console
     from coin_ray.data.label_files import read_label_map
@@ -94,12 +98,14 @@ def matched(
 
     if not predictions.is_dir():
         raise UserError("no such folder", where=str(predictions), do="check the path")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MissingMpp)  # No metric depends on the resolution.
-        samples = find_samples(truth, mpp)
-    labelled = {s.name: s for s in samples if s.has_truth}
-    # A bare folder of label maps reads as images without labels.
-    truths = labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
+    truths = _outlines(truth)
+    if not truths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MissingMpp)  # No metric depends on the resolution.
+            samples = find_samples(truth, mpp)
+        labelled = {s.name: s for s in samples if s.has_truth}
+        # A bare folder of label maps reads as images without labels.
+        truths = labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
     found = by_stem(predictions)
     pairs = match(truths, found, where=predictions)
     lacking = [name for name in truths if name not in pairs]
@@ -111,7 +117,29 @@ def matched(
             found=", ".join(list(found)[:5]) or "no label map",
             do="predict all images, or leave the others out of the truth folder",
         )
-    return {name: (found[pairs[name]], sample) for name, sample in truths.items()}
+    return {name: _pair(found[pairs[name]], sample) for name, sample in truths.items()}
+
+
+def _outlines(truth: Path) -> dict[str, Sample]:
+    """A file of GeoJSON, or a folder that holds such files and no picture."""
+    from coin_ray.data.folder import by_stem
+    from coin_ray.data.geojson import SUFFIXES
+    from coin_ray.data.sample import Image, Sample
+
+    files: dict[str, Path] = {}
+    if truth.is_dir():
+        files = {} if by_stem(truth) else by_stem(truth, SUFFIXES)
+    elif truth.exists():
+        files = {k: f for k, f in by_stem(truth.parent, SUFFIXES).items() if f == truth}
+    return {name: Sample(Image(name, file), truth_path=file) for name, file in files.items()}
+
+
+def _pair(predicted: Path, sample: Sample) -> tuple[Path, Sample]:
+    from coin_ray.data.geojson import is_geojson
+
+    if is_geojson(sample.image.path):  # outlines alone are of the prediction's size
+        sample = replace(sample, image=replace(sample.image, path=predicted))
+    return predicted, sample
 
 
 def _table(values: Mapping[str, Mapping[str, float]]) -> object:
