@@ -97,7 +97,8 @@ def test_outlines_lie_where_label_maps_do(tmp_path: Path) -> None:
     write_geojson(tmp_path / "label" / "a.geojson", IDS)
     (sample,) = find_samples(tmp_path, mpp=0.25)
     np.testing.assert_array_equal(sample.load_label_map(), IDS)
-    checked = CliRunner().invoke(cli.app, ["data", "check", str(tmp_path), "--mpp", ".25"])
+    asked = ["data", "check", str(tmp_path), "--mpp", ".25", "--manifest", str(tmp_path / "m.json")]
+    checked = CliRunner().invoke(cli.app, asked)
     assert checked.exit_code == 0, checked.output
 
 
