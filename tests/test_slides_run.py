@@ -17,7 +17,7 @@ from coin_ray.slides import results, run
 from coin_ray.slides.method import Method
 from coin_ray.slides.reading import Slide, open_slide
 from coin_ray.slides.writing import FOLDERS, FORMATS
-from tests.slide_files import tissue, write_pyramid
+from tests.slide_files import tissue, write_pyramid, write_svs
 from tests.test_slides_tiles import CONFIG
 
 METHOD = Method(CONFIG)
@@ -277,6 +277,14 @@ def test_a_student_s_file_says_what_it_is(tmp_path: Path) -> None:
             load_student(model)
 
 
+def test_a_format_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "find_spec", lambda name: None)
+    for kind, extra in (("zarr", "slides"), ("spatialdata", "spatialdata")):
+        with pytest.raises(UserError, match=rf"coin-ray\[{extra}\]"):
+            results.names_of("a", [kind])
+    assert results.names_of("a", ["geojson"])[0] == "a.geojson.gz"
+
+
 def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("zarr", reason="zarr is not installed (extra: slides)")
     from PIL import Image
@@ -304,6 +312,11 @@ def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
     assert twice.exit_code == 0
     among = CliRunner().invoke(app, ["segment", str(tiles), "--out", str(tiles)])
     assert among.exit_code == 2
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    write_svs(slides / "c.svs", tissue(300, 300))
+    among = CliRunner().invoke(app, ["segment", str(slides), "--out", str(slides)])
+    assert among.exit_code == 2 and "among the images" in among.output
     wrong = CliRunner().invoke(app, [*asked, "--formats", "svg"])
     assert wrong.exit_code == 2
     assert "labels, geojson, table, coco" in wrong.output

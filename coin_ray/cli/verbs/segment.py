@@ -101,7 +101,7 @@ def segment(
         out,
         [file for names in files_of.values() for file in names],
         inputs=[*files.values(), *read_files(trained)],
-        sources=read_folders([*read, *trained]),
+        sources=read_folders([*read, *trained]) | (set(paths) - set(files.values())),
         overwrite=overwrite,
     )
     with locked(out), _where(address, method.device) as tiles:
