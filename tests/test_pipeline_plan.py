@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
+from coin_ray.pipeline import chain as chain_module
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.stages import LARGE, STAGES
@@ -180,11 +182,95 @@ def test_shared_and_multiplied_keys_count_what_keys_of_their_own_count(
     assert plan.copies and len(plan.keys) < len(every) / 2
     for stage in by_stage:
         work = sum(key.amount for key in every.values() if key.stage == stage)
-        said = (k.amount * plan.copies.get(d, 1) for d, k in plan.keys.items() if k.stage == stage)
+        own = [digest for digest, key in plan.keys.items() if key.stage == stage]
+        said = (plan.whole[digest].amount * plan.copies.get(digest, 1) for digest in own)
         assert sum(said) == pytest.approx(work)
     for one, own in zip(stages_by_cell(cells, {"d": data}, tmp_path), alone, strict=True):
         assert one.stages.keys() == own.keys()
         assert one.missing.keys() == own.keys() - {begun.digest}
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Images of one size, one that is there twice, one of another size, one without labels, and
+    one that is not trained on."""
+    folder = tmp_path_factory.mktemp("alike")
+    tiles = generated_samples(folder / "tiles", 5, size=64, seed=5)
+    again = replace(tiles[0].image, name="again", path=folder / "again.png")
+    shutil.copy(tiles[0].image.path, again.path)
+    large = generated_samples(folder / "large", 1, size=96, seed=6)
+    bare = replace(tiles[3], truth_path=None)
+    samples = (*tiles[:3], replace(tiles[0], image=again), bare, *large, tiles[4])
+    return SimpleNamespace(train=tuple(s.image for s in samples[:-1]), samples=samples)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.6, 0.95])
+@pytest.mark.parametrize("begun", [False, True])
+def test_images_that_are_alike_are_counted_as_if_each_had_its_keys(
+    alike: Any, tmp_path: Path, kept: float, begun: bool
+) -> None:
+    cells = [cell(patch, seed) for seed in range(2) for patch in CONFIGS]
+    whole = stages_by_cell(cells, {"d": alike}, tmp_path)
+    every = {digest: key for own in whole for digest, key in own.stages.items()}
+    store, draw = Store(tmp_path / "store"), random.Random(0)
+    before = ("ucis", "features", "centroids", "similarity", "transport", "refine", "instances")
+    for key in every.values():
+        lucky = draw.random() < kept and (begun or key.stage in before)
+        if lucky or (begun and key.stage == "round"):
+            store.save(key, Artifact(), 1.0)
+
+    plan = plan_cells(cells, {"d": alike}, tmp_path)
+    there = stages_by_cell(cells, {"d": alike}, tmp_path)
+    missing = {digest: key for own in there for digest, key in own.missing.items()}
+    assert plan.present == store.stored(every.values())
+    naive = Counter(key.stage for own in whole for key in own.stages.values())
+    assert {s: c.naive for s, c in plan.stages.items()} == naive
+    unique = Counter(key.stage for key in every.values())
+    assert {s: c.unique for s, c in plan.stages.items()} == unique
+    assert plan.to_compute == Counter(key.stage for key in missing.values())
+    for stage in unique:
+        own = [digest for digest in plan.missing if plan.keys[digest].stage == stage]
+        work = sum(plan.missing[digest].amount * plan.copies.get(digest, 1) for digest in own)
+        assert work == pytest.approx(sum(k.amount for k in missing.values() if k.stage == stage))
+
+
+def test_the_same_images_in_two_data_sets_share_their_stages(alike: Any, tmp_path: Path) -> None:
+    some = SimpleNamespace(train=alike.train[1:3], samples=alike.samples[1:3])
+    data = {"all": alike, "some": some}
+    cells = [cell({}), cell({"ot": {"lambda": 0.7}})]
+    both = [replaced(one, name) for name in data for one in cells]
+    every = {d: k for own in stages_by_cell(both, data, tmp_path) for d, k in own.stages.items()}
+    plan = plan_cells(both, data, tmp_path)
+    counted = Counter(key.stage for key in every.values())
+    assert {stage: count.unique for stage, count in plan.stages.items()} == counted
+
+
+def replaced(one: Any, name: str) -> Any:
+    return SimpleNamespace(config=one.config, seed=one.seed, data=SimpleNamespace(name=name))
+
+
+def test_keys_are_made_for_one_of_the_images_that_are_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells that share nothing: more images are more work for a run, and none for its plan."""
+    made = Counter[str]()
+    whole = chain_module.make_key
+
+    def counting(stage: str, *rest: Any, **options: Any) -> Key:
+        made[stage] += 1
+        return whole(stage, *rest, **options)
+
+    monkeypatch.setattr(chain_module, "make_key", counting)
+    keys = []
+    for images in (2, 12):
+        tiles = generated_samples(tmp_path / f"tiles{images}", images, size=64, seed=0)
+        data = SimpleNamespace(train=tuple(s.image for s in tiles), samples=tuple(tiles))
+        cells = [cell({"ot": {"lambda": 0.1 + i}, "infer": {"stain_weight": i}}) for i in range(9)]
+        plan = plan_cells(cells, {"d": data}, tmp_path)
+        assert plan.stages["transport"].unique == 9 * images
+        keys.append(Counter(made))
+        made.clear()
+    assert keys[0] == keys[1] and keys[0]["round"] == 9 and keys[0]["features"] == 1
 
 
 def test_a_thousand_cells_are_counted(tmp_path: Path) -> None:

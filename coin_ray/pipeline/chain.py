@@ -54,6 +54,10 @@ class Chain:
             self._trained = Chain(config, seed, train, weights, coarse, device=trained)
 
     @property
+    def images(self) -> int:
+        return self.memo.number(self.train)
+
+    @property
     def seed(self) -> int:
         self.memo.note("seed")
         return self._seed
@@ -79,7 +83,7 @@ class Chain:
         key = make_key(
             ref.stage, stage.version, name, settings, inputs, (what, amount), on_device=device
         )
-        return self.memo.keys.setdefault(key.digest, key)
+        return self.memo.add(key, self, ref)
 
     def _digest(self, source: Source) -> str | list[str]:
         if isinstance(source, Ref):
@@ -124,5 +128,5 @@ class Chain:
         from coin_ray.pipeline.needs import round_schedule
 
         rounds = range(1, self.config.rounds.count + 1)
-        steps = (round_schedule(self.config, r, len(self.train))["iterations"] for r in rounds)
+        steps = (round_schedule(self.config, r, self.images)["iterations"] for r in rounds)
         return *STAGES["round"].work(self._whole, {"iterations": 1}), tuple(steps)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from coin_ray.data.sample import Image, Sample
 from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Truth
+from coin_ray.pipeline.stage import Ref, Scope, Truth
 from coin_ray.section import Section
 from coin_ray.store.keys import Key
 
@@ -43,7 +43,7 @@ class Memo:
         self.keys: dict[str, Key] = {}
         self.groups: dict[str, list[str]] = {}
         self.content: Callable[[Image], str] = functools.cache(lambda image: image.digest())
-        self.area: Callable[[Image], int] = functools.cache(_area)
+        self.area: Callable[[Image], int] = functools.cache(area)
         self._truths: dict[Image, Truth] = {}
         self._inputs: dict[str, list[Key]] = {}
         self._sections: dict[Section, tuple[int, Section]] = {}
@@ -71,6 +71,14 @@ class Memo:
             assert found is not None
             self._truths[sample.image] = Truth(found, sample)
         return self._truths[sample.image]
+
+    def number(self, train: Sequence[Image]) -> int:
+        """Of images that a cell trains on."""
+        return len(train)
+
+    def add(self, key: Key, chain: Scope, ref: Ref) -> Key:
+        """Keep a key that was made of a stage of a cell."""
+        return self.keys.setdefault(key.digest, key)
 
     def group(self, digests: list[str]) -> str:
         """One digest for many."""
@@ -118,7 +126,8 @@ def _parts(read: int) -> _Parts:
     return itemgetter(*indices) if indices else len
 
 
-def _area(image: Image) -> int:
+def area(image: Image) -> int:
+    """Its pixels."""
     height, width = image.shape()
     return height * width
 

@@ -36,6 +36,10 @@ class Scope(Protocol):
     @property
     def train(self) -> Sequence[Image]: ...
     @property
+    def images(self) -> int:
+        """How many these are."""
+
+    @property
     def seed(self) -> int: ...
     def pixels(self, image: Image) -> Content:
         """The image, (H, W, 3) uint8."""

@@ -76,11 +76,13 @@ def rounds_asked(chain: Chain, data: DataSet) -> Sequence[Key]:
     return chain.memo.get(chain.cell, ("rounds",), asked)
 
 
-def needed(first: Sequence[Key], last: Sequence[Key], present: Set[str]) -> Sequence[Key]:
+def needed(
+    first: Sequence[Key], last: Sequence[Key], missing: Callable[[Key], bool]
+) -> Sequence[Key]:
     """``first`` if a round is missing, or, in a cell without rounds, a score or a label."""
     rounds = [key for key in last if key.stage == "round"]
     watched = rounds or [key for key in last if key.stage in ("score", "select")]
-    return first if any(key.digest not in present for key in watched) else ()
+    return first if any(map(missing, watched)) else ()
 
 
 def trained(wanted: Sequence[Key], memo: Memo) -> list[str]:

@@ -111,13 +111,14 @@ def _amounts(plan: Plan) -> dict[tuple[str, str], _Work]:
         work = found.get((key.stage, key.kind))
         if work is None:
             work = found[key.stage, key.kind] = _Work()
-        work.alone += key.amount * plan.uses[digest]
-        work.uses += plan.uses[digest]
+        whole, uses = plan.whole[digest], plan.uses[digest]
+        work.alone += whole.amount * uses
+        work.uses += whole.number * uses
         copies = plan.copies.get(digest, 1)
-        work.shared += key.amount * copies
+        work.shared += whole.amount * copies
         if digest in plan.missing:
-            work.left += key.amount * copies
-            work.count += copies
+            work.left += plan.missing[digest].amount * copies
+            work.count += plan.missing[digest].number * copies
     return found
 
 
@@ -142,11 +143,11 @@ def training_hours(plan: Plan, ledger: Ledger, device: str) -> dict[str, float]:
     def hours(key: Key) -> float:
         if key.digest not in known:
             rate = ledger.rate(key.stage, key.kind, device)
-            before = [k for k in plan.inputs[key.digest] if k.stage == "round"]
+            before = [k for k in plan.inputs(key) if k.stage == "round"]
             known[key.digest] = sum(map(hours, before))
             if rate is not None and key.digest in plan.missing:
                 known[key.digest] += key.amount * rate.seconds / 3600
         return known[key.digest]
 
-    trained = (key for key in plan.missing.values() if STAGES[key.stage].trains)
+    trained = (key for d in plan.missing if STAGES[(key := plan.keys[d]).stage].trains)
     return {key.digest: hours(key) for key in trained}

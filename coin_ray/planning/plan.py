@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from coin_ray import safe
 from coin_ray.data.dataset import DataSet
@@ -20,6 +21,7 @@ from coin_ray.pipeline.memo import BIT, Memo
 from coin_ray.pipeline.needs import mask_digest, needed_weights, uses_crf
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.planning.alike import Alike, repeated
 from coin_ray.planning.asked import (
     always_asked,
     begin,
@@ -46,22 +48,33 @@ class StageCount:
     missing: int
 
 
+class Part(NamedTuple):
+    """Some of the artifacts that a key stands for: how many, and how much work that is."""
+
+    number: int
+    amount: float
+
+
 @dataclass(frozen=True)
 class Plan:
     """The stages of a list of cells, by the digests of their keys.
 
-    ``uses``: in how many cells each of ``keys`` occurs; ``present``: those in the store;
-    ``missing``: what will be computed; ``inputs``: what a stage is made from. Where no round is
-    stored yet, those of many cells are alike: one stands for all, and ``copies`` says for how many,
-    where that is not one. ``weights`` and ``masks`` are the content digests that the keys hold.
+    A key stands for all artifacts of images that are alike (``planning.alike``). ``uses``: in how
+    many cells each of ``keys`` occurs; ``whole``: all for which it stands, ``there``: how many of
+    them the store has, ``missing``: what will be computed. ``present``: the digests of what is
+    stored; ``inputs``: what a stage is made from. Where no round is stored yet, those of many cells
+    are alike: one stands for all, and ``copies`` says for how many, where that is not one.
+    ``weights`` and ``masks`` are the content digests that the keys hold.
     """
 
     keys: Mapping[str, Key]
     uses: Mapping[str, int]
     copies: Mapping[str, int]
+    whole: Mapping[str, Part]
+    there: Mapping[str, int]
+    missing: Mapping[str, Part]
     present: Set[str]
-    missing: Mapping[str, Key]
-    inputs: Mapping[str, Sequence[Key]]
+    inputs: Callable[[Key], Sequence[Key]]
     weights: Mapping[str, str]
     masks: Mapping[tuple[str, str], Mapping[str, str]]
 
@@ -69,12 +82,14 @@ class Plan:
     def stages(self) -> dict[str, StageCount]:
         """Counts by stage, in the chain's order."""
         counts = {stage: [0, 0, 0, 0] for stage in STAGES}
+        nothing = Part(0, 0.0)
         for digest, key in self.keys.items():
             count, copies = counts[key.stage], self.copies.get(digest, 1)
-            count[0] += self.uses[digest]
-            count[1] += copies
-            count[2] += digest in self.present
-            count[3] += copies * (digest in self.missing)
+            number = self.whole[digest].number
+            count[0] += number * self.uses[digest]
+            count[1] += number * copies
+            count[2] += self.there.get(digest, 0)
+            count[3] += self.missing.get(digest, nothing).number * copies
         return {stage: StageCount(*count) for stage, count in counts.items() if count[1]}
 
     @property
@@ -91,6 +106,10 @@ class Plan:
         return {stage: count.missing for stage, count in self.stages.items() if count.missing}
 
 
+Opened = tuple[Chain, Alike]
+"""A cell on the images that stand for all of its data set's."""
+
+
 def plan_cells(
     cells: Sequence[CellIdentity],
     data: Mapping[str, DataSet],
@@ -102,39 +121,80 @@ def plan_cells(
     UserError if weights, mask files or the extra ``crf`` are missing."""
     weights, masks = identities(cells, data, until)
     store = Store(Workspace(workspace).store)
-    keys: dict[str, Key] = {}
+    memo_of: dict[str, Alike] = {}
     uses: Counter[str] = Counter()
     copies: dict[str, int] = {}
-    made_of: dict[str, Sequence[Key]] = {}
-    asked: list[tuple[Sequence[Key], Sequence[Key], bool]] = []
+    asked: list[tuple[Sequence[Key], Sequence[Key]]] = []
     with _no_collector():
-        chains = open_chains(cells, data, weights, masks, device)
-        for chain, found in chains if until else ():
-            goals = [chain.key(ref) for ref in steps.asks(chain, found, until)]
-            begun = down(goals, chain.memo.inputs)
-            asked.append(((), goals, True))
-            keys |= begun
+        chains = _open_alike(cells, data, weights, masks, device)
+        for chain, memo in chains if until else ():
+            goals = [chain.key(ref) for ref in steps.asks(chain, memo.data, until)]
+            begun = down(goals, memo.inputs)
+            asked.append(((), goals))
+            memo_of |= dict.fromkeys(begun, memo)
             uses.update(begun.keys())
-        for chain, found, times in () if until else _counted(chains, store):
-            begun, later = parts(chain, found) if times else (begin(chain, found), {})
-            first, rounds = first_asked(chain, found), rounds_asked(chain, found) if times else ()
-            asked.append((first, (*always_asked(chain, found), *rounds), not times))
-            keys |= begun
-            keys |= later
+        for chain, memo, times in () if until else _counted(chains, store):
+            begun, later = parts(chain, memo.data) if times else (begin(chain, memo.data), {})
+            memo_of |= dict.fromkeys(begun, memo)
+            memo_of |= dict.fromkeys(later, memo)
             uses.update(begun.keys())
             uses.update(dict.fromkeys(later, times))
+            first = first_asked(chain, memo.data)
+            rounds = rounds_asked(chain, memo.data) if times else ()
+            always = (*always_asked(chain, memo.data), *rounds)
+            asked.append((first, always) if times else ((), (*always, *first)))
             if times > 1:
-                copies |= dict.fromkeys(trained(rounds, chain.memo), times)
-        present = store.stored(keys.values())
-        for memo in {id(chain.memo): chain.memo for chain, _ in chains}.values():
-            made_of |= {digest: memo.inputs(key) for digest, key in memo.keys.items()}
-        wanted = [
-            key
-            for first, last, alike in asked
-            for key in (*last, *(first if alike else needed(first, last, present)))
-        ]
-        left = down(wanted, lambda key: made_of[key.digest], present)
-    return Plan(keys, uses, copies, present, left, made_of, weights, masks)
+                copies |= dict.fromkeys(trained(rounds, memo), times)
+        keys = {digest: memo.keys[digest] for digest, memo in memo_of.items()}
+        there: Counter[str] = Counter()
+        present = set()
+        for memo in {id(memo): memo for _, memo in chains}.values():
+            own = (key for digest, key in keys.items() if memo_of[digest] is memo)
+            for digest, which, found in memo.stored(own, store):
+                there[digest] |= which
+                present.add(found)
+
+        def lacking(key: Key) -> bool:
+            return there[key.digest] != memo_of[key.digest].every(key.digest)
+
+        wanted = {
+            key.digest
+            for first, always in asked
+            for key in (*always, *needed(first, always, lacking))
+        }
+        left = _left(wanted, memo_of, there)
+
+    def part(digest: str, which: int) -> Part:
+        return Part(which.bit_count(), memo_of[digest].amount(digest, which))
+
+    return Plan(
+        keys,
+        uses,
+        copies,
+        {digest: part(digest, memo.every(digest)) for digest, memo in memo_of.items()},
+        {digest: which.bit_count() for digest, which in there.items()},
+        {digest: part(digest, which) for digest, which in left.items()},
+        present,
+        lambda key: memo_of[key.digest].inputs(key),
+        weights,
+        masks,
+    )
+
+
+def _left(
+    wanted: Iterable[str], memo_of: Mapping[str, Alike], there: Mapping[str, int]
+) -> dict[str, int]:
+    """Which artifacts (bits of those that a key stands for) will be made: the wanted ones and what
+    they are made from, down to what is there."""
+    found: dict[str, int] = {}
+    left = [(digest, memo_of[digest].every(digest)) for digest in wanted]
+    while left:
+        digest, which = left.pop()
+        new = which & ~there.get(digest, 0) & ~found.get(digest, 0)
+        if new:
+            found[digest] = found.get(digest, 0) | new
+            left += memo_of[digest].made_from(digest, new)
+    return found
 
 
 def identities(
@@ -153,10 +213,9 @@ def identities(
         )
     if until is None and any(uses_crf(cell.config) for cell in cells):
         load_dense_crf()
+    named = {(cell.config.ucis.folder, cell.data.name) for cell in cells}
     masks = {
-        (path, cell.data.name): _masks(path, data[cell.data.name])
-        for cell in cells
-        if (path := cell.config.ucis.folder) is not None
+        (path, name): _masks(path, data[name]) for path, name in sorted(named) if path is not None
     }
     return {name: registry.identity(name) for name in names}, masks
 
@@ -187,37 +246,63 @@ def open_chains(
     ]
 
 
-ALIKE = ("seed", "uss", "ot", "select", "labels", "student")
+def _open_alike(
+    cells: Sequence[CellIdentity],
+    data: Mapping[str, DataSet],
+    weights: Mapping[str, str],
+    masks: Mapping[tuple[str, str], Mapping[str, str]],
+    device: str,
+) -> list[Opened]:
+    """As ``open_chains``, on the images that stand for all."""
+    used = {name: data[name] for name in dict.fromkeys(cell.data.name for cell in cells)}
+    again = repeated(used.values())
+    memos = {
+        name: Alike(found, {path: own for (path, of), own in masks.items() if of == name}, again)
+        for name, found in used.items()
+    }
+    opened = []
+    for cell in cells:
+        memo = memos[cell.data.name]
+        given = (cell.config, cell.seed, memo.data.train, weights.__getitem__, memo.mask, memo)
+        opened.append((Chain(*given, device=device), memo))
+    return opened
+
+
+PARTS = ("seed", "uss", "ot", "select", "labels", "student")
 """Parts of a cell that decide what a round comes to, and not how many stages follow it; of what
 they cost, ``Chain.training`` is all."""
 
 
-def _counted(
-    chains: Sequence[tuple[Chain, DataSet]], store: Store
-) -> Iterator[tuple[Chain, DataSet, int]]:
+def _counted(chains: Sequence[Opened], store: Store) -> Iterator[tuple[Chain, Alike, int]]:
     """The cells, and how many times the rounds of each count: 0 where another stands for them.
 
     Cells that share a first round share stages after it, and none with other cells. Of such groups
-    one stands for all that agree in everything but ``ALIKE``, unless the store has its round.
+    one stands for all that agree in everything but ``PARTS``, unless the store has its round.
     """
-    training = [pair for pair in chains if pair[0].config.rounds.count]
-    begun = store.stored(chain.key(Ref("round", round=1)) for chain, _ in training)
-    fresh: dict[tuple[int, str], list[tuple[Chain, DataSet]]] = {}
-    for chain, data in chains:
-        if not chain.config.rounds.count or chain.key(Ref("round", round=1)).digest in begun:
-            yield chain, data, 1
+    firsts = [
+        chain.key(Ref("round", round=1)) if chain.config.rounds.count else None
+        for chain, _ in chains
+    ]
+    asked: dict[int, tuple[Alike, list[Key]]] = {}
+    for (_, memo), key in zip(chains, firsts, strict=True):
+        if key is not None:
+            asked.setdefault(id(memo), (memo, []))[1].append(key)
+    begun = {digest for memo, own in asked.values() for digest, _, _ in memo.stored(own, store)}
+    fresh: dict[tuple[int, str], list[Opened]] = {}
+    for (chain, memo), first in zip(chains, firsts, strict=True):
+        if first is None or first.digest in begun:
+            yield chain, memo, 1
         else:
-            first = chain.key(Ref("round", round=1)).digest
-            fresh.setdefault((id(data), first), []).append((chain, data))
-    kept = [i for i, part in enumerate(BIT) if part not in ALIKE]
-    alike: dict[Hashable, list[list[tuple[Chain, DataSet]]]] = {}
+            fresh.setdefault((id(memo), first.digest), []).append((chain, memo))
+    kept = [i for i, part in enumerate(BIT) if part not in PARTS]
+    alike: dict[Hashable, list[list[Opened]]] = {}
     for (where, _), group in fresh.items():
         shape = sorted((chain.training(), *(chain.cell[i] for i in kept)) for chain, _ in group)
         alike.setdefault((where, tuple(shape)), []).append(group)
     for groups in alike.values():
         for number, group in enumerate(groups):
-            for chain, data in group:
-                yield chain, data, 0 if number else len(groups)
+            for chain, memo in group:
+                yield chain, memo, 0 if number else len(groups)
 
 
 @contextmanager

@@ -64,12 +64,13 @@ def _stages(chains: Sequence[tuple[Chain, DataSet]], store: Store) -> list[CellS
     out = []
     for (chain, found), own in zip(chains, stages, strict=True):
         last = (*always_asked(chain, found), *rounds_asked(chain, found))
-        wanted = [*last, *needed(first_asked(chain, found), last, present)]
+        first = first_asked(chain, found)
+        wanted = [*last, *needed(first, last, lambda key: key.digest not in present)]
         left = down(wanted, chain.memo.inputs, present)
-        first = [
+        next_ = [
             key
             for key in left.values()
             if not any(one.digest in left for one in chain.memo.inputs(key))
         ]
-        out.append(CellStages(own, left, first))
+        out.append(CellStages(own, left, next_))
     return out

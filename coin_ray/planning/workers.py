@@ -48,8 +48,8 @@ def paying(
     """None where nothing is to be trained, or none of its kind was ever timed. ``places``: workers
     that the cluster has room for, ``near`` of them on one node."""
     known = training_hours(plan, ledger, device)
-    rounds = {key.digest: key for key in plan.missing.values() if key.stage == "round"}
-    last = rounds.keys() - {one.digest for d in rounds for one in plan.inputs[d]}
+    rounds = {d: plan.keys[d] for d in plan.missing if plan.keys[d].stage == "round"}
+    last = rounds.keys() - {one.digest for key in rounds.values() for one in plan.inputs(key)}
     if not last:
         return None
     longest = rounds[max(last, key=lambda digest: (known[digest], digest))]
@@ -77,22 +77,22 @@ def paying(
 
 def _missing_rounds(key: Key, plan: Plan) -> list[Key]:
     """Those of a training, its last one first."""
-    before = [k for k in plan.inputs[key.digest] if k.stage == "round" and k.digest in plan.missing]
+    before = [k for k in plan.inputs(key) if k.stage == "round" and k.digest in plan.missing]
     return [key, *(found for one in before for found in _missing_rounds(one, plan))]
 
 
 def _relabelling(rounds: Sequence[Key], plan: Plan, ledger: Ledger, device: str) -> float:
     """Seconds in which the workers make labels with the student of the round before, as far as that
     was ever timed; the first labels are made before they begin."""
-    later = [key for key in rounds if any(k.stage == "round" for k in plan.inputs[key.digest])]
-    labels = [k for key in later for k in plan.inputs[key.digest] if k.stage == "select"]
+    later = [key for key in rounds if any(k.stage == "round" for k in plan.inputs(key))]
+    labels = [k for key in later for k in plan.inputs(key) if k.stage == "select"]
 
     def inputs(key: Key) -> list[Key]:
-        found = [k for k in plan.inputs[key.digest] if k.stage in RELABELLING]
+        found = [k for k in plan.inputs(key) if k.stage in RELABELLING]
         return [k for k in found if k.digest in plan.missing]
 
     return sum(
-        rate.seconds * key.amount
+        rate.seconds * plan.missing[key.digest].amount
         for key in down(labels, inputs).values()
         if (rate := ledger.rate(key.stage, key.kind, device)) and key.digest in plan.missing
     )

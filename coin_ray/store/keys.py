@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import marshal
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from coin_ray.identity import canonical, text_digest
@@ -19,6 +19,10 @@ SHORT = 24
 """Hex digits of a digest in a folder's name."""
 KEY_VERSION = 1
 """Raised when the way a digest is made changes: all older artifacts are then strangers."""
+
+
+Inputs = Mapping[str, str | list[str]]
+"""Digests by role."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Key:
     digest: str
     fields: str = field(compare=False)
     """Canonical JSON that was digested, for ``why`` and for the manifest."""
-    inputs: Mapping[str, str | list[str]] = field(compare=False)
+    inputs: Inputs = field(compare=False)
     """Digests of what the artifact is made from, by role."""
     kind: str = field(default="", compare=False)
     amount: float = field(default=1.0, compare=False)
@@ -56,14 +60,24 @@ def make_key(
     version: int,
     name: str,
     settings: Values,
-    inputs: Mapping[str, str | list[str]],
+    inputs: Inputs,
     work: tuple[str, float] = ("", 1.0),
     on_device: bool = False,
 ) -> Key:
     """Key of ``stage`` with its identity ``settings`` and ``inputs`` (digests by role)."""
-    head = f'{{"inputs":{canonical(inputs)},"key_version":{KEY_VERSION},"settings":'
-    fields = f'{head}{_text(settings)},"stage":"{stage}","version":{version}}}'
-    return Key(stage, _safe(name), text_digest(fields), fields, inputs, *work, on_device)
+    rest = f'"key_version":{KEY_VERSION},"settings":{_text(settings)}'
+    fields = f'{_head(inputs)}{rest},"stage":"{stage}","version":{version}}}'
+    return Key(stage, safe_name(name), text_digest(fields), fields, inputs, *work, on_device)
+
+
+def _head(inputs: Inputs) -> str:
+    return f'{{"inputs":{canonical(inputs)},'
+
+
+def with_inputs(key: Key, each: Iterable[Inputs]) -> Iterator[str]:
+    """The fields of keys that differ from one in their inputs alone."""
+    rest = key.fields[len(_head(key.inputs)) :]
+    return (_head(inputs) + rest for inputs in each)
 
 
 _texts: dict[bytes, str] = {}
@@ -79,5 +93,6 @@ def _text(settings: Values) -> str:
 
 
 @functools.cache  # a study has few names and many keys
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """A name as it stands in the name of a folder."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:60]

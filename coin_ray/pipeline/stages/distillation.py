@@ -81,7 +81,7 @@ def churn(facts: list[dict[str, Any]]) -> float:
 
 
 def _round_values(chain: Any, ref: Ref) -> Values:
-    found = round_schedule(chain.config, ref.round, len(chain.train))
+    found = round_schedule(chain.config, ref.round, chain.images)
     if refs.previous_refresh(chain, ref.round) is not None:
         found["early_stop"] = chain.config.rounds.early_stop
     return found | {"seed": chain.seed, "round": ref.round}

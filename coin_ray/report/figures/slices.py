@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from coin_ray import safe
@@ -28,14 +29,14 @@ class Varied:
     values: Mapping[str, Any]
     scale: Literal["log", "lin", "int", "any"] | None = None
 
-    @property
+    @cached_property
     def numeric(self) -> bool:
         """True for numbers; a switch is none."""
         return all(
             isinstance(v, int | float) and not isinstance(v, bool) for v in self.values.values()
         )
 
-    @property
+    @cached_property
     def logarithmic(self) -> bool:
         """True for positive numbers over more than a decade."""
         if self.scale is not None or not self.numeric:
@@ -43,21 +44,32 @@ class Varied:
         low, high = min(self.values.values()), max(self.values.values())
         return low > 0 and high / low >= WIDE
 
-    @property
+    @cached_property
     def words(self) -> list[str]:
         """The different values of a setting that is no number, in order of appearance."""
         return list(dict.fromkeys(str(value) for value in self.values.values()))
 
+    @cached_property
+    def _places(self) -> dict[str, float]:
+        if self.numeric:
+            return {level: float(value) for level, value in self.values.items()}
+        order = {word: float(number) for number, word in enumerate(self.words)}
+        return {level: order[str(value)] for level, value in self.values.items()}
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """Of the axis, as it is scaled."""
+        scale = math.log if self.logarithmic else float
+        return scale(min(self._places.values())), scale(max(self._places.values()))
+
     def position(self, level: str) -> float:
         """Where a level stands on the setting's axis."""
-        value = self.values[level]
-        return float(value) if self.numeric else float(self.words.index(str(value)))
+        return self._places[level]
 
     def fraction(self, level: str) -> float:
         """The position between the axis' ends, 0 to 1."""
-        places = [self.position(name) for name in self.values]
         scale = math.log if self.logarithmic else float
-        low, high = scale(min(places)), scale(max(places))
+        low, high = self._ends
         return (scale(self.position(level)) - low) / (high - low) if high > low else 0.5
 
 
