@@ -78,7 +78,7 @@ def test_the_plan_predicts_what_runs_however_much_is_stored(
     # A second round continues what is there; features and embeddings are not needed any more.
     store = Store(tmp_path / "store")
     for entry in collectable(store, 0, LARGE):
-        remove(store, entry.folder)
+        remove(store, store.root / entry.stage / entry.name)
     assert store.folders("features") == [] and store.folders("embed") == []
     assert plan_cells(cells, {"d": data}, tmp_path).to_compute == {}
     assert run(cells, data, tmp_path) == {}
@@ -388,14 +388,45 @@ def test_collecting_takes_the_least_recently_used_first(tmp_path: Path) -> None:
     for stage in ("features", "embed"):
         for folder in store.folders(stage):
             os.utime(tmp_path / stage / folder / "manifest.json", (0, used[folder[:2]]))
-    sizes = {entry.folder.name[:2]: entry.bytes for entry in collectable(store, 0, LARGE)}
+    sizes = {entry.name[:2]: entry.bytes for entry in collectable(store, 0, LARGE)}
     assert list(sizes) == ["t2", "t3", "t1"]  # and no round
     assert collectable(store, sum(sizes.values()), LARGE) == []
     going = collectable(store, sizes["t1"] + sizes["t3"], LARGE)
-    assert [entry.folder.name[:2] for entry in going] == ["t2"]
+    assert [entry.name[:2] for entry in going] == ["t2"]
     for entry in going:
-        remove(store, entry.folder)
+        remove(store, store.root / entry.stage / entry.name)
     assert store.folders("embed") == [] and len(store.folders("features")) == 2
+
+
+def test_what_an_artifact_takes_is_told_by_two_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from coin_ray.store import upkeep
+
+    store, looks = Store(tmp_path), Counter[str]()
+    for i in range(5):
+        timed(store, "features", "", float(i + 1), 1.0, 100)
+    (tmp_path / "features" / "empty").mkdir()
+    (tmp_path / "features" / "stray").write_text("no artifact")
+    look = os.stat
+
+    def counting(path: Any, *rest: Any, **options: Any) -> Any:
+        looks[str(path).rpartition("/")[2]] += 1
+        return look(path, *rest, **options)
+
+    monkeypatch.setattr(upkeep.os, "stat", counting)
+    found = upkeep.entries(store, "features")
+    monkeypatch.undo()
+    own = {path.name for path in (tmp_path / "features").iterdir()} - {"stray"}
+    assert {entry.name for entry in found} == own
+    for entry in found:
+        files = list((tmp_path / "features" / entry.name).iterdir())
+        assert entry.bytes == sum(path.stat().st_size for path in files)
+        times = [path.stat().st_mtime for path in files if path.name == "manifest.json"]
+        assert [entry.used] == (times or [0.0])
+    assert looks["manifest.json"] == looks["data.safetensors"] == 7 and looks.total() <= 16
 
 
 def test_orphans_are_old_scratch_leases_of_the_dead_and_checkpoints_without_use(

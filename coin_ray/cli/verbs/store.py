@@ -78,7 +78,7 @@ def gc(
     orphans = upkeep.orphans(store)
     left = {folder: folders.size_of(folder) for folder in folders.abandoned(workspace)}
     if not dry_run:
-        for path in (*(entry.folder for entry in going), *orphans):
+        for path in (*(store.root / e.stage / e.name for e in going), *orphans):
             upkeep.remove(store, path)
         for folder in left:
             folders.remove_abandoned(folder)
