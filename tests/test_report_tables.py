@@ -8,6 +8,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,11 +17,21 @@ from rich.console import Console
 
 from coin_ray.data.dataset import DataSpec
 from coin_ray.pipeline.settings import Cell
+from coin_ray.report.document.sections import results_section
+from coin_ray.report.figures.of_study import figures_section
+from coin_ray.report.figures.slices import Varied
 from coin_ray.report.formats.terminal import renderables
+from coin_ray.report.values import across_data as across
+from coin_ray.report.values import collect as collecting
+from coin_ray.report.values import comparisons as comparing
+from coin_ray.report.values import factor_effects as effects_module
+from coin_ray.report.values import result_tables as result_module
+from coin_ray.report.values import study_results
 from coin_ray.report.values.collect import ROUND_SCHEMA, collect
 from coin_ray.report.values.comparisons import comparisons
+from coin_ray.report.values.ends import ends
 from coin_ray.report.values.result_tables import entry, result_tables, summary
-from coin_ray.report.values.study_results import Results
+from coin_ray.report.values.study_results import Results, read_results
 from coin_ray.report.values.tidy import (
     SCHEMA,
     Column,
@@ -30,6 +41,8 @@ from coin_ray.report.values.tidy import (
     tidy,
 )
 from coin_ray.study.resolved import Published, ResolvedStudy, StudyCell
+from tests.report_study import NUMBERS, finish
+from tests.report_study import study as small_study
 
 NAN = float("nan")
 
@@ -186,7 +199,7 @@ def test_best_is_the_lowest_error() -> None:
 def printed(given: ResolvedStudy, frame: pl.DataFrame, width: int) -> str:
     tables, rounds = result_tables(given, frame), pl.DataFrame(schema=ROUND_SCHEMA)
     compared = comparisons(frame, given)
-    found = Results(given, Path(), frame, tables, compared, {}, rounds, {})
+    found = Results(given, Path(), frame, tables, compared, {}, rounds, {}, ends(frame, given))
     out = io.StringIO()
     for item in renderables(found, width):
         Console(file=out, width=width).print(item)
@@ -255,3 +268,41 @@ def test_collect_reads_finished_cells_of_the_same_configuration(tmp_path: Path) 
     assert collect(given, tmp_path).frame["level"].to_list() == ["none", "mae"]
     moved = collect(replace(given, contents={"tiles": "of other images"}), tmp_path)
     assert moved.frame.is_empty() and set(moved.outdated) >= {"none-0", "mae-0"}
+
+
+def test_what_cells_and_levels_share_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One configuration a level, not one a cell; the ends of the chains once for all tables."""
+    given = small_study(tmp_path, NUMBERS)
+    finish(given, tmp_path / "runs")
+    parsed, ended = [], []
+    read, at_ends = collecting._read_yaml, study_results.ends
+    monkeypatch.setattr(collecting, "_read_yaml", lambda text: parsed.append(1) or read(text))
+    monkeypatch.setattr(study_results, "ends", lambda *a: ended.append(1) or at_ends(*a))
+    collecting._digest_of.cache_clear()
+    results = read_results(given, tmp_path / "runs")
+    assert len(parsed) == len(given.levels) < len(given.cells) and len(ended) == 1
+    for module in (result_module, comparing, effects_module, across):
+        monkeypatch.setattr(module, "ends", lambda *a: pytest.fail("again"))
+    figures_section(results)
+    results_section(results)
+
+
+def test_a_varied_setting_looks_at_each_level_once() -> None:
+    """Places on an axis are asked for level by level: of n levels that was n times n looks."""
+
+    class Counted(dict[str, float]):
+        looks = 0
+
+        def values(self) -> Any:
+            Counted.looks += 1
+            return super().values()
+
+    setting = Varied("ot.lambda", Counted({f"l{i}": 0.1 + i for i in range(100)}))
+    assert [setting.fraction(f"l{i}") for i in (0, 99)] == [0.0, 1.0]
+    before = Counted.looks
+    for i in range(100):
+        setting.fraction(f"l{i}")
+        setting.position(f"l{i}")
+    assert Counted.looks == before

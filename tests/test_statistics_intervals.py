@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coin_ray.statistics.intervals import FEW_IMAGES, estimate
+from coin_ray.statistics import intervals
+from coin_ray.statistics.intervals import (
+    CONFIDENCE,
+    DRAWS,
+    FEW_IMAGES,
+    estimate,
+    interval,
+    resample,
+    weighted_mean,
+)
 
 NAN = float("nan")
 
@@ -137,3 +146,21 @@ def test_coverage_is_lost_when_seeds_are_pooled() -> None:
     assert pooled / 300 == pytest.approx(math.erf(1.96 / math.sqrt(3) / math.sqrt(2)), abs=0.08)
     # At 14 images the percentile interval is too narrow by sqrt(13 / 14), and less than normal.
     assert 0.87 <= ours / 300 <= 0.97
+
+
+def test_tables_of_one_shape_are_resampled_by_one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study has thousands of levels of one shape; holes and order change nothing of that."""
+    drawn, draw = [], intervals._draw
+    monkeypatch.setattr(intervals, "_draw", lambda *a: drawn.append(a[:2]) or draw(*a))
+    intervals._first_draws.cache_clear()
+    rng = np.random.default_rng(0)
+    tables = [rng.random((37, 5)) for _ in range(20)]
+    tables[3][2, 1] = np.nan
+    alone = []
+    for table in tables:
+        values, weights = resample(table, DRAWS, np.random.default_rng(0))
+        alone.append(interval(weighted_mean(values, weights), CONFIDENCE))
+    drawn.clear()
+    found = [estimate(table) for table in tables]
+    assert [(one.low, one.high) for one in found] == alone
+    assert drawn == [(37, 5)]

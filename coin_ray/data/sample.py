@@ -55,6 +55,9 @@ class Image:
         if not safe.is_text(f"{self.path}{self.name}"):
             raise UserError(NOT_TEXT, where=safe.printable(str(self.path)), do=RENAME)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.index))  # a plan looks millions of them up
+
     def load(self) -> Image8:
         """(H, W, 3) uint8 RGB."""
         return self.read() if self.read is not None else read_image(self.path)

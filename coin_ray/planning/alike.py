@@ -57,6 +57,7 @@ class Alike(Memo):
         self._areas = {first: list(map(area, group)) for first, group in self._alike.items()}
         self._contents: dict[str, list[str]] = {}
         self._made_by: dict[str, tuple[Scope, Ref]] = {}
+        self._every: dict[str, int] = {}
         self._digests_of: dict[str, str] = {}
         self.data = DataSet(
             tuple(image for image in data.train if image in self._alike),
@@ -90,17 +91,14 @@ class Alike(Memo):
         return len(self._trained)
 
     def add(self, key: Key, chain: Scope, ref: Ref) -> Key:
-        self._made_by.setdefault(key.digest, (chain, ref))
+        if key.digest not in self._made_by:
+            self._made_by[key.digest] = chain, ref
+            self._every[key.digest] = (1 << len(self._alike.get(ref.image, (None,)))) - 1
         return super().add(key, chain, ref)
 
-    def count(self, digest: str) -> int:
-        """For how many artifacts a key stands."""
-        image = self._made_by[digest][1].image
-        return 1 if image is None else len(self._alike[image])
-
     def every(self, digest: str) -> int:
-        """All of them, as bits."""
-        return (1 << self.count(digest)) - 1
+        """All artifacts that a key stands for, as bits."""
+        return self._every[digest]
 
     def amount(self, digest: str, which: int) -> float:
         """How much work some of the artifacts of a key are."""
@@ -153,7 +151,7 @@ class Alike(Memo):
         return [made[i : i + HEX] for i in range(0, len(made), HEX)]
 
     def _fields(self, key: Key) -> Iterator[str]:
-        count = self.count(key.digest)
+        count = self.every(key.digest).bit_count()
         columns: dict[str, Sequence[str | list[str]]] = {}
         for role, value in key.inputs.items():
             if isinstance(value, str):

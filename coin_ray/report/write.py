@@ -48,7 +48,6 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
         "report.md": markdown(document),
         "report.tex": latex(document),
         "results.csv": results_csv(results),
-        "per_image.csv": _csv(results.frame),
     }
     output = claim(folder, names, overwrite=overwrite)
     output.drop("figures/", keep=drawn)
@@ -57,6 +56,8 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
         with output.file(name) as part:
             if name in contents:
                 part.write_bytes(contents[name])
+            elif name.endswith(".csv"):
+                _plain(results.frame).write_csv(part)
             else:
                 results.frame.write_parquet(part)
     return [folder / name for name in names]
@@ -91,13 +92,15 @@ def results_csv(results: Results) -> str:
     shared = ("images", "seeds", "skipped", "low", "high", "t_low", "t_high")
     compared = results.compared.rename({"step": "ended_at", **{n: f"delta_{n}" for n in shared}})
     rows = compared.join(final, on=KEYS)
-    return _csv(means.join(rows, on=[*KEYS, "step"], how="left", maintain_order="left"))
+    return _plain(
+        means.join(rows, on=[*KEYS, "step"], how="left", maintain_order="left")
+    ).write_csv()
 
 
-def _csv(frame: pl.DataFrame) -> str:
-    """A table as CSV that no spreadsheet computes."""
+def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table of which no spreadsheet computes anything."""
     for name in frame.select(pl.col(pl.String)).columns:
         texts = frame[name].unique().drop_nulls().to_list()
         changed = {text: safe.cell(text) for text in texts if safe.cell(text) != text}
         frame = frame.with_columns(pl.col(name).replace(changed)) if changed else frame
-    return frame.write_csv()
+    return frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -59,7 +60,7 @@ def estimate(
     images, seeds = len(table), int(valid.any(axis=0).sum())
     if images < 2:
         return Estimate(mean, None, None, images, seeds, skipped)
-    low, high = interval(_means(table, draws, np.random.default_rng(seed)), confidence)
+    low, high = interval(_means(table, draws, seed), confidence)
     t_low, t_high = _student(by_image, confidence) if images < FEW_IMAGES else (None, None)
     return Estimate(mean, low, high, images, seeds, skipped, t_low, t_high)
 
@@ -77,9 +78,29 @@ def resample(
     """
     table = table[:, ~np.isnan(table).all(axis=0)]
     images, seeds = table.shape
-    valid = ~np.isnan(table)
+    return _weighed(table, *_draw(images, seeds, draws, rng))
+
+
+Drawn = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""How often each image, and each random seed, is in each resample."""
+
+
+def _draw(images: int, seeds: int, draws: int, rng: np.random.Generator) -> Drawn:
     drawn_images = rng.multinomial(images, np.full(images, 1 / images), size=draws)
-    drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(np.float64)
+    drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    return drawn_images, drawn_seeds.astype(np.float64)
+
+
+@functools.lru_cache(maxsize=4)
+def _first_draws(images: int, seeds: int, draws: int, seed: int) -> Drawn:
+    """Of thousands of levels the shape is one, and drawing takes ten times what the rest does."""
+    return _draw(images, seeds, draws, np.random.default_rng(seed))
+
+
+def _weighed(
+    table: NDArray[np.float64], drawn_images: NDArray[np.int64], drawn_seeds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    valid = ~np.isnan(table)
     counts = drawn_seeds @ valid.T
     sums = drawn_seeds @ np.where(valid, table, 0.0).T
     return sums / np.maximum(counts, 1), np.where(counts > 0, drawn_images, 0.0)
@@ -98,8 +119,13 @@ def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> 
     return np.divide((values * weights).sum(axis=1), total, out=total * np.nan, where=total > 0)
 
 
-def _means(table: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _means(table: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
     step = max(1, 2_000_000 // len(table))  # Bounds the memory of large data sets.
+    if draws <= step:
+        table = table[:, ~np.isnan(table).all(axis=0)]
+        images, seeds = table.shape
+        return weighted_mean(*_weighed(table, *_first_draws(images, seeds, draws, seed)))
+    rng = np.random.default_rng(seed)
     sizes = [min(step, draws - start) for start in range(0, draws, step)]
     return np.concatenate([weighted_mean(*resample(table, n, rng)) for n in sizes])
 

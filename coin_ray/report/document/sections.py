@@ -108,7 +108,7 @@ def _comparison(row: Mapping[str, Any], table: ResultTable) -> Row:
 
 def _across(results: Results) -> list[Table]:
     """The levels over several data sets."""
-    rows = aggregate(results.frame, results.study)
+    rows = aggregate(results.frame, results.study, results.ends)
     if rows.is_empty():
         return []
     ranked = not rows["average_rank"].drop_nulls().is_empty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -35,7 +36,8 @@ def varied(study: ResolvedStudy) -> list[Varied]:
     that take two values."""
     keys = dict.fromkeys(key for patch in study.patches.values() for key in patch)
     scales = {d.key: d.kind for d in study.search.space} if study.search else {}
-    configured = {level: settings_of(study.configuration(level)) for level in study.levels}
+    configs = {cell.level: cell.config for cell in study.cells}
+    configured = {level: settings_of(configs[level]) for level in study.levels}
     out = []
     for key in keys:
         carry = [v for v in study.levels if key in study.patches[v] or v == study.baseline_level]
@@ -118,9 +120,9 @@ def _outcomes(results: Results, table: ResultTable) -> dict[str, dict[str, Inter
 def of_factors(results: Results, table: ResultTable) -> Iterator[Plot]:
     """What each factor gives in a factorial, a ladder or a leave-one-out."""
     metric = results.study.report[0]
-    found = factor_effects(results.frame, results.study).filter(
-        (pl.col("dataset") == table.dataset) & (pl.col("metric") == metric)
-    )
+    own = tuple(spec for spec in results.study.data if spec.name == table.dataset)
+    study = replace(results.study, data=own, report=(metric,))
+    found = factor_effects(results.frame, study, results.ends)
     title = metric_title(metric)
     for kind, words in EFFECTS.items():
         parts = [kind, "total"] if kind in ("shapley", "step") else [kind]

@@ -13,7 +13,7 @@ from coin_ray.report.document.numbers import minus
 from coin_ray.report.figures import curves, levels
 from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings
 from coin_ray.report.figures.style import Looks, plot, strokes
-from coin_ray.report.values.ends import ends, performance_profile
+from coin_ray.report.values.ends import performance_profile
 from coin_ray.report.values.result_tables import ResultTable
 from coin_ray.report.values.study_results import Results, objective_points
 from coin_ray.report.values.tidy import FINAL, metric_title, mode
@@ -138,11 +138,10 @@ def _steps(results: Results, table: ResultTable) -> Iterator[Plot]:
 
 def _profile(results: Results, table: ResultTable) -> Iterator[Plot]:
     metric = results.study.report[0]
-    found = ends(results.frame, results.study)
     lines = {
         level: performance_profile(values)
         for level in table.rows
-        if (values := found[table.dataset, level].values.get(metric))
+        if (values := results.ends[table.dataset, level].values.get(metric))
     }
     if lines:
         title = metric_title(metric)

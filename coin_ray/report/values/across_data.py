@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from coin_ray.report.values.ends import End, ends
+from coin_ray.report.values.ends import End, Ends, ends
 from coin_ray.report.values.tidy import mode
 from coin_ray.statistics import datasets
 from coin_ray.statistics.intervals import estimate, weighted_mean
@@ -36,12 +36,12 @@ AGGREGATE_SCHEMA = {
 """
 
 
-def aggregate(frame: pl.DataFrame, study: ResolvedStudy) -> pl.DataFrame:
+def aggregate(frame: pl.DataFrame, study: ResolvedStudy, ended: Ends | None = None) -> pl.DataFrame:
     """Every level across the data sets (``AGGREGATE_SCHEMA``): one row per level and metric of
     ``study.report``; no row for a study of one data set."""
     rows: list[dict[str, Any]] = []
     if len(study.data) > 1:
-        found = ends(frame, study)
+        found = ended or ends(frame, study)
         for metric in study.report:
             ranked = _ranks(found, study, metric)
             for level in study.levels:

@@ -3,6 +3,7 @@ facts by cell and by round."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
             continue
         who = {"study": study.name, **_who(cell)}
         # A table a cell: the rows of a thousand cells as Python objects would fill the memory.
-        tables.append(tidy([who | row for row in found["rows"]]))
+        tables.append(tidy(found["rows"], **who))
         facts[cell.key_label] = {
             name: value for name, value in found["cell"].items() if isinstance(value, float)
         }
@@ -103,16 +104,22 @@ def _read(place: Path) -> dict[str, Any] | None:
 
 
 def _same_configuration(place: Path, cell: StudyCell) -> bool:
-    from pydantic import ValidationError
-
     config = place / "config.yaml"
     if not config.is_file():
         return False
+    return _digest_of(config.read_text(encoding="utf-8")) == _digest_of(cell.config)
+
+
+@functools.lru_cache(maxsize=16_384)  # the cells of a level have one configuration
+def _digest_of(config: str | Cell) -> str | None:
+    """None for the text of a configuration of a version with other settings."""
+    from pydantic import ValidationError
+
     try:
-        stored = Cell.model_validate(_read_yaml(config.read_text(encoding="utf-8")))
+        found = Cell.model_validate(_read_yaml(config)) if isinstance(config, str) else config
     except ValidationError:
-        return False  # of a version with other settings
-    return config_digest(stored) == config_digest(cell.config)
+        return None
+    return config_digest(found)
 
 
 def _read_yaml(text: str) -> Any:

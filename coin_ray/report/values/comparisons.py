@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.report.values.ends import End, bounds, ends, few_notes
+from coin_ray.report.values.ends import End, Ends, bounds, ends, few_notes
 from coin_ray.report.values.tidy import mode
 from coin_ray.statistics.paired import Comparison, aligned, compare, holm, verdict
 from coin_ray.statistics.power import smallest_p
@@ -47,7 +47,9 @@ _Key = tuple[str, str, str]
 """Data set, level, metric."""
 
 
-def comparisons(frame: pl.DataFrame, study: ResolvedStudy) -> pl.DataFrame:
+def comparisons(
+    frame: pl.DataFrame, study: ResolvedStudy, ended: Ends | None = None
+) -> pl.DataFrame:
     """Every level but the baseline against the baseline at the end of the chain: one row
     (``SCHEMA``) per data set, level and metric of ``study.report``, in the study's order.
 
@@ -55,7 +57,7 @@ def comparisons(frame: pl.DataFrame, study: ResolvedStudy) -> pl.DataFrame:
     the baseline get a difference over the shared ones and no test; a level that was decided after
     some of the seeds (``study.first_seeds`` at least) is compared over those.
     """
-    found = ends(frame, study)
+    found = ended or ends(frame, study)
     families = _families(study)
     names = [spec.name for spec in study.data]
     compared = {

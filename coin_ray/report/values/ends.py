@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import polars as pl
 from coin_ray.report.values.tidy import at_end, by_metric
 from coin_ray.statistics.intervals import FEW_IMAGES, Estimate
 from coin_ray.statistics.paired import Values, aligned
-from coin_ray.study.resolved import ResolvedStudy
+from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,29 @@ class End:
         return {seed for _, seed in self.values.get(metric, {})}
 
 
-def ends(frame: pl.DataFrame, study: ResolvedStudy) -> dict[tuple[str, str], End]:
-    """(data set, level) -> its end, for all of the study, from its tidy table.
+Ends = Mapping[tuple[str, str], End]
+"""(data set, level) -> its end."""
+
+
+def ends(frame: pl.DataFrame, study: ResolvedStudy) -> Ends:
+    """The ends of all of a study, from its tidy table.
 
     A cell that is meant to be distilled and was not counts as missing.
     """
+    cells: dict[tuple[str, str], list[StudyCell]] = {}
+    for cell in study.cells:
+        cells.setdefault((cell.data.name, cell.level), []).append(cell)
     distilled = [cell.key_label for cell in study.cells if cell.config.rounds.count]
     undone = (pl.col("step") == "step1") & pl.col("cell").is_in(distilled)
     parts = at_end(frame).filter(~undone).partition_by("dataset", "level", as_dict=True)
     nothing = frame.clear()
     return {
-        (spec.name, level): _end(parts.get((spec.name, level), nothing), study, spec.name, level)
-        for spec in study.data
-        for level in study.levels
+        who: _end(parts.get(who, nothing), cells.get(who, []))
+        for who in itertools.product((spec.name for spec in study.data), study.levels)
     }
 
 
-def _end(part: pl.DataFrame, study: ResolvedStudy, dataset: str, level: str) -> End:
-    cells = [c for c in study.cells if c.level == level and c.data.name == dataset]
+def _end(part: pl.DataFrame, cells: Sequence[StudyCell]) -> End:
     done = set(part["seed"])
     missing = tuple(sorted(c.seed for c in cells if c.seed not in done))
     if part.is_empty():

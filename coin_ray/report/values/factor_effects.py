@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from coin_ray.report.values.ends import bounds, ends, few_notes
+from coin_ray.report.values.ends import Ends, bounds, ends, few_notes
 from coin_ray.statistics.effects import Effect, effects
 from coin_ray.statistics.intervals import estimate
 from coin_ray.statistics.paired import Values, aligned
@@ -35,14 +35,16 @@ EFFECTS_SCHEMA = {
 """
 
 
-def factor_effects(frame: pl.DataFrame, study: ResolvedStudy) -> pl.DataFrame:
+def factor_effects(
+    frame: pl.DataFrame, study: ResolvedStudy, ended: Ends | None = None
+) -> pl.DataFrame:
     """What each factor gives (``EFFECTS_SCHEMA``): one row per data set, metric of ``study.report``
     and effect that the design of the study can tell; no row for a search."""
     labels = {cell.level: cell.labels for cell in study.cells}
     terms = effects(
         study.design, [labels[level] for level in study.levels], labels[study.baseline_level]
     )
-    found = ends(frame, study)
+    found = ended or ends(frame, study)
     rows: list[dict[str, Any]] = []
     for spec, metric in itertools.product(study.data, study.report):
         values = {level: found[spec.name, level].values.get(metric, {}) for level in study.levels}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from coin_ray.data.dataset import DataSpec
-from coin_ray.report.values.ends import End, ends
+from coin_ray.report.values.ends import End, Ends, ends
 from coin_ray.report.values.published import Numbers, published_for
 from coin_ray.report.values.tidy import FINAL, Column, by_metric, columns, mode
 from coin_ray.statistics.intervals import CONFIDENCE, FEW_IMAGES, Estimate, estimate
@@ -88,11 +88,14 @@ class ResultTable:
 
 
 def result_tables(
-    study: ResolvedStudy, frame: pl.DataFrame, causes: Mapping[str, str] | None = None
+    study: ResolvedStudy,
+    frame: pl.DataFrame,
+    causes: Mapping[str, str] | None = None,
+    ended: Ends | None = None,
 ) -> list[ResultTable]:
     """One table per data set of ``study``, from its tidy per-image values; ``causes`` says of a
-    cell (its label) why it has none."""
-    found = ends(frame, study)
+    cell (its label) why it has none, ``ended`` its ``ends`` where they are known."""
+    found = ended or ends(frame, study)
     tables = []
     for spec in study.data:
         final = {level: found[spec.name, level] for level in study.levels}

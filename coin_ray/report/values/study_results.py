@@ -14,6 +14,7 @@ import polars as pl
 from coin_ray.files import write_text
 from coin_ray.report.values.collect import collect
 from coin_ray.report.values.comparisons import comparisons
+from coin_ray.report.values.ends import Ends, ends
 from coin_ray.report.values.result_tables import ResultTable, result_tables
 from coin_ray.report.values.tidy import at_end, measured
 from coin_ray.study.resolved import ResolvedStudy
@@ -26,7 +27,8 @@ SWEEP = "sweep.json"
 class Results:
     """``frame``: per-image values; ``tables``: one a data set; ``compared``: levels against the
     baseline; ``facts``: cell -> label-free fact -> value; ``rounds``: the same facts by round;
-    ``sweep``: how it was made, as far as it is known (see ``keep_sweep``)."""
+    ``sweep``: how it was made, as far as it is known (see ``keep_sweep``); ``ends``: where each
+    level's chain ended."""
 
     study: ResolvedStudy
     runs: Path
@@ -36,6 +38,7 @@ class Results:
     facts: Mapping[str, Mapping[str, float]]
     rounds: pl.DataFrame
     sweep: Mapping[str, Any]
+    ends: Ends
 
 
 def objective_by_level(results: Results, dataset: str | None) -> dict[str, float]:
@@ -70,15 +73,17 @@ def read_results(study: ResolvedStudy, runs: Path) -> Results:
     """Read ``runs``/<cell>/ of every cell of ``study`` and compute the tables."""
     found, sweep = collect(study, runs), last_sweep(runs)
     old = dict.fromkeys(found.outdated, "has run with other settings, and not again")
+    ended = ends(found.frame, study)
     return Results(
         study,
         runs,
         found.frame,
-        result_tables(study, found.frame, {**sweep.get("missing", {}), **old}),
-        comparisons(found.frame, study),
+        result_tables(study, found.frame, {**sweep.get("missing", {}), **old}, ended),
+        comparisons(found.frame, study, ended),
         found.facts,
         found.rounds,
         sweep,
+        ended,
     )
 
 

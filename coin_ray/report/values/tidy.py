@@ -62,9 +62,13 @@ def mode(metric: str) -> Literal["max", "min"] | None:
     return "min" if metric.endswith(("fn", "fp")) else "max"
 
 
-def tidy(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
-    """Rows as a tidy table with the columns and types of ``SCHEMA``; KeyError for a missing one."""
-    return pl.DataFrame([{name: row[name] for name in SCHEMA} for row in rows], schema=SCHEMA)
+def tidy(rows: Sequence[Mapping[str, object]], **same: object) -> pl.DataFrame:
+    """Rows as a tidy table with the columns and types of ``SCHEMA``, and what is the ``same`` for
+    all of them; KeyError for a missing one."""
+    each = {name: [row[name] for row in rows] for name in SCHEMA if name not in same}
+    found = pl.DataFrame(each, schema={name: SCHEMA[name] for name in each})
+    alike = [pl.lit(value, dtype=SCHEMA[name]).alias(name) for name, value in same.items()]
+    return found.with_columns(alike).select(*SCHEMA)
 
 
 def final_step(steps: Sequence[str]) -> str:
@@ -78,10 +82,8 @@ def final_step(steps: Sequence[str]) -> str:
 
 def at_end(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows of every cell at the end of its chain."""
-    ends = [
-        (cell, final_step(part["step"].unique().to_list()))
-        for (cell,), part in frame.group_by("cell", maintain_order=True)
-    ]
+    steps = frame.group_by("cell", maintain_order=True).agg(pl.col("step").unique())
+    ends = [(cell, final_step(own)) for cell, own in steps.iter_rows()]
     names = {"cell": pl.String, "step": pl.String}
     return frame.join(pl.DataFrame(ends, schema=names, orient="row"), on=list(names), how="semi")
 
@@ -94,7 +96,8 @@ def columns(frame: pl.DataFrame, metrics: Sequence[str]) -> list[Column]:
     steps = frame["step"].unique().to_list()
     known = [step for step in (*_STEP_TITLES,) if step in steps]
     found = [Column(s, "aji") for s in [*known, *sorted(filter(_round, steps), key=_round)]]
-    ends = {final_step(part["step"].unique().to_list()) for _, part in frame.group_by("level")}
+    own = frame.group_by("level").agg(pl.col("step").unique())["step"]
+    ends = {final_step(steps) for steps in own.to_list()}
     one_end = len(ends) == 1 and FINAL not in ends
     final = [Column(FINAL, m) for m in metrics if not (m == "aji" and one_end)]
     return found + final
@@ -112,8 +115,8 @@ def measured(frame: pl.DataFrame) -> pl.DataFrame:
 
 def by_metric(frame: pl.DataFrame) -> dict[str, dict[tuple[str, int], float]]:
     """Metric -> (image, random seed) -> value, of one level on one data set at one step."""
-    values: dict[str, dict[tuple[str, int], float]] = {}
-    found = measured(frame).select("metric", "image", "seed", "value")
-    for metric, image, seed, value in found.iter_rows():
-        values.setdefault(metric, {})[image, seed] = value
-    return values
+    parts = measured(frame).partition_by("metric", as_dict=True)
+    return {
+        metric: dict(zip(zip(own["image"], own["seed"], strict=True), own["value"], strict=True))
+        for (metric,), own in parts.items()
+    }
