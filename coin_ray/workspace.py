@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 from pathlib import Path, PosixPath
+
+
+def for_group(folder: Path) -> None:
+    """Where a folder has the setgid bit, let this process make files and folders that its group can
+    write: a workspace that several users share."""
+    with contextlib.suppress(FileNotFoundError):
+        if folder.stat().st_mode & stat.S_ISGID:
+            os.umask(os.umask(0o077) & ~0o070)
 
 
 class Workspace(PosixPath):

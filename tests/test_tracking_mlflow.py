@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +27,11 @@ from coin_ray.errors import UserError
 from coin_ray.events import events
 from coin_ray.events.tracked import Table
 from coin_ray.pipeline.settings import Cell, dotted_fields
+from coin_ray.tracking import mlflow_writer
+from coin_ray.tracking import tracker as tracker_module
 from coin_ray.tracking.describe import cell_digest, describe_cells, describe_study, study_event
 from coin_ray.tracking.lines import Line
-from coin_ray.tracking.mlflow_store import connect, locked, study_runs, tracking_uri
+from coin_ray.tracking.mlflow_store import CELL_TAG, connect, locked, study_runs, tracking_uri
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.tracking.records import name as key
@@ -237,7 +241,7 @@ def test_a_crash_at_any_call_leaves_what_an_uninterrupted_run_leaves(
         path = tmp_path / f"{study_id}.jsonl"
         path.write_text(recorded.replace("whole", f"crash{calls}"))
         writer = MlflowWriter(workspace, study_id)
-        writer._connect()
+        writer.open()
         writer._client = Crashing(writer._client, calls, late)
         try:
             Replay(path, writer).run()
@@ -573,3 +577,86 @@ def test_a_database_that_could_not_be_made_whole_is_made_by_the_next(
     monkeypatch.setattr(mlflow, "MlflowClient", real)
     assert connect(workspace, tracking_uri(workspace)).search_experiments()
     assert [path.name for path in workspace.glob("*.db")] == ["mlflow.db"]
+
+
+class Watched:
+    """A client that tells its calls, and in which threads they came."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.calls = client, Counter[str]()
+        self.threads: set[int] = set()
+
+    def __getattr__(self, method: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[method] += 1
+            self.threads.add(threading.get_ident())
+            return getattr(self.client, method)(*args, **kwargs)
+
+        return call
+
+
+def finished_cells(path: Path, digest: str, levels: tuple[str, ...]) -> Replay:
+    """A replay of the journal of a run that nobody has written to MLflow."""
+    tracker = Tracker(path, info(digest, levels=levels), uri=AWAY, warn=lambda text: None)
+    for event in run_events(path / "files", levels=levels):
+        tracker.record(event)
+    tracker.close()
+    return Replay(tracker._journal.path, MlflowWriter(path, tracker.study))
+
+
+def test_a_cell_is_written_by_as_many_calls_whatever_else_is_there(tmp_path: Path) -> None:
+    """It was looked for among all runs of its study, and its values were read back."""
+    calls = []
+    for number in (2, 12):
+        levels = ("mae", *(f"other {i}" for i in range(number - 1)))
+        replay = finished_cells(tmp_path / str(number), str(number), levels)
+        replay.writer.open()
+        watched = replay.writer._client = Watched(replay.writer._client)
+        assert replay.run() == number + 1
+        calls.append(watched.calls)
+    each = {method: (calls[1][method] - calls[0][method]) / 10 for method in calls[1]}
+    assert each.pop("log_batch") <= 2
+    assert each == {
+        **dict.fromkeys(("search_runs", "create_run", "set_terminated"), 1),
+        **dict.fromkeys(("log_artifacts", "log_artifact"), 1),
+        **dict.fromkeys(set(each) - {"search_runs", "create_run", "set_terminated",
+                                     "log_artifacts", "log_artifact"}, 0),
+    }  # fmt: skip
+
+
+def test_a_server_takes_several_runs_at_once_and_no_lock(
+    held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drivers of one workspace do not wait for each other where a server orders them."""
+    replay = finished_cells(held / "w", "served", ("mae", *map(str, range(9))))
+    real = connect(held / "mlflow", tracking_uri(held / "mlflow"))
+    watched, both = Watched(real), threading.Barrier(2, timeout=60)
+    create = real.create_run
+
+    def together(*args: Any, **options: Any) -> Any:
+        if CELL_TAG in options["tags"] and watched.calls["create_run"] in (2, 3):
+            both.wait()  # for a second one that is on its way
+        return create(*args, **options)
+
+    monkeypatch.setattr(real, "create_run", together)
+    monkeypatch.setattr(mlflow_writer, "connect", lambda *_: watched)
+    monkeypatch.setattr(mlflow_writer, "study_runs", lambda *_: iter(()))
+    monkeypatch.setattr(replay.writer, "uri", "http://served")
+    monkeypatch.setattr(replay.writer, "workspace", held)
+    assert replay.run() == 11 and 1 < len(watched.threads) <= 1 + mlflow_writer.THREADS
+
+
+def test_an_ended_study_waits_no_longer_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "LAST", 0.0)
+    monkeypatch.setattr(Tracker, "_run", lambda self: None)  # it has come to nothing so far
+    said: list[str] = []
+    tracker = Tracker(tmp_path, info("late"), warn=said.append)
+    for event in run_events(tmp_path / "files"):
+        tracker.record(event)
+    assert not tracker.close()
+    (line,) = said
+    assert "3 runs" in line and "within 0 s" in line and "track sync" in line
+    (done,) = sync_journals(tmp_path)
+    assert done.written == 3

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 from coin_ray import cli
+from coin_ray.api.studies import default_workspace
+from coin_ray.files import write_text
+from coin_ray.store.artifacts import Artifact, Store
+from coin_ray.store.keys import make_key
+from coin_ray.tracking.journal import Journal
+from coin_ray.tracking.mlflow_store import locked
 from coin_ray.workspace import Workspace
 
 PLACES = [name for name, found in vars(Workspace).items() if isinstance(found, property)]
@@ -44,3 +56,89 @@ def test_the_command_line_makes_one(
     done = CliRunner().invoke(cli.app, ["status", *option])
     assert done.exit_code == 0, done.output
     assert isinstance(seen[0], Workspace) and seen[0] == tmp_path.resolve() / ".coin-ray"
+
+
+def as_user(number: int, group: int, work: Callable[[], None]) -> int:
+    """Do some work as another user of a group (as root; else as oneself); its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(group)
+                os.setuid(number)
+            os.umask(0o022)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of a group, with the setgid bit, which pytest's own folders are not open enough
+    for."""
+    folder = Path(tempfile.mkdtemp())
+    group = 54321 if os.geteuid() == 0 else os.getgid()
+    os.chown(folder, -1, group)
+    folder.chmod(0o2775)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_two_users_of_a_group_write_one_workspace(shared: Path) -> None:
+    group = shared.stat().st_gid
+    key = make_key("ucis", 1, "tile", {}, {})
+
+    def work(first: bool) -> None:
+        workspace = Workspace(default_workspace(shared))
+        log = Journal(workspace.journal / "study.jsonl")
+        log.append({"event": "Note", "text": str(first)})
+        log.close()
+        write_text(workspace.runs / "study" / "sweep.json", str(first))
+        store = Store(workspace.store)
+        if not first:  # the other's artifact is used, goes, and is made again
+            assert store.load(key)
+            store.discard(store.folder(key))
+        store.get(key, Artifact)
+        with locked(workspace):
+            assert workspace.tracker_lock.is_file()
+
+    assert as_user(60001, group, lambda: work(True)) == 0
+    assert as_user(60002, group, lambda: work(False)) == 0
+    lines = (shared / "journal" / "study.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["True", "False"]
+    assert (shared / "runs" / "study" / "sweep.json").read_text() == "False"
+    for path in shared.rglob("*"):
+        assert path.stat().st_gid == group and path.stat().st_mode & 0o060 == 0o060, path
+
+
+def test_a_folder_of_ones_own_stays_so(shared: Path) -> None:
+    shared.chmod(0o775)
+
+    def work() -> None:
+        write_text(Workspace(default_workspace(shared)).runs / "a" / "b.json", "")
+
+    assert as_user(os.geteuid(), os.getegid(), work) == 0
+    assert (shared / "runs" / "a" / "b.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_both_drivers_write_at_once(shared: Path) -> None:
+    """Lines of two processes do not mix, and neither waits for the other to end."""
+    group, path = shared.stat().st_gid, shared / "journal" / "study.jsonl"
+
+    def work() -> None:
+        log = Journal(Workspace(default_workspace(shared)).journal / "study.jsonl")
+        for i in range(50):
+            log.append({"event": "Note", "text": f"{i} " + "x" * 5000})
+
+    codes: list[int] = []
+    other = threading.Thread(target=lambda: codes.append(as_user(60001, group, work)))
+    other.start()
+    codes.append(as_user(60002, group, work))
+    other.join()
+    assert codes == [0, 0]
+    lines = path.read_text().splitlines()
+    assert len(lines) == 100 and all(json.loads(line)["event"] == "Note" for line in lines)

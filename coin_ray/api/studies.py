@@ -18,6 +18,7 @@ from coin_ray.study.command_line import Request
 from coin_ray.study.datasets import read_data
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.study import resolve
+from coin_ray.workspace import for_group
 
 if TYPE_CHECKING:
     from coin_ray.data.label_files import Binary
@@ -111,6 +112,7 @@ def default_workspace(given: PathLike | None = None) -> Path:
         )
     if not safe.is_text(str(found)):
         raise UserError(NOT_TEXT, where=safe.printable(str(found)), do=RENAME)
+    for_group(found)
     return found
 
 

@@ -30,7 +30,7 @@ from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
 from coin_ray.study.resolved import StudyCell, Until
 from coin_ray.training.world import World
-from coin_ray.workspace import Workspace
+from coin_ray.workspace import Workspace, for_group
 
 SAY = 5.0
 """Seconds between two signs of life of a training."""
@@ -104,6 +104,7 @@ def with_rounds(config: Cell, rounds: int) -> Cell:
 
 def open_cell(spec: CellSpec) -> CellRun:
     """The cell as an object, in whatever process this is."""
+    for_group(spec.workspace)
 
     def done(key: Key, seconds: float) -> None:
         spec.emit(StageFinished, stage=key.stage, image=key.name, seconds=seconds, key=key.digest)

@@ -60,7 +60,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A link in a workspace from elsewhere could lead to any file of the user's.
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        return os.open(self.path, flags, 0o644)
+        return os.open(self.path, flags, 0o666)
 
     def close(self) -> None:
         """Close the file; the next ``append`` opens it again."""

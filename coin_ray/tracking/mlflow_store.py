@@ -22,6 +22,8 @@ EXPERIMENT = "coin-ray"
 """File of the tracker in a workspace that has no server."""
 STUDY_TAG = "coin_ray.study"
 """Tag of every run: the identity of its study."""
+CELL_TAG = "coin_ray.cell"
+"""Tag of a cell's run: the cell's digest."""
 VIEW = "coin-ray"
 """Name of the table view that the experiment carries: one row a cell, and no tree, which could not
 be sorted or filtered by factor."""
@@ -97,6 +99,8 @@ def connect(workspace: Path, uri: str) -> Any:
             # Half of its tables, after a kill or on a full disk, could never be opened again.
             with whole(Workspace(workspace).database) as part:
                 MlflowClient(tracking_uri=_address(part.resolve()))
+                # SQLite makes it 0644, whatever the umask.
+                part.chmod(Workspace(workspace).tracker_lock.stat().st_mode & 0o666)
         return MlflowClient(tracking_uri=uri)
 
 
@@ -120,20 +124,34 @@ def ensure_experiment(client: Any, name: str, workspace: Path | None) -> str:
     return str(found.experiment_id)
 
 
-def study_runs(client: Any, experiment_id: str, study: str) -> Iterator[Run]:
-    """Every active run of a study, newest first: of two with one identity the oldest comes last."""
+def study_runs(client: Any, experiment_id: str, study: str, cell: str = "") -> Iterator[Run]:
+    """Every active run of a study, or of a cell of it alone, newest first: of two with one identity
+    the oldest comes last."""
+    wanted = {STUDY_TAG: study} | ({CELL_TAG: cell} if cell else {})
+    asked = " AND ".join(f"tags.`{tag}` = {safe.literal(is_)}" for tag, is_ in wanted.items())
     token = None
     while True:
         page = client.search_runs(
             [experiment_id],
-            filter_string=f"tags.`{STUDY_TAG}` = {safe.literal(study)}",
-            order_by=["attributes.start_time DESC"],
+            filter_string=asked,
+            order_by=["attributes.start_time DESC", "attributes.run_id DESC"],
             page_token=token,
         )
         yield from page
         token = page.token
         if not token:
             return
+
+
+@contextmanager
+def alone(workspace: Path, uri: str) -> Iterator[None]:
+    """One driver of this workspace at a time, where they share a database file; a server has its
+    own order."""
+    if is_server(uri):
+        yield
+    else:
+        with locked(workspace):
+            yield
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coin_ray.tracking.mlflow_store import (
+    CELL_TAG,
     STUDY_TAG,
+    alone,
     connect,
     ensure_experiment,
     experiment_name,
     is_server,
-    locked,
     study_runs,
     tracking_uri,
     unreachable,
@@ -26,9 +27,11 @@ from coin_ray.tracking.records import STUDY, RunRecord
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CELL_TAG, WRITTEN_TAG, PARENT_TAG = "coin_ray.cell", "coin_ray.written", "mlflow.parentRunId"
+WRITTEN_TAG, PARENT_TAG = "coin_ray.written", "mlflow.parentRunId"
 PARAMS, TAGS, METRICS = 100, 100, 800
 """Most entries of a kind in one ``log_batch``: MLflow's limits, and 1000 in all."""
+THREADS = 4
+"""That write to a server at once."""
 
 
 @dataclass
@@ -44,11 +47,12 @@ class _Known:
 
 
 class MlflowWriter:
-    """Writes the runs of one study. One writer a study at a time; not for several threads.
+    """Writes the runs of one study. One writer a study at a time; once it is ``open`` several of
+    its threads may write, a run each.
 
-    ``study`` is the study's identity in the tracker. Nothing is imported or opened before the first
-    ``write``; the database and its schema are made there, under a lock in the workspace, because
-    MLflow's own creation fails when two processes do it at once.
+    ``study`` is the study's identity in the tracker. Nothing is imported or opened before that; the
+    database and its schema are made there, under a lock in the workspace, because MLflow's own
+    creation fails when two processes do it at once.
     """
 
     def __init__(self, workspace: Path, study: str, *, uri: str = "", experiment: str = "") -> None:
@@ -64,23 +68,18 @@ class MlflowWriter:
         self._experiment_id = ""
         self._runs: dict[str, _Known] = {}
 
-    def write(self, record: RunRecord) -> bool:
-        """Bring MLflow's run of ``record`` up to date; false if it was.
+    @property
+    def threads(self) -> int:
+        """How many may write at once: a server answers several, a database file takes one."""
+        return THREADS if is_server(self.uri) else 1
 
-        The parent run must have been written before the first cell. Raises one of
-        :func:`unreachable`; then nothing is assumed about what arrived, the next call asks MLflow.
-        """
-        try:
-            if self._client is None:
-                self._connect()
-            return self._write(record)
-        except unreachable():
-            self._client = None
-            raise
-
-    def _connect(self) -> None:
+    def open(self) -> None:
+        """Connect, if that has not been done or was lost, and ask what is there. Raises one of
+        :func:`unreachable`."""
+        if self._client is not None:
+            return
         client = connect(self.workspace, self.uri)
-        with locked(self.workspace):
+        with alone(self.workspace, self.uri):
             self._experiment_id = ensure_experiment(
                 client, self.experiment, None if is_server(self.uri) else self.workspace
             )
@@ -90,74 +89,62 @@ class MlflowWriter:
         }
         self._client = client
 
-    def _write(self, record: RunRecord) -> bool:
+    def write(self, record: RunRecord) -> bool:
+        """Bring MLflow's run of ``record`` up to date; false if it was.
+
+        The parent run must have been written before the first cell. Raises one of
+        :func:`unreachable`; then nothing is assumed about what arrived, the next call asks MLflow.
+        """
+        try:
+            self.open()
+            return self._write(self._client, record)
+        except unreachable():
+            self._client = None
+            raise
+
+    def _write(self, client: Any, record: RunRecord) -> bool:
         written = record.fingerprint()
         known = self._runs.get(record.run)
         if known is not None and known.tags.get(WRITTEN_TAG) == written:
             return False
         # Of two drivers that write a run at once, the second finds the first one's params.
-        with locked(self.workspace):
+        with alone(self.workspace, self.uri):
             if known is None:
-                known = self._runs[record.run] = self._create(record)
+                known = self._runs[record.run] = self._find_or_create(client, record)
             if known.metrics is None:
-                known.metrics = self._history(known)
-            if record.params.keys() - known.params:
-                known.params |= set(self._client.get_run(known.run_id).data.params)
-            self._log_values(known, record)
-        self._log_artifacts(known, record)
-        self._set_status(known, record)
-        self._client.set_tag(known.run_id, WRITTEN_TAG, written)
-        known.tags[WRITTEN_TAG] = written
+                known.metrics = _history(client, known)
+                known.params |= set(client.get_run(known.run_id).data.params)
+            self._log_artifacts(client, known, record)
+            _set_status(client, known, record)
+            # Tags are what a batch ends with: this one says that all the rest is there.
+            _log_values(client, known, record, {WRITTEN_TAG: written})
         return True
 
-    def _create(self, record: RunRecord) -> _Known:
+    def _find_or_create(self, client: Any, record: RunRecord) -> _Known:
         # Another driver may have made the run since we looked.
-        for run in study_runs(self._client, self._experiment_id, self.study):
-            if run.data.tags.get(CELL_TAG, STUDY) == record.run:
-                return _known(run)
+        if (found := self._oldest(client, record)) is not None:
+            return _known(found)
         tags = {STUDY_TAG: self.study}
         if record.run != STUDY:
             tags |= {CELL_TAG: record.run, PARENT_TAG: self._runs[STUDY].run_id}
-        run = self._client.create_run(
+        run = client.create_run(
             self._experiment_id, start_time=record.start, tags=tags, run_name=record.name
         )
+        if is_server(self.uri):  # where no lock is shared, two may have made it by now
+            found = self._oldest(client, record)
+            if found is not None and found.info.run_id != run.info.run_id:
+                client.delete_run(run.info.run_id)
+                return _known(found)
         return _Known(run.info.run_id, tags={"mlflow.runName": record.name})
 
-    def _history(self, known: _Known) -> dict[tuple[str, int], float]:
-        found = {}
-        for metric in self._client.get_run(known.run_id).data.metrics:
-            history = self._client.get_metric_history(known.run_id, metric)
-            for point in sorted(history, key=lambda p: p.timestamp):
-                found[metric, point.step] = point.value
+    def _oldest(self, client: Any, record: RunRecord) -> Run | None:
+        found = None
+        for run in study_runs(client, self._experiment_id, self.study, record.run):
+            if run.data.tags.get(CELL_TAG, STUDY) == record.run:
+                found = run
         return found
 
-    def _log_values(self, known: _Known, record: RunRecord) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        assert known.metrics is not None
-        # A param can be written once; what may change afterwards is a tag.
-        params = [Param(k, v) for k, v in record.params.items() if k not in known.params]
-        wanted = record.all_tags() | {"mlflow.runName": record.name}
-        tags = [RunTag(k, v) for k, v in wanted.items() if known.tags.get(k) != v]
-        metrics = [
-            Metric(name, value, time, step)
-            for (name, step), (value, time) in record.metrics.items()
-            if known.metrics.get((name, step)) != value
-        ]
-        while params or tags or metrics:
-            self._client.log_batch(
-                known.run_id, metrics=metrics[:METRICS], params=params[:PARAMS], tags=tags[:TAGS]
-            )
-            metrics, params, tags = metrics[METRICS:], params[PARAMS:], tags[TAGS:]
-        for gone in ("failure", "nonfinite"):
-            if gone in known.tags and gone not in wanted:
-                self._client.delete_tag(known.run_id, gone)
-                del known.tags[gone]
-        known.params |= set(record.params)
-        known.tags |= wanted
-        known.metrics |= {key: value for key, (value, _) in record.metrics.items()}
-
-    def _log_artifacts(self, known: _Known, record: RunRecord) -> None:
+    def _log_artifacts(self, client: Any, known: _Known, record: RunRecord) -> None:
         texts = {
             path: text for path, text in record.texts.items() if known.artifacts.get(path) != text
         }
@@ -170,7 +157,7 @@ class MlflowWriter:
                 except (FileExistsError, NotADirectoryError, IsADirectoryError):
                     self.refused.add(f"{path}: another is attached under a part of its name")
             if texts:
-                self._client.log_artifacts(known.run_id, folder)
+                client.log_artifacts(known.run_id, folder)
         known.artifacts |= texts
         for path, file in record.files.items():
             local = self.workspace / file["path"]
@@ -182,17 +169,61 @@ class MlflowWriter:
             if not local.is_file():
                 self.missing.add(str(local))
                 continue
-            self._client.log_artifact(known.run_id, str(local), str(Path(path).parent))
+            client.log_artifact(known.run_id, str(local), str(Path(path).parent))
             known.artifacts[path] = file["digest"]
 
-    def _set_status(self, known: _Known, record: RunRecord) -> None:
-        if record.status == known.status:
-            return
-        if record.end is not None:
-            self._client.set_terminated(known.run_id, record.status, record.end)
-        else:
-            self._client.update_run(known.run_id, status=record.status)
-        known.status = record.status
+
+def _history(client: Any, known: _Known) -> dict[tuple[str, int], float]:
+    found = {}
+    for metric in client.get_run(known.run_id).data.metrics:
+        history = client.get_metric_history(known.run_id, metric)
+        for point in sorted(history, key=lambda p: p.timestamp):
+            found[metric, point.step] = point.value
+    return found
+
+
+def _log_values(client: Any, known: _Known, record: RunRecord, last: dict[str, str]) -> None:
+    """Params, tags and metrics that are new; ``last``: tags of the last batch."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    assert known.metrics is not None
+    # A param can be written once; what may change afterwards is a tag.
+    params = [Param(k, v) for k, v in record.params.items() if k not in known.params]
+    wanted = record.all_tags() | {"mlflow.runName": record.name}
+    tags = [RunTag(k, v) for k, v in wanted.items() if known.tags.get(k) != v]
+    metrics = [
+        Metric(name, value, time, step)
+        for (name, step), (value, time) in record.metrics.items()
+        if known.metrics.get((name, step)) != value
+    ]
+    for gone in ("failure", "nonfinite"):
+        if gone in known.tags and gone not in wanted:
+            client.delete_tag(known.run_id, gone)
+            del known.tags[gone]
+    ending = [RunTag(k, v) for k, v in last.items()]
+    while params or metrics or tags or ending:
+        further = len(params) > PARAMS or len(metrics) > METRICS or len(tags) + 1 > TAGS
+        client.log_batch(
+            known.run_id,
+            metrics=metrics[:METRICS],
+            params=params[:PARAMS],
+            tags=tags[: TAGS - 1] + ([] if further else ending),
+        )
+        metrics, params, tags = metrics[METRICS:], params[PARAMS:], tags[TAGS - 1 :]
+        ending = ending if further else []
+    known.params |= set(record.params)
+    known.tags |= wanted | last
+    known.metrics |= {key: value for key, (value, _) in record.metrics.items()}
+
+
+def _set_status(client: Any, known: _Known, record: RunRecord) -> None:
+    if record.status == known.status:
+        return
+    if record.end is not None:
+        client.set_terminated(known.run_id, record.status, record.end)
+    else:
+        client.update_run(known.run_id, status=record.status)
+    known.status = record.status
 
 
 def _known(run: Run) -> _Known:

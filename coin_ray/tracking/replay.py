@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from coin_ray.tracking.mlflow_store import unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.workspace import Workspace
+
+Late = Callable[[], bool]
 
 
 @dataclass
@@ -31,10 +34,11 @@ class Replay:
     bad: list[str] = field(default_factory=list)
     """Lines that were passed over, and why."""
 
-    def run(self) -> int:
-        """How many runs were written. After one of ``unreachable()`` the rest stays to do."""
+    def run(self, late: Late = lambda: False) -> int:
+        """How many runs were written until it was ``late``, or all. After one of ``unreachable()``
+        the rest stays to do."""
         self.read()
-        return self.write()
+        return self.write(late)
 
     def read(self) -> None:
         """Take in what the journal has since the last time. OSError if it cannot be read."""
@@ -47,14 +51,23 @@ class Replay:
             self.records.setdefault(STUDY, RunRecord(STUDY, name=self.writer.study))
             self.dirty.add(STUDY)
 
-    def write(self) -> int:
-        """How many runs were written. After one of ``unreachable()`` the rest stays to do."""
-        written = 0
-        # The study's run first: it is the parent of the others.
-        for run in sorted(self.dirty, key=lambda run: (run != STUDY, run)):
-            written += self.writer.write(self.records[run])
+    def write(self, late: Late = lambda: False) -> int:
+        """As ``run``, of what has been read."""
+
+        def one(run: str) -> int:
+            if late():
+                return 0
+            written = self.writer.write(self.records[run])
             self.dirty.discard(run)
-        return written
+            return written
+
+        if not self.dirty:
+            return 0
+        self.writer.open()
+        # The study's run first: it is the parent of the others.
+        first = one(STUDY) if STUDY in self.dirty else 0
+        with ThreadPoolExecutor(self.writer.threads) as pool:
+            return first + sum(pool.map(one, sorted(self.dirty)))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from coin_ray.tracking.replay import Replay, journal_path, reason, redacted, stu
 
 PATIENCE = (5.0, 15.0, 60.0)
 """Seconds between attempts while the tracker is away; the last one repeats."""
+LAST = 60.0
+"""Seconds that an ended study waits for its tracker; `coin-ray track sync` does the rest."""
 
 
 class Tracker:
@@ -69,6 +72,7 @@ class Tracker:
         self._news, self._closing = threading.Event(), threading.Event()
         self._writing = threading.Lock()
         self._fault: BaseException | None = None
+        self._end: float | None = None
         self._warned = False
         self._describe(STUDY, describe.study_event(study_info))
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
@@ -114,12 +118,23 @@ class Tracker:
             return self._attempt()
 
     def close(self) -> bool:
-        """Last attempt, then stop; returns as ``sync``. The journal stays for a replay."""
+        """Write on for at most ``LAST`` seconds, then stop; returns as ``sync``. The journal stays
+        for a replay."""
+        self._end = time.monotonic() + LAST
         self._closing.set()
         self._news.set()
         self._thread.join()
         self._journal.close()
-        return self.sync()
+        done = self.sync()
+        if behind := len(self._replay.dirty) if not self._warned else 0:
+            self._warn(
+                f"the tracker {redacted(self.uri)} has not taken {behind} runs within {LAST:g} s; "
+                "`coin-ray track sync` writes them from the journal"
+            )
+        return done and not behind
+
+    def _late(self) -> bool:
+        return self._end is not None and time.monotonic() > self._end
 
     def _run(self) -> None:
         failures = 0
@@ -141,7 +156,7 @@ class Tracker:
 
     def _attempt(self) -> bool:
         try:
-            self._replay.run()
+            self._replay.run(self._late)
         except unreachable() as error:
             if not self._warned:
                 self._warned = True
