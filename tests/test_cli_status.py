@@ -237,3 +237,25 @@ def test_why_of_an_empty_store_and_of_what_is_not_needed(folder: Path) -> None:
 def test_why_of_a_name_that_is_none(folder: Path) -> None:
     done = call("why", "featurs", "s.yaml")
     assert done.exit_code == 2 and "did you mean 'features'?" in done.stderr
+
+
+def test_of_a_journal_only_what_tells_of_a_state_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables and settings of every cell are nearly all of its bytes."""
+    from coin_ray.tracking import journal as journals
+
+    own, read = who(folder, "0.1"), []
+    table = {"event": "Table", "name": "per_image", "rows": [{"aji": 0.5}] * 800}
+    journal(
+        folder,
+        {"event": "StudyStarted", "study": "small", "cells": 3},
+        {"event": "CellStarted", **own},
+        *[{**table, "cell": own["cell"], "run": "r"}] * 5,
+        {"event": "CellFinished", **own, "metrics": {}},
+    )
+    whole = journals._parsed
+    monkeypatch.setattr(journals, "_parsed", lambda line: read.append(len(line)) or whole(line))
+    result = call("status")
+    assert result.exit_code == 0 and "small-mini" in result.output
+    assert len(read) == 4 and max(read) < 1000

@@ -133,3 +133,9 @@ class Tags(Event):
 
     tags: Mapping[str, Any]
     cell: str = ""
+
+
+FOR_RUNS = frozenset(
+    kind for kind, found in Event.KINDS.items() if found.__module__ == __name__
+) - {"StudyDescribed"}
+"""What says nothing about how far a study is: nearly all of a journal's bytes."""

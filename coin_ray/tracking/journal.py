@@ -11,9 +11,10 @@ import fcntl
 import json
 import math
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,21 +98,30 @@ def _write(descriptor: int, line: bytes) -> None:
         raise
 
 
-def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any] | str], int]:
+def read_lines(
+    path: Path, offset: int = 0, skip: Container[str] = ()
+) -> tuple[list[dict[str, Any] | str], int]:
     """The lines from byte ``offset`` on, and the offset to go on from: each a JSON object (of a
-    blank line an empty one), or in words what it is instead, such as torn by a crash.
+    blank line, and of an event of a kind to ``skip``, an empty one), or in words what it is
+    instead, such as torn by a crash.
 
     A last line without its end is left for the next call (it may still be being written). A missing
     file has none.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = data[: data.rfind(b"\n") + 1]
-    return [_parsed(line) for line in whole.split(b"\n")[:-1]], offset + len(whole)
+    found: list[dict[str, Any] | str] = []
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            offset += len(line)
+            kind = _KIND.match(line)
+            skipped = kind is not None and kind[1].decode() in skip
+            found.append({} if skipped else _parsed(line))
+    return found, offset
+
+
+_KIND = re.compile(rb'\{"time": \d+, "event": "(\w+)"')
 
 
 def _parsed(line: bytes) -> dict[str, Any] | str:

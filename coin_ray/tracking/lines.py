@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,10 +43,10 @@ def _envelope() -> TypeAdapter[Line]:
     return TypeAdapter(Line)
 
 
-def read_checked(path: Path, offset: int = 0, number: int = 0) -> Lines:
-    """The lines of a journal from byte ``offset`` on, after ``number`` lines. OSError if the file
-    cannot be read."""
-    found, offset = read_lines(path, offset)
+def read_checked(path: Path, offset: int = 0, number: int = 0, skip: Container[str] = ()) -> Lines:
+    """The lines of a journal from byte ``offset`` on, after ``number`` lines, but for events of
+    kinds to ``skip``. OSError if the file cannot be read."""
+    found, offset = read_lines(path, offset, skip)
     good, bad = [], []
     for number, row in enumerate(found, number + 1):  # noqa: B020  (it is told from here on)
         if row:

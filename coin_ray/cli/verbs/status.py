@@ -14,7 +14,7 @@ from coin_ray.cli.screen.live import STYLES
 from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 from coin_ray.events.state import StudyState
-from coin_ray.events.tracked import StudyDescribed
+from coin_ray.events.tracked import FOR_RUNS, StudyDescribed
 from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def histories(workspace: Workspace) -> dict[str, StudyState]:
     from coin_ray.tracking.lines import read_checked
 
     paths = (path for path in workspace.journal.glob("*.jsonl") if path.is_file())
-    found = [history(read_checked(path).good) for path in paths]
+    found = [history(read_checked(path, skip=FOR_RUNS).good) for path in paths]
     return {name: state for name, state in sorted(found, key=lambda one: one[1].time) if name}
 
 
