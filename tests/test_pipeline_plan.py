@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.pipeline import chain as chain_module
@@ -261,6 +262,8 @@ def test_keys_are_made_for_one_of_the_images_that_are_alike(
         return whole(stage, *rest, **options)
 
     monkeypatch.setattr(chain_module, "make_key", counting)
+    read, digest = list[Image](), Image.digest
+    monkeypatch.setattr(Image, "digest", lambda image: read.append(image) or digest(image))
     keys = []
     for images in (2, 12):
         tiles = generated_samples(tmp_path / f"tiles{images}", images, size=64, seed=0)
@@ -268,6 +271,8 @@ def test_keys_are_made_for_one_of_the_images_that_are_alike(
         cells = [cell({"ot": {"lambda": 0.1 + i}, "infer": {"stain_weight": i}}) for i in range(9)]
         plan = plan_cells(cells, {"d": data}, tmp_path)
         assert plan.stages["transport"].unique == 9 * images
+        assert sorted(image.name for image in read) == sorted(image.name for image in data.train)
+        read.clear()
         keys.append(Counter(made))
         made.clear()
     assert keys[0] == keys[1] and keys[0]["round"] == 9 and keys[0]["features"] == 1

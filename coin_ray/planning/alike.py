@@ -9,7 +9,7 @@ where the store may have some of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from coin_ray.data.dataset import DataSet
@@ -28,14 +28,18 @@ Masks = Mapping[str, Mapping[str, str]]
 """Folder -> name of an image -> content digest of its mask."""
 
 
-def repeated(data: Iterable[DataSet]) -> set[Hashable]:
+Content = Callable[[Image], str]
+"""The digest of an image; of one of a file of many it takes long, and is asked for once."""
+
+
+def repeated(data: Iterable[DataSet], content: Content) -> set[Hashable]:
     """Contents that are there more than once, in one data set or in several, and names that a data
     set has twice: their images stand for themselves."""
     images = [dict.fromkeys([*found.train, *(s.image for s in found.samples)]) for found in data]
-    contents = Counter(image.digest() for own in images for image in own)
+    contents = Counter(content(image) for own in images for image in own)
     names = Counter((number, image.name) for number, own in enumerate(images) for image in own)
     twice = {name for (_, name), times in names.items() if times > 1}
-    return twice | {content for content, times in contents.items() if times > 1}
+    return twice | {found for found, times in contents.items() if times > 1}
 
 
 class Alike(Memo):
@@ -46,11 +50,13 @@ class Alike(Memo):
     one order; what is no image's (a round) stands for itself. Which of a list is said in bits.
     """
 
-    def __init__(self, data: DataSet, masks: Masks, repeated: set[Hashable]) -> None:
+    def __init__(
+        self, data: DataSet, masks: Masks, content: Content, repeated: set[Hashable]
+    ) -> None:
         super().__init__()
         self._trained, self._masks = tuple(data.train), masks
         self._samples = {sample.image: sample for sample in data.samples}
-        self._alike = _alike(data, repeated)
+        self._alike = _alike(data, content, repeated)
         self._place = {
             image: (group[0], i) for group in self._alike.values() for i, image in enumerate(group)
         }
@@ -64,7 +70,7 @@ class Alike(Memo):
             tuple(sample for sample in data.samples if sample.image in self._alike),
         )
         self.content = {
-            first: self._token([image.digest() for image in group])
+            first: self._token([content(image) for image in group])
             for first, group in self._alike.items()
         }.__getitem__
         self.area = {first: sum(areas) for first, areas in self._areas.items()}.__getitem__
@@ -192,14 +198,15 @@ class Alike(Memo):
         return [column[i] for first, i in places for column in own[first]]
 
 
-def _alike(data: DataSet, repeated: set[Hashable]) -> dict[Image, list[Image]]:
+def _alike(data: DataSet, content: Content, repeated: set[Hashable]) -> dict[Image, list[Image]]:
     """Images by the first that they are alike."""
     samples = {sample.image: sample for sample in data.samples}
     groups: dict[Hashable, list[Image]] = {}
+    trained = set(data.train)
     for image in dict.fromkeys([*data.train, *samples]):
-        own = repeated & {image.name, image.digest()}
+        own = repeated & {image.name, content(image)}
         labelled = image in samples and samples[image].has_truth
-        used = image in data.train, image in samples, labelled
+        used = image in trained, image in samples, labelled
         looks = (*used, pixel_scale(image.mpp), image if own else None)
         groups.setdefault(looks, []).append(image)
     return {group[0]: group for group in groups.values()}

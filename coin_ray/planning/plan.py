@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from coin_ray import safe
 from coin_ray.data.dataset import DataSet
+from coin_ray.data.sample import Image
 from coin_ray.errors import UserError
 from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
@@ -255,9 +257,12 @@ def _open_alike(
 ) -> list[Opened]:
     """As ``open_chains``, on the images that stand for all."""
     used = {name: data[name] for name in dict.fromkeys(cell.data.name for cell in cells)}
-    again = repeated(used.values())
+    content = functools.cache(Image.digest)
+    again = repeated(used.values(), content)
     memos = {
-        name: Alike(found, {path: own for (path, of), own in masks.items() if of == name}, again)
+        name: Alike(
+            found, {path: own for (path, of), own in masks.items() if of == name}, content, again
+        )
         for name, found in used.items()
     }
     opened = []
