@@ -24,7 +24,9 @@ def study(levels: tuple[str, ...] = LEVELS, seeds: tuple[int, ...] = (0,)) -> Re
             labels={"backbone": level},
             data=data,
             seed=seed,
-            config=Cell.model_validate({"uss": {"family": level}, "rounds": {"count": ROUNDS}}),
+            config=Cell.model_validate(
+                {"uss": {"family": level if level in LEVELS else "mae"}, "rounds": {"count": ROUNDS}}
+            ),
             key_label=f"{level}-tiles-{seed}",
         )
         for seed in seeds
