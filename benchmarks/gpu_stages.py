@@ -248,25 +248,25 @@ def student(sizes: Sizes, **settings: Any) -> Student:
     return Student(**chosen)
 
 
-def rounds(sizes: Sizes, device: str, workers: int, **settings: Any) -> Any:
+def rounds(sizes: Sizes, device: str, **settings: Any) -> Any:
     pixels = image(sizes.tile)
     labels = (np.hypot(*(np.mgrid[: sizes.tile, : sizes.tile] % 40 - 20)) < 9).astype(np.int32)
     pseudo = PseudoLabels(labels, np.zeros(labels.shape, dtype=bool))
-    world = World(device=device, workers=workers)
+    world = World(device=device)
     return train_round([(pixels, pseudo)], student(sizes, **settings), world=world)[1]
 
 
 def step_check(sizes: Sizes, device: str) -> tuple[bool, str]:
     """The loss of the first step: later ones magnify any rounding."""
-    found, expected = (np.array(rounds(sizes, place, 0)["loss"][:1]) for place in (device, "cpu"))
+    found, expected = (np.array(rounds(sizes, place)["loss"][:1]) for place in (device, "cpu"))
     return near(found, expected, 1e-2)
 
 
 def step(sizes: Sizes, device: str) -> tuple[Run, Run]:
-    workers, fast = 0 if device == "cpu" else 4, precision(device)
+    fast = precision(device)
     return (
-        lambda: rounds(sizes, device, workers, precision=fast).seconds,
-        lambda: rounds(sizes, device, 0, channels_last=False).seconds,
+        lambda: rounds(sizes, device, precision=fast).seconds,
+        lambda: rounds(sizes, device, channels_last=False).seconds,
     )
 
 

@@ -7,7 +7,8 @@ that autograd runs.
 
 torch's FakeTensorMode raises for an operation over two devices. Added here: ``.numpy()`` of a fake
 CUDA tensor raises, and a product or convolution of two floating dtypes; what Python asks a tensor
-for (``.item()``, ``bool()``, the places of a boolean mask) is made up and counted. bf16 casts in
+for (``.item()``, ``bool()``, the places of a boolean mask) is made up and counted, and so is a copy
+to the card that says nothing of ``non_blocking``, which waits for it too. bf16 casts in
 an autocast are not proven: it is off in a CPU build.
 """
 
@@ -144,6 +145,18 @@ def patch() -> None:
             WAITS[_where()] += 1
         return cpu(self, *options, **named)
 
+    def fake_to(self: torch.Tensor, *where: Any, **options: Any) -> torch.Tensor:
+        out = to(self, *where, **options)
+        if _on_card(out) and not _on_card(self) and not options.get("non_blocking"):
+            WAITS[_where()] += 1
+        return out
+
+    def fake_made(*content: Any, **options: Any) -> torch.Tensor:
+        out = made(*content, **options)
+        if _on_card(out):
+            WAITS[_where()] += 1
+        return out
+
     def masks(self: torch.Tensor, index: Any) -> bool:
         mask = isinstance(index, FakeTensor) and index.dtype == torch.bool
         if mask and _on_card(self):
@@ -175,6 +188,9 @@ def patch() -> None:
     getitem, tensor.__getitem__ = tensor.__getitem__, fake_getitem
     setitem, tensor.__setitem__ = tensor.__setitem__, fake_setitem
     cpu, tensor.cpu = tensor.cpu, fake_cpu
+    to, tensor.to = tensor.to, fake_to
+    made, torch.tensor = torch.tensor, fake_made
+    tensor.pin_memory = lambda self: self
     tensor.numpy, tensor.item, tensor.__bool__, tensor.tolist = (
         fake_numpy, fake_item, fake_truth, fake_tolist
     )  # fmt: skip
@@ -187,6 +203,7 @@ def patch() -> None:
     files.save_file = lambda tensors, path: Path(path).touch()
     cuda: Any = torch.cuda
     cuda.is_bf16_supported = lambda including_emulation=True: True
+    cuda.mem_get_info = lambda device=None: (2**30, 2**30)
     random: Any = torch.random
     random.fork_rng = lambda *places, **options: contextlib.nullcontext()
 

@@ -18,6 +18,8 @@ def waits() -> None:
     x = card()
     _ = x.sum().item(), bool(x.any()), x.cpu().numpy(), x[x > 0]
     x[x < 0] = 1
+    _ = torch.ones(2).to("cuda:0"), torch.tensor([1.0], device="cuda:0")
+    _ = torch.ones(2).to("cuda:0", non_blocking=True)  # waits for nothing
 
 
 def times(other: torch.Tensor) -> Any:

@@ -15,6 +15,7 @@ from benchmarks.gpu_stages import SMALL, STAGES, Stage
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.confidence.small import SmallSegmenter
 from coin_ray.confidence.small_model import SmallSam
+from coin_ray.distillation import augment
 from coin_ray.distillation.inference import predict_probability
 from coin_ray.distillation.network import build_student, student_from_weights
 from coin_ray.distillation.settings import Infer, Student
@@ -39,7 +40,7 @@ from coin_ray.weights.modules import to_arrays
 from coin_ray.weights.registry import entry
 from tests.test_confidence_sam import tiny_sam
 
-CUDA = World(device="cuda:0", workers=1)
+CUDA = World(device="cuda:0")
 STEPS = 2
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (96, 80, 3), dtype=np.uint8)
@@ -87,9 +88,11 @@ def segmenter(build: Callable[[], Any]) -> None:
     assert len(model.decode(embedding, POINTS, IMAGE.shape[:2])) == len(POINTS)
 
 
-def student(**settings: Any) -> None:
-    """Two rounds, the second from the first's weights, as in a cell."""
+def student(resident: float = augment.RESIDENT, **settings: Any) -> None:
+    """Two rounds, the second from the first's weights, as in a cell; of data on the card if that is
+    ``resident`` of its memory or less."""
     chosen = Student(**{**STUDENT, **settings})
+    augment.RESIDENT = resident
     pseudo = PseudoLabels(INSIDE.astype(np.int32), np.zeros_like(INSIDE))
     weights, _ = train_round([(IMAGE, pseudo)], chosen, world=CUDA)
     _, log = train_round([(IMAGE, pseudo)], chosen, round_index=2, initial=weights, world=CUDA)
@@ -170,10 +173,17 @@ PATHS: dict[str, Callable[[], Any]] = {
     ),
     "small segmenter": partial(segmenter, small_segmenter),
     "student unet": partial(student, arch="unet", edge=True),
+    "student unet, data beside the card": partial(student, 0.0, arch="unet", rotate=True),
     "student unet, plain layout": partial(student, arch="unet", edge=False, channels_last=False),
     "student deeplab": partial(student, arch="deeplabv3plus"),
     "student deeplab, bf16, canny": partial(
-        student, arch="deeplabv3plus", precision="bf16", edge_target="canny", optimiser="adamw"
+        student,
+        arch="deeplabv3plus",
+        precision="bf16",
+        edge_target="canny",
+        optimiser="adamw",
+        stain_jitter=0.1,
+        hue_jitter=0.1,
     ),
     "inference unet, tiles": partial(inference, "unet", scales=(1.0, 1.5), tile=64),
     "inference deeplab": partial(inference, "deeplabv3plus", scales=(1.0, 0.5), hflip=True),

@@ -1,18 +1,20 @@
-"""Crops keep image and targets aligned; the batch does not depend on the number of workers."""
+"""Crops keep image and targets aligned, and are those of the literal way; a batch does not depend
+on the number of workers."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from coin_ray.distillation import sampling
-from coin_ray.distillation.augment import sample_crop
+from coin_ray.distillation import augment, sampling
+from coin_ray.distillation.augment import Tiles, make_batch, placed_tiles
 from coin_ray.distillation.settings import Student
 from coin_ray.distillation.targets import PseudoLabels, edge_target
-from coin_ray.training.draws import Arrays, drawn_ahead
+from tests.literal_crops import sample_crop
 
 
 def cropped(
@@ -21,9 +23,14 @@ def cropped(
     rng: np.random.Generator,
     contours: np.ndarray | None = None,
     **student: Any,
-) -> Any:
+) -> list[np.ndarray]:
     """A crop without turns and jitter unless ``student`` says so."""
-    return sample_crop(image, pseudo, rng, Student(**{"color_jitter": 0.0} | student), contours)
+    chosen = Student(**{"color_jitter": 0.0} | student)
+    drawn = sampling.draw_crop(0, pseudo.label_map, rng, chosen)
+    tiles = placed_tiles([(image, pseudo)], chosen, torch.device("cpu"))
+    if contours is not None:
+        tiles = replace(tiles, lines=[augment._counted(contours)])
+    return [part[0].numpy() for part in make_batch(tiles, [drawn], chosen)]
 
 
 def coded(height: int = 150, width: int = 130) -> tuple[np.ndarray, PseudoLabels]:
@@ -151,23 +158,69 @@ def test_stain_jitter_changes_the_colours() -> None:
     assert not np.array_equal(crop[..., 0] == 250, foreground)
 
 
-def test_worker_count_only_shards_the_batch() -> None:
-    def draw(index: int, rng: np.random.Generator) -> Arrays:
-        return (np.array([index]), rng.random(3))
+BOTH = [coded(), coded(70, 150)]
+STUDENTS: list[dict[str, Any]] = [
+    {"scale": (1.0, 1.0), "edge_target": "boundary"},
+    {"scale": (0.5, 2.0), "rotate": True, "hue_jitter": 0.3},
+    {"scale": (0.7, 1.4), "rotate": True, "stain_jitter": 0.2, "edge_target": "boundary"},
+    {"scale": (0.4, 0.5), "rotate": True, "color_jitter": 0.0},
+]
 
-    def batch(rank: int, world: int, pool: ThreadPoolExecutor | None = None) -> Arrays:
+
+@pytest.mark.parametrize("options", STUDENTS)
+def test_a_batch_is_what_the_literal_way_cuts_one_by_one(options: dict[str, Any]) -> None:
+    """The same bytes, but for one level where the last bit of an exponential decides."""
+    student = Student(**{"crop": 96, "batch": 24, "edge_target": "canny"} | options)
+    tiles = placed_tiles(BOTH, student, torch.device("cpu"))
+    maps = [pseudo.label_map for _, pseudo in BOTH]
+    drawn = sampling.draw_crops(maps, student, (3, 2), 5, range(24))
+    assert {crop.image for crop in drawn} == {0, 1}
+    literal = [
+        sample_crop(
+            *BOTH[crop.image],
+            sampling.crop_generator((3, 2), 5, index),
+            student,
+            augment.canny_target(maps[crop.image]) if tiles.lines else None,
+        )
+        for index, crop in enumerate(drawn)
+    ]
+    images, *targets = (part.numpy() for part in make_batch(tiles, drawn, student))
+    expected, *wanted = (np.stack(parts) for parts in zip(*literal, strict=True))
+    differs = np.abs(images.astype(int) - expected)
+    assert differs.max() <= (1 if student.stain_jitter else 0) and (differs > 0).mean() < 1e-4
+    assert all(np.array_equal(a, b) for a, b in zip(targets, wanted, strict=True))
+
+
+def test_data_that_lies_on_the_device_gives_the_same_batch() -> None:
+    student = Student(crop=96, batch=8, edge_target="canny", rotate=True, stain_jitter=0.1)
+    tiles = placed_tiles(BOTH, student, torch.device("cpu"))
+    layers = (tiles.pixels, tiles.labels, tiles.ignore, tiles.lines)
+    there = Tiles(tiles.device, *([torch.tensor(one) for one in layer] for layer in layers))
+    maps = [pseudo.label_map for _, pseudo in BOTH]
+    drawn = sampling.draw_crops(maps, student, (0, 1), 0, range(8))
+    pairs = zip(make_batch(there, drawn, student), make_batch(tiles, drawn, student), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("size", [(60, 52), (150, 130), (97, 84), (300, 260)])
+def test_a_device_resamples_as_pillow_does(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (150, 130, 3), dtype=np.uint8)
+    ours = augment.resampled(torch.tensor(noise), *size).numpy()
+    differs = np.abs(ours - augment._resized(torch.tensor(noise), *size).numpy().astype(int))
+    assert differs.max() <= 1 and (differs > 0).mean() < 1e-3
+
+
+def test_worker_count_only_shards_the_batch() -> None:
+    student = Student(crop=64, batch=6, rotate=True)
+    maps = [pseudo.label_map for _, pseudo in BOTH]
+
+    def batch(rank: int, world: int) -> list[str]:
         share = range(rank, 6, world)
-        return sampling.draw_batch(draw, 4, (7, 2), 5, batch=6, share=share, pool=pool)
+        return [repr(crop) for crop in sampling.draw_crops(maps, student, (7, 2), 5, share)]
 
     whole = batch(0, 1)
-    parts = [batch(rank, 2) for rank in range(2)]
-    for k in range(2):
-        merged = np.empty_like(whole[k])
-        merged[0::2], merged[1::2] = parts[0][k], parts[1][k]
-        assert np.array_equal(merged, whole[k])
-    with ThreadPoolExecutor(3) as pool:
-        assert all(np.array_equal(a, b) for a, b in zip(whole, batch(0, 1, pool), strict=True))
-    assert len(np.unique(whole[1])) == 18  # every crop has a stream of its own
+    assert whole[0::2] == batch(0, 2) and whole[1::2] == batch(1, 2)
+    assert len(set(whole)) == 6  # every crop has a stream of its own
 
 
 def test_seed_round_and_step_each_change_the_draws() -> None:
@@ -188,15 +241,3 @@ def test_images_come_in_shuffled_passes() -> None:
     passes = [[sampling.image_index((0, 1), 5 * lap + i, 5) for i in range(5)] for lap in range(6)]
     assert all(sorted(one) == list(range(5)) for one in passes)
     assert len({tuple(one) for one in passes}) > 1
-
-
-def test_drawing_ahead_gives_the_same_batches() -> None:
-    def draw_step(step: int, pool: ThreadPoolExecutor | None) -> Arrays:
-        return (np.full(2, step),)
-
-    for workers in (0, 2):
-        for first in (0, 2):  # a training that goes on begins in the middle
-            with drawn_ahead(draw_step, 4, workers) as take:
-                assert [take(s)[0].tolist() for s in range(first, 4)] == [
-                    [s, s] for s in range(first, 4)
-                ]

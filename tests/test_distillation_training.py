@@ -97,7 +97,7 @@ def test_same_arguments_give_the_same_bytes_and_leave_the_global_generator_alone
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
     np.random.default_rng(1).random()
-    again = trained(iterations=3, seed=4, world=World(workers=2))
+    again = trained(iterations=3, seed=4)
     assert same(first[0], again[0]) and first[1] == again[1]
     other = trained(iterations=3, seed=5)
     assert not same(first[0], other[0])
@@ -149,13 +149,11 @@ def test_segmentation_weight_counts() -> None:
 
 
 def test_edges_may_be_those_of_canny_found_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coin_ray.distillation import training
+    from coin_ray.distillation import augment
 
     found: list[int] = []
-    original = training.canny_target
-    monkeypatch.setattr(
-        training, "canny_target", lambda labels: found.append(1) or original(labels)
-    )
+    original = augment.canny_target
+    monkeypatch.setattr(augment, "canny_target", lambda labels: found.append(1) or original(labels))
     _, boundary = trained(iterations=2)
     _, canny = trained(iterations=2, edge_target="canny")
     assert len(found) == len(TILES)
@@ -166,8 +164,9 @@ def test_edges_may_be_those_of_canny_found_once_an_image(monkeypatch: pytest.Mon
 
 
 def test_the_memory_layout_changes_rounding_only() -> None:
-    last, _ = trained(iterations=2, channels_last=True)
-    first, _ = trained(iterations=2, channels_last=False)
+    # By SGD: AdamW's first steps are as long for a gradient of rounding errors as for any.
+    last, _ = trained(iterations=2, channels_last=True, optimiser="sgd")
+    first, _ = trained(iterations=2, channels_last=False, optimiser="sgd")
     assert all(np.allclose(first[k], last[k], atol=1e-4) for k in last)
 
 
@@ -306,10 +305,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         trained(checkpoint=kept, progress=break_off, **how)
     torch.manual_seed(9)  # where the generators stand is no matter
     steps: list[int] = []
-    workers = World(workers=2)
-    resumed = trained(
-        checkpoint=kept, world=workers, progress=lambda step, *_: steps.append(step), **how
-    )
+    resumed = trained(checkpoint=kept, progress=lambda step, *_: steps.append(step), **how)
     assert steps == [5, 6]
     assert same(resumed[0], whole[0]) and resumed[1] == whole[1]
 

@@ -327,10 +327,15 @@ def test_the_command_trains_a_backbone(tmp_path, monkeypatch):
         str(tmp_path),
         "--steps",
         "3",
+        "--batch",
+        "64",
+        "--lr",
+        "0.002",
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     asked = called["asked"]
     assert (called["family"], asked.steps, asked.minutes) == ("mae", 3, None)
+    assert (asked.batch, asked.lr) == (64, 0.002)
     assert called["data"] == [tmp_path]
     assert "loss 2.0000 -> 1.0000" in result.output

@@ -77,8 +77,10 @@ class SmallSam(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, 256, 256) RGB in [0, 1] -> (B, C, 32, 32)."""
-        mean = torch.tensor(MEAN, device=images.device)[:, None, None]
-        std = torch.tensor(STD, device=images.device)[:, None, None]
+        mean, std = (
+            torch.tensor(values)[:, None, None].to(images.device, non_blocking=True)
+            for values in (MEAN, STD)
+        )
         return self.image_encoder((images - mean) / std)
 
     def neighbourhoods(
@@ -92,8 +94,9 @@ class SmallSam(nn.Module):
         """
         padded = functional.pad(embedding, (REACH, REACH, REACH, REACH)).permute(0, 2, 3, 1)
         token = (points_yx / PATCH).floor().long()
-        limit = torch.tensor(embedding.shape[-2:], device=token.device) - 1
-        token = torch.minimum(token.clamp(min=0), limit)
+        height, width = embedding.shape[-2:]
+        row, column = token[:, 0].clamp(0, height - 1), token[:, 1].clamp(0, width - 1)
+        token = torch.stack([row, column], dim=1)
         steps = torch.arange(2 * REACH, device=token.device)
         rows, columns = token[:, :1] + steps, token[:, 1:] + steps
         tokens = padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -105,9 +108,16 @@ class SmallSam(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Three masks a point: logits (N, 3, 40, 40), 2 px each, and predicted IoU (N, 3)."""
         with torch.autocast(tokens.device.type, enabled=False):  # sines need more than 8 bits
-            labels = torch.ones(len(points_xy), 1, device=tokens.device)
-            sparse, dense = self.prompt_encoder((points_xy.float()[:, None], labels), None, None)
-            place = self.prompt_encoder.get_dense_pe()
+            # What the encoder does for a point on an object, without the masks by which it tells
+            # points apart: a GPU would be waited for.
+            encoder = self.prompt_encoder
+            points = points_xy.float()[:, None] + 0.5
+            point = encoder.pe_layer.forward_with_coords(points, encoder.input_image_size)
+            point = point + encoder.point_embeddings[1].weight
+            none = encoder.not_a_point_embed.weight.expand(len(points), 1, -1)
+            sparse = torch.cat([point, none], dim=1)
+            dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+            place = encoder.get_dense_pe()
         # The decoder repeats one image for all prompts; here each prompt has its own tokens, which
         # the dense prompt carries, and the repeated image is zero.
         return self.mask_decoder(

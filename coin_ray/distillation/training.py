@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from coin_ray.distillation import network, optimisation, sampling
-from coin_ray.distillation.augment import Image, sample_crop
-from coin_ray.distillation.canny import canny_target
+from coin_ray.distillation.augment import Image, make_batch, placed_tiles
 from coin_ray.distillation.losses import segmentation_loss
 from coin_ray.distillation.settings import Student
 from coin_ray.distillation.targets import PseudoLabels
@@ -58,24 +55,12 @@ def train_round(
     least = 2 if student.arch == "deeplabv3plus" else 1  # its batch norm sees one value a sample
     share = world.share(student.batch, least, f"at least {least} crops", "student.batch")
     world = replace(world, precision=student.precision, deterministic=student.deterministic)
-    place, device = (seed, round_index), torch.device(world.device)
-    contours = [
-        canny_target(pseudo.label_map) if student.edge and student.edge_target == "canny" else None
-        for _, pseudo in tiles
-    ]
+    place = (seed, round_index)
+    label_maps = [pseudo.label_map for _, pseudo in tiles]
+    data = placed_tiles(tiles, student, torch.device(world.device))
 
-    def draw(index: int, rng: np.random.Generator) -> draws.Arrays:
-        return sample_crop(*tiles[index], rng, student, contours[index])
-
-    def draw_step(step: int, pool: ThreadPoolExecutor | None) -> draws.Arrays:
-        return sampling.draw_batch(
-            draw, len(tiles), place, step, batch=student.batch, share=share, pool=pool
-        )
-
-    with (
-        draws.seeded(world.device, sampling.network_seed(place, -1, 0)),  # alike on every worker
-        draws.drawn_ahead(draw_step, student.iterations, world.workers) as batch,
-    ):
+    # Alike on every worker.
+    with draws.seeded(world.device, sampling.network_seed(place, -1, 0)):
         bare = network.build_student(student, pretrained=initial is None)
         if initial is not None:
             load_arrays(bare, initial)
@@ -84,9 +69,13 @@ def train_round(
         average = Average(bare, student.ema)
 
         def losses_of(step: int, done: float) -> dict[str, Tensor]:
-            arrays = batch(step)
+            crops = sampling.draw_crops(label_maps, student, place, step, share)
+            images, *targets = make_batch(data, crops, student)
+            images = images.permute(0, 3, 1, 2)  # (B, H, W, 3) read as NCHW is channels-last
+            if not student.channels_last:
+                images = images.contiguous()
             torch.manual_seed(sampling.network_seed(place, step, world.rank))
-            return _losses(forward, *_tensors(arrays, device, student.channels_last))
+            return _losses(forward, images, *targets)
 
         training = Training(
             bare,
@@ -117,9 +106,3 @@ def _losses(
         for logits, (name, target) in zip(outputs, targets.items(), strict=True)
         if logits is not None
     }
-
-
-def _tensors(arrays: draws.Arrays, device: torch.device, channels_last: bool) -> list[Tensor]:
-    image, *targets = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
-    image = image.permute(0, 3, 1, 2)  # (B, H, W, 3) read as NCHW is channels-last
-    return [image if channels_last else image.contiguous(), *targets]

@@ -6,10 +6,13 @@ Optical density OD = -ln((I + 1) / 256) per channel; a stain is a direction in O
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Image = NDArray[np.uint8]
 FloatMap = NDArray[np.float32]
@@ -141,14 +144,29 @@ def _spread(values: FloatMap) -> tuple[np.float32, float]:
     return np.median(values), max(float(values.std()), 1e-6)
 
 
-def jitter_stain(image: Image, rng: np.random.Generator, *, sigma: float) -> Image:
-    """The image as if stained and scanned differently: gain and offset per HED stain.
+def draw_stain(rng: np.random.Generator, *, sigma: float) -> FloatMap:
+    """(4, 3): as if stained and scanned differently. Optical densities times the first three rows,
+    plus the last, are the new ones.
 
-    Gains N(1, sigma), offsets N(0, sigma / 5) OD, after Tellez et al., IEEE TMI 37 (2018).
-    (H, W, 3) uint8 -> same. ``sigma`` >= 0; 0 returns the image up to rounding.
+    Gains N(1, sigma) and offsets N(0, sigma / 5) OD per HED stain, after Tellez et al., IEEE TMI 37
+    (2018).
     """
     gain = np.maximum(rng.normal(1, sigma, 3), 0.1)
     offset = rng.normal(0, sigma / 5, 3)
-    mix = (_UNMIX * gain) @ _HED
-    od = optical_density(image) @ mix.astype(np.float32) + (offset @ _HED).astype(np.float32)
+    return np.concatenate([(_UNMIX * gain) @ _HED, (offset @ _HED)[None]]).astype(np.float32)
+
+
+def jitter_stain(image: Image, rng: np.random.Generator, *, sigma: float) -> Image:
+    """The image (H, W, 3) uint8 with the stains of :func:`draw_stain`; ``sigma`` >= 0, 0 returns it
+    up to rounding."""
+    stain = draw_stain(rng, sigma=sigma)
+    od = optical_density(image) @ stain[:3] + stain[3]
     return np.clip(np.rint(256 * np.exp(-od) - 1), 0, 255).astype(np.uint8)
+
+
+def restained(images: Tensor, stains: Tensor) -> Tensor:
+    """(B, ..., 3) uint8 on any device, each by its (4, 3) of ``stains`` (B, 4, 3)."""
+    od = images.view(len(images), -1, 3).float().add_(1).div_(256).log_().neg_()
+    mixed = stains[:, 3:].baddbmm(od, stains[:, :3])
+    out = mixed.neg_().exp_().mul_(256).sub_(1).round_().clamp_(0, 255)
+    return out.view_as(images).to(images.dtype)

@@ -43,7 +43,10 @@ def build_vit(family: str, **overrides: Any) -> Any:
 def normalise(images: torch.Tensor, family: str) -> torch.Tensor:
     """(B, 3, H, W) RGB in [0, 1] with the registry's mean and deviation taken out."""
     build = entry(f"{family}_mini").build
-    mean, std = (torch.tensor(build[k])[:, None, None] for k in ("mean", "std"))
+    mean, std = (
+        torch.tensor(build[k])[:, None, None].to(images.device, non_blocking=True)
+        for k in ("mean", "std")
+    )
     return (images - mean) / std
 
 
@@ -69,14 +72,11 @@ def pretrain_backbone(
     """
     method = build_method(family, asked.seed, **(overrides or {})).to(asked.device)
     count, tiles = asked.batch or method.default_batch, asked.tiles or TILES
-    crops = sources.Crops(data, asked.seed, generated=tiles)
+    crops = sources.Crops(data, asked.seed, generated=tiles, device=asked.device)
 
     def loss_of(step: int, done: float) -> torch.Tensor:
         rng = generator(asked.seed, step, 0)
-        views = [
-            normalise(view, family).to(asked.device)
-            for view in method.views(crops, rng, done, count)
-        ]
+        views = [normalise(view, family) for view in method.views(crops, rng, done, count)]
         with torch.autocast(asked.device, torch.bfloat16, enabled=asked.amp):
             return method.loss(views, rng, done)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from coin_ray.data.synthetic import generate_tile
 from coin_ray.errors import UserError
+from coin_ray.training.layout import moved
 
 Image = NDArray[np.uint8]
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
@@ -60,8 +61,15 @@ def read_folders(folders: Sequence[str | Path]) -> list[Image]:
 class Crops:
     """Square crops for self-supervised training, half of them from real images if there are any."""
 
-    def __init__(self, folders: Sequence[str | Path], seed: int, *, generated: int = 400) -> None:
-        self.real = read_folders(folders)
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        seed: int,
+        *,
+        generated: int = 400,
+        device: str = "cpu",
+    ) -> None:
+        self.real, self.device = read_folders(folders), device
         self.tiles = GeneratedTiles(seed, generated, 256)
 
     def draw(
@@ -73,7 +81,8 @@ class Crops:
         low: float,
         high: float,
     ) -> torch.Tensor:
-        """(count, 3, out, out) float in [0, 1]: squares of ``low`` to ``high`` px, resized."""
+        """(count, 3, out, out) float in [0, 1] on the device: squares of ``low`` to ``high`` px,
+        resized there."""
         pictures, sides = [], np.exp(rng.uniform(np.log(low), np.log(high), count))
         for _ in sides:
             if self.real and rng.random() < 0.5:
@@ -81,17 +90,22 @@ class Crops:
             else:
                 image = self.tiles[int(rng.integers(self.tiles.available(fraction)))][0]
             pictures.append(image)
-        return torch.stack([_square(p, rng, s, out) for p, s in zip(pictures, sides, strict=True)])
+        squares = [_square(p, rng, s) for p, s in zip(pictures, sides, strict=True)]
+        return torch.stack([_resized(moved(square, self.device), out) for square in squares])
 
 
-def _square(image: Image, rng: np.random.Generator, side: float, out: int) -> torch.Tensor:
-    """A random square of ``side`` px, turned and mirrored at random, resized to ``out``."""
+def _square(image: Image, rng: np.random.Generator, side: float) -> Image:
+    """A random square of ``side`` px, turned and mirrored at random."""
     n = int(min(round(side), *image.shape[:2]))
     y, x = (int(rng.integers(0, length - n + 1)) for length in image.shape[:2])
     crop = np.rot90(image[y : y + n, x : x + n], int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].float() / 255
+    return np.ascontiguousarray(crop)
+
+
+def _resized(square: torch.Tensor, out: int) -> torch.Tensor:
+    pixels = square.permute(2, 0, 1)[None].float() / 255
     return functional.interpolate(pixels, (out, out), mode="bilinear", align_corners=False)[0]
 
 
@@ -105,15 +119,18 @@ def stain_shift(images: torch.Tensor, rng: np.random.Generator, strength: float)
     gain = np.exp(rng.normal(0, strength / 2, (count, 3)))
     lift = rng.normal(0, strength / 10, (count, 3))
     density = -torch.log(images.clamp(min=1 / 255))
-    density = torch.einsum("bij,bjhw->bihw", torch.from_numpy(mix).float(), density)
-    density = density * torch.from_numpy(gain).float()[:, :, None, None]
-    return torch.exp(-(density + torch.from_numpy(lift).float()[:, :, None, None])).clamp(0, 1)
+    mixes, gains, lifts = (
+        moved(drawn.astype(np.float32), images.device) for drawn in (mix, gain, lift)
+    )
+    density = torch.einsum("bij,bjhw->bihw", mixes, density)
+    density = density * gains[:, :, None, None]
+    return torch.exp(-(density + lifts[:, :, None, None])).clamp(0, 1)
 
 
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian blur (B, 3, H, W), sigma in px."""
     reach = max(1, int(np.ceil(2.5 * sigma)))
-    x = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    x = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
     kernel = torch.exp(-(x**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).repeat(images.shape[1], 1)
     padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")

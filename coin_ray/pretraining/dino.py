@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from coin_ray.pretraining import data
+from coin_ray.training.layout import moved
 
 GLOBAL, LOCAL = 128, 48  # px of the views
 STUDENT_TEMPERATURE = 0.1
@@ -99,8 +100,7 @@ class Dino(nn.Module):
             self.centre.lerp_(self._seen.float().mean(0, keepdim=True), 0.1)
         keep = 1 - 0.01 * (1 + np.cos(np.pi * fraction)) / 2
         for teacher, student in self.pairs():
-            for mean, own in zip(teacher.parameters(), student.parameters(), strict=True):
-                mean.lerp_(own, 1 - keep)
+            torch._foreach_lerp_([*teacher.parameters()], [*student.parameters()], 1 - keep)
 
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Each part of the teacher and the student's that it follows."""
@@ -137,9 +137,8 @@ def _view(
     matrix[:, 0, 0] = side * rng.choice([-1, 1], count)
     matrix[:, 1, 1] = side * rng.choice([-1, 1], count)
     matrix[:, :, 2] = rng.uniform(-1, 1, (count, 2)) * (1 - side)[:, None]
-    grid = functional.affine_grid(
-        torch.from_numpy(matrix).float(), [count, 3, out, out], align_corners=False
-    )
+    placed = moved(matrix.astype(np.float32), field.device)
+    grid = functional.affine_grid(placed, [count, 3, out, out], align_corners=False)
     view = functional.grid_sample(field, grid, padding_mode="reflection", align_corners=False)
     view = data.stain_shift(view, rng, 0.15)
     return data.blur(view, float(rng.uniform(0.3, 1.5))) if rng.random() < 0.3 else view

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from coin_ray.pretraining.dino import Dino, Head, class_loss, distillation_loss, temperature
+from coin_ray.training.layout import moved
 
 KOLEO = 0.1
 
@@ -73,9 +74,8 @@ class DinoV2(Dino):
         hidden = np.zeros((len(big), grid * grid), dtype=bool)
         for i in range(0, len(big), 2):
             hidden[i] = block_mask(rng, grid, rng.uniform(0.1, 0.5))
-        mask = torch.from_numpy(hidden).to(big.device)
         # Not by the mask: a step would wait for a GPU to say how many it chooses.
-        chosen = torch.from_numpy(np.flatnonzero(hidden)).to(big.device)
+        mask, chosen = (moved(a, big.device) for a in (hidden, np.flatnonzero(hidden)))
         warmth = temperature(fraction)
         with torch.no_grad():
             seen = self.teacher.forward_features(big)

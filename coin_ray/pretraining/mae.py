@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from coin_ray.pretraining import data
+from coin_ray.training.layout import moved
 
 SIDE, KEEP = 256, 0.3  # input px, share of patches that the encoder sees
 
@@ -68,7 +69,7 @@ class Mae(nn.Module):
         extra = vit.num_prefix_tokens
         prefix, tokens = x[:, :extra], x[:, extra:]
         b, length, dim = tokens.shape
-        order = torch.from_numpy(rng.random((b, length)).argsort(1)).to(images.device)
+        order = moved(rng.random((b, length)).argsort(1), images.device)
         seen = order[:, : max(1, int(length * KEEP))]
         x = torch.cat([prefix, tokens.gather(1, seen[..., None].expand(-1, -1, dim))], 1)
         for block in vit.blocks:

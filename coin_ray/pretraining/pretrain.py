@@ -79,11 +79,12 @@ def pretrain(
 
     if not asked.resume:
         asked.checkpoint.unlink(missing_ok=True)
-    run = json.dumps({**identity, "seed": asked.seed}, sort_keys=True)
+    peak = asked.lr or recipe.lr
+    run = json.dumps({**identity, "seed": asked.seed, "lr": peak}, sort_keys=True)
     groups = parameter_groups(model, recipe.weight_decay)
     training = Training(
         model,
-        torch.optim.AdamW(groups, lr=asked.lr or recipe.lr, betas=(0.9, 0.95)),
+        torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95)),
         lambda step, done: {"loss": loss_of(step, done)},
         Limit(asked.steps, asked.minutes),
         rate=lambda step, done: rate(done),

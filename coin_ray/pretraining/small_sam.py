@@ -24,6 +24,7 @@ from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
+from coin_ray.training.layout import moved
 
 EMA = 0.995
 TILE = 320  # px of a generated tile; a window is cut from it at a random scale and angle
@@ -66,10 +67,10 @@ def prompt_loss(
     overlap = (hit & truth).sum((2, 3)).float()
     iou = overlap / (hit | truth).sum((2, 3)).clamp(min=1)
     head = functional.mse_loss(predicted_iou, iou * positive[:, None])
-    if not positive.any():
-        return head
-    losses = mask_loss(logits[positive], targets[positive])
-    return losses.amin(1).mean() + 0.2 * losses.mean() + head
+    losses = mask_loss(logits, targets)
+    # Weighted, not chosen: a step would wait for a GPU to say how many there are.
+    share = positive / positive.sum().clamp(min=1)
+    return (share * (losses.amin(1) + 0.2 * losses.mean(1))).sum() + head
 
 
 def dense_loss(predicted: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
@@ -87,20 +88,21 @@ def make_batch(
     *,
     count: int,
     prompts: int,
+    device: str = "cpu",
 ) -> Batch:
-    """``count`` augmented windows of generated tiles with ``prompts`` points each (1 in 8
-    background).
+    """``count`` windows of generated tiles, augmented on the device, with ``prompts`` points each
+    (1 in 8 background).
     """
     images, labels = [], []
     for _ in range(count):
         image, label_map = tiles[int(rng.integers(tiles.available(fraction)))]
-        warped = _warp(image, label_map, rng)
+        warped = _warp(image, label_map, rng, device)
         images.append(warped[0])
         labels.append(warped[1])
     batch = data.stain_shift(torch.stack(images), rng, 0.25)
     if rng.random() < 0.35:
         batch = data.blur(batch, float(rng.uniform(0.4, 1.6)))
-    noise = torch.from_numpy(rng.standard_normal(tuple(batch.shape), dtype=np.float32))
+    noise = moved(rng.standard_normal(tuple(batch.shape), dtype=np.float32), device)
     batch = (batch + float(rng.uniform(0, 0.02)) * noise).clamp(0, 1)
     which, points, targets, positive = [], [], [], []
     for i, label_map in enumerate(labels):
@@ -110,13 +112,14 @@ def make_batch(
         targets.append(_targets(label_map, chosen))
         positive.append(label_map[tuple(chosen.astype(int).T)] > 0)
     columns = (which, points, targets, positive, [_dense(label_map)[None] for label_map in labels])
-    return Batch(batch, *(torch.from_numpy(np.concatenate(column)) for column in columns))
+    return Batch(batch, *(moved(np.concatenate(column), device) for column in columns))
 
 
 def _warp(
-    image: NDArray[np.uint8], label_map: NDArray[np.int32], rng: np.random.Generator
+    image: NDArray[np.uint8], label_map: NDArray[np.int32], rng: np.random.Generator, device: str
 ) -> tuple[torch.Tensor, NDArray[np.int32]]:
-    """A window cut at a random place, scale (0.7 to 1.45) and angle; outside is mirrored."""
+    """A window cut at a random place, scale (0.7 to 1.45) and angle; outside is mirrored. Its
+    pixels are on the device, its labels, of which prompts are made, here."""
     scale, angle = float(np.exp(rng.uniform(np.log(0.7), np.log(1.45)))), rng.uniform(0, 2 * np.pi)
     flip = rng.choice([-1.0, 1.0])
     zoom = WINDOW / TILE / scale
@@ -128,10 +131,11 @@ def _warp(
     grid = functional.affine_grid(
         torch.from_numpy(matrix).float()[None], [1, 1, WINDOW, WINDOW], align_corners=False
     )
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    pixels = moved(image, device).permute(2, 0, 1)[None].float() / 255
     ids = torch.from_numpy(label_map)[None, None].float()
     kwargs: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}
-    window = functional.grid_sample(pixels, grid, mode="bilinear", **kwargs)[0]
+    there = moved(grid.numpy(), device)
+    window = functional.grid_sample(pixels, there, mode="bilinear", **kwargs)[0]
     return window, functional.grid_sample(ids, grid, mode="nearest", **kwargs)[0, 0].int().numpy()
 
 
@@ -227,8 +231,7 @@ def pretrain_segmenter(
 
     def loss_of(step: int, done: float) -> torch.Tensor:
         rng = generator(asked.seed, step, 0)
-        drawn = make_batch(pool, rng, done, count=count, prompts=prompts)
-        drawn = Batch(*(getattr(drawn, f).to(device) for f in drawn.__dataclass_fields__))
+        drawn = make_batch(pool, rng, done, count=count, prompts=prompts, device=device)
         with torch.autocast(device, torch.bfloat16, enabled=asked.amp):
             logits, predicted, embedding = run_prompts(model, drawn)
         loss = prompt_loss(logits, predicted, drawn.targets, drawn.positive)

@@ -7,8 +7,7 @@ a training was interrupted.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,24 +39,3 @@ def seeded(device: str, seed: int) -> Iterator[None]:
 def stacked(items: Iterable[Arrays]) -> Arrays:
     """The arrays of several items as one batch, along a new axis 0."""
     return tuple(np.stack(arrays) for arrays in zip(*items, strict=True))
-
-
-@contextlib.contextmanager
-def drawn_ahead(
-    draw: Callable[[int, ThreadPoolExecutor | None], Arrays], steps: int, workers: int
-) -> Iterator[Callable[[int], Arrays]]:
-    """``take(step)``, the batch ``draw(step, pool)``; with ``workers`` threads the next of
-    ``steps`` is drawn meanwhile. The threads change the speed only."""
-    if workers < 1:
-        yield lambda step: draw(step, None)
-        return
-    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(workers) as pool:
-        upcoming: dict[int, Future[Arrays]] = {}
-
-        def take(step: int) -> Arrays:
-            current = upcoming.pop(step, None) or ahead.submit(draw, step, pool)
-            if step + 1 < steps:
-                upcoming[step + 1] = ahead.submit(draw, step + 1, pool)
-            return current.result()
-
-        yield take

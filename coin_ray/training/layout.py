@@ -1,11 +1,12 @@
-"""How networks lie in memory."""
+"""How networks and arrays lie in memory."""
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -15,3 +16,11 @@ def placed(model: M, device: str, *, plain: bool = False) -> M:
     on CPU and GPU, unless ``plain``."""
     layout = torch.preserve_format if plain else torch.channels_last
     return cast(M, model.to(device, memory_format=layout))  # type: ignore[call-overload]
+
+
+def moved(array: NDArray[Any], device: str | torch.device) -> Tensor:
+    """An array on ``device``; nobody waits until what a GPU still has to do before is done."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -19,8 +19,7 @@ class World:
 
     It is ``rank`` of ``size``, on ``device``, where it computes in ``precision`` and, if
     ``deterministic``, comes to the same bytes every time. ``barrier`` waits for the others;
-    ``wrap`` makes a module data-parallel (gradients averaged over all). ``workers`` threads draw
-    the next batch while a step runs.
+    ``wrap`` makes a module data-parallel (gradients averaged over all).
     """
 
     rank: int = 0
@@ -28,7 +27,6 @@ class World:
     barrier: Callable[[], None] = lambda: None
     wrap: Callable[[Any], Any] = lambda module: module
     device: str = "cpu"
-    workers: int = 0
     precision: Precision = "fp32"
     deterministic: bool = False
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from coin_ray.training import draws
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import Arrays, generator
-from coin_ray.training.layout import placed
+from coin_ray.training.layout import moved, placed
 from coin_ray.training.loop import Limit, Training, train
 from coin_ray.training.world import HERE, Progress, World
 
@@ -70,9 +70,7 @@ def fit(
                 position = step * stage.batch + index
                 image = rotated_image(stream, position, len(data), stage.folds)
                 crops.append(random_crop(data[image], generator(stream, step, index), run.crop))
-            return terms(
-                model, [torch.from_numpy(a).to(world.device) for a in draws.stacked(crops)]
-            )
+            return terms(model, [moved(a, world.device) for a in draws.stacked(crops)])
 
         def report(step: int, _: int, loss: float) -> None:
             if run.progress is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coin_ray.imaging.stain import HED
+from coin_ray.training.layout import moved
 from coin_ray.ucis import settings
 from coin_ray.ucis.encoder import residual_network
 from coin_ray.weights.modules import STD, normalise
@@ -132,7 +133,7 @@ class Ssa(nn.Module):
 
 def network_input(images: NDArray[np.uint8], device: str) -> Tensor:
     """(B, H, W, 3) uint8 -> normalised (B, 3, H, W), stored channels-last."""
-    return normalise(torch.from_numpy(images).to(device).permute(0, 3, 1, 2))
+    return normalise(moved(images, device).permute(0, 3, 1, 2))
 
 
 def build_attention(ssa: settings.Ssa, target: NDArray[np.float32]) -> AttentionNetwork:

@@ -21,8 +21,10 @@ STD = (0.229, 0.224, 0.225)
 
 def normalise(images: Tensor) -> Tensor:
     """(B, 3, H, W) values in 0..255, any dtype -> float32 with ImageNet mean and deviation."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1).to(images.device, non_blocking=True)
+        for values in (MEAN, STD)
+    )
     return (images.float() / 255 - mean) / std
 
 

@@ -34,6 +34,13 @@ Seed = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+Batch = Annotated[
+    int | None, typer.Option(help="images a step; default: the model's own", min=1, max=1_000_000)
+]
+Rate = Annotated[
+    float | None,
+    typer.Option("--lr", help="AdamW's peak rate; default: the model's own", min=1e-12, max=1e3),
+]
 
 
 @app.command("backbone")
@@ -49,13 +56,17 @@ def backbone(
     resume: Resume = False,
     threads: Threads = 0,
     device: Device = "cpu",
+    batch: Batch = None,
+    lr: Rate = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Pretrain a small ViT on generated tiles and, unlabelled, on folders of real images."""
     from coin_ray.pretraining.pretrain import Asked
 
     minutes = 12.0 if minutes is None and steps is None else minutes
-    asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
+    asked = Asked(
+        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
+    )
     output = _prepared(asked, threads, overwrite)
     from coin_ray.pretraining.backbone import pretrain_backbone
 
@@ -71,13 +82,17 @@ def segmenter(
     resume: Resume = False,
     threads: Threads = 0,
     device: Device = "cpu",
+    batch: Batch = None,
+    lr: Rate = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train the small promptable segmenter on generated tiles."""
     from coin_ray.pretraining.pretrain import Asked
 
     minutes = 40.0 if minutes is None and steps is None else minutes
-    asked = Asked(out, steps, minutes, seed, resume, device, progress=_reporter())
+    asked = Asked(
+        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
+    )
     output = _prepared(asked, threads, overwrite)
     from coin_ray.pretraining.small_sam import pretrain_segmenter
 
