@@ -95,7 +95,7 @@ def student(resident: float = augment.RESIDENT, **settings: Any) -> None:
     augment.RESIDENT = resident
     pseudo = PseudoLabels(INSIDE.astype(np.int32), np.zeros_like(INSIDE))
     weights, _ = train_round([(IMAGE, pseudo)], chosen, world=CUDA)
-    _, log = train_round([(IMAGE, pseudo)], chosen, round_index=2, initial=weights, world=CUDA)
+    _, log = train_round([(IMAGE, pseudo)], chosen, place=(0, 2), initial=weights, world=CUDA)
     assert log.steps == STEPS
 
 

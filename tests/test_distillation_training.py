@@ -15,7 +15,7 @@ from coin_ray.distillation import optimisation
 from coin_ray.distillation.network import build_student, student_from_weights
 from coin_ray.distillation.settings import Infer, Student
 from coin_ray.distillation.targets import PseudoLabels
-from coin_ray.distillation.training import train_round
+from coin_ray.distillation.training import Part, train_round
 from coin_ray.errors import UserError
 from coin_ray.training.average import Average, ema_decay
 from coin_ray.training.checkpoint import Checkpoint
@@ -58,11 +58,12 @@ def tile(seed: int) -> tuple[np.ndarray, PseudoLabels]:
 
 
 TILES = [tile(i) for i in range(3)]
-ARGUMENTS = {"seed", "round_index", "initial", "world", "checkpoint", "progress"}
+ARGUMENTS = {"place", "part", "initial", "world", "checkpoint", "progress"}
 
 
-def trained(tiles: Any = TILES, **options: Any) -> Any:
+def trained(tiles: Any = TILES, *, seed: int = 0, round_index: int = 1, **options: Any) -> Any:
     """A round of the small student; ``options`` are its settings and arguments of the training."""
+    options["place"] = (seed, round_index)
     student = {k: v for k, v in options.items() if k not in ARGUMENTS}
     how = {k: v for k, v in options.items() if k in ARGUMENTS}
     return train_round(tiles, Student(**(SMALL | student)), **how)
@@ -351,3 +352,30 @@ def test_two_workers_go_on_together(tmp_path: Path) -> None:
         assert one["steps"].tolist() == [1, 2, 3, 4, 5, 6] and two["steps"].tolist() == [5, 6]
         assert one.keys() == two.keys()
         assert all(one[k].tobytes() == two[k].tobytes() for k in one.keys() - {"steps"})
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_parts_with_the_same_labels_are_one_training(tmp_path: Path, optimiser: str) -> None:
+    """Bit for bit: weights, average, moments and rates go on, in a part that was interrupted too;
+    rounds that start anew end elsewhere."""
+    how: dict[str, Any] = {"seed": 4, "optimiser": optimiser}
+    whole, log = trained(iterations=6, part=Part(0, 6), **how)
+    assert same(whole, trained(iterations=6, **how)[0])
+    weights, losses, kept = None, list[float](), Checkpoint(tmp_path / "part", "a", every=0.0)
+
+    def break_off(step: int, *_: object) -> None:
+        if step == 1:
+            raise InterruptedError
+
+    for round_ in range(3):
+        part = {"iterations": 2, "part": Part(2 * round_, 6), "initial": weights, **how}
+        part |= {"round_index": round_ + 1}
+        if round_ == 1:
+            with pytest.raises(InterruptedError):
+                trained(checkpoint=kept, progress=break_off, **part)
+            part |= {"checkpoint": kept}
+        weights, some = trained(**part)
+        losses += some["loss"]
+    assert same(weights, whole) and losses == log["loss"]
+    first, _ = trained(iterations=2, **how)
+    assert not same(trained(iterations=4, round_index=2, initial=first, **how)[0], whole)

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights, round_schedule
 from coin_ray.pipeline.settings import Cell, nest
+from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.asked import cell_stages
 from tests.computing import FakeImage
@@ -122,6 +124,39 @@ def test_epochs_take_the_place_of_iterations():
     assert round_schedule(one, 1, 1)["iterations"] == 3
     epochs = {"student.epochs": 2, "rounds.count": 2}
     assert all_keys(epochs) == all_keys(epochs | {"student.iterations": 7})
+
+
+def test_labels_anew_each_epoch_are_as_many_rounds_of_one_training():
+    said = {"rounds.schedule": "continuous", "rounds.count": 1, "student.epochs": 6}
+    each = build(said | {"rounds.refresh": "2 epochs"})
+    assert each == build(said | {"rounds.count": 3, "student.epochs": 2})
+    assert Cell.model_validate(each.model_dump(mode="json", by_alias=True)) == each
+    steps = {"rounds.count": 2, "student.iterations": 40, "student.later_iterations": 20}
+    steps |= {"rounds.schedule": "continuous", "rounds.refresh": "15 steps"}
+    schedule = [round_schedule(build(steps), r, 37) for r in (1, 4)]
+    assert [(s["iterations"], s["before"], s["total"]) for s in schedule] == [
+        (15, 0, 60), (15, 45, 60),
+    ]  # fmt: skip
+    for wrong, words in (
+        ({"rounds.schedule": "restart"}, "needs rounds.schedule: continuous"),
+        ({"rounds.refresh": "1 epoch"}, "take the unit of that"),
+        ({"rounds.refresh": "7 steps"}, "no 1 to 1000 whole rounds of 60"),
+        ({"rounds.refresh": "1 day"}, "match pattern"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            build(steps | wrong)
+
+
+def test_the_key_of_a_part_says_how_long_the_whole_training_is():
+    first = set()
+    for rounds in (
+        {"rounds.count": 2},
+        {"rounds.count": 2, "rounds.schedule": "continuous"},
+        {"rounds.count": 3, "rounds.schedule": "continuous"},
+    ):
+        chain = Chain(build(rounds), 0, IMAGES, str, lambda folder, name: name)
+        first.add(chain.key(Ref("round", round=1)).digest)
+    assert len(first) == 3
 
 
 def test_a_shorter_study_is_a_prefix_of_a_longer_one():

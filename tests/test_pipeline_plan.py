@@ -139,6 +139,8 @@ CONFIGS = [
     {"ot": {"lambda": 0.7}},
     {"rounds": {"count": 3}},
     {"rounds": {"count": 3, "refresh": 2}},
+    {"rounds": {"count": 2, "schedule": "continuous"}},
+    {"rounds": {"count": 3, "schedule": "continuous"}},
     {"rounds": {"count": 0}},
     {"infer": {"redraw": True, "scales": [1.0]}},
     {"uss": {"family": "none"}},

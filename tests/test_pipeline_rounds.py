@@ -131,6 +131,23 @@ def test_labels_between_refreshes_are_those_of_the_last(opened: Any) -> None:
     assert not same_arrays(run.student(1).arrays, run.student(2).arrays)
 
 
+def test_rounds_of_one_schedule_are_one_training(opened: Any) -> None:
+    """Two rounds on the same labels end as one of twice the steps; their keys say of how many."""
+    rounds = {"schedule": "continuous", "count": 2, "refresh": 2}
+    parts = opened(rounds=rounds)
+    whole = opened(rounds=rounds | {"count": 1}, student={"iterations": 30})
+    metrics_of(parts), metrics_of(whole)
+    assert same_arrays(parts.student(2).arrays, whole.student(1).arrays)
+    anew = opened(rounds={"count": 2, "refresh": 2})
+    metrics_of(anew)
+    assert not same_arrays(parts.student(2).arrays, anew.student(2).arrays)
+    longer = opened(rounds=rounds | {"count": 3})
+    first = [run.key("round", round_=1) for run in (parts, longer, anew)]
+    assert len({key.digest for key in first}) == 3
+    for image in parts.train:  # the label maps of a student that the next round goes on from
+        assert parts.array("predict", image, 1).shape == image.load().shape[:2]
+
+
 def test_a_remembered_mask_stays_where_the_student_no_longer_predicts_it(opened: Any) -> None:
     plain, remembering = opened(), opened(labels={"memory": True})
     metrics_of(plain)

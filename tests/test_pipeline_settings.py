@@ -25,6 +25,7 @@ from tests.test_pipeline_stages import CELLS, SMALL, places
 FURTHER: dict[str, set[str]] = {
     "ot.enabled": {"similarity"},
     "rounds.early_stop": {"round"},
+    "rounds.schedule": {"round"},
     "student.iterations": {"round"},
     "student.epochs": {"round"},
     "student.later_iterations": {"round"},

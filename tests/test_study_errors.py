@@ -233,6 +233,11 @@ CASES = {
     "a screen of nothing": ("screen: {keep: 0}\n", "expected a whole number >= 1"),
     "a screen by labels": ("screen: {keep: 2, metric: aji}\n", "metric cannot be aji"),
     "a screen without a number": ("screen: {metric: score_std}\n", "screen needs the key 'keep'"),
+    "a training that is one, stopped": (
+        "baseline: {rounds.schedule: continuous}\nobjective: {metric: agreement}\n"
+        "stopping: {rule: asha}\n",
+        "not stopped between rounds",
+    ),
     "an unknown rule": ("stopping: {rule: ahsa}\n", "did you mean 'asha'?"),
     "no rule": ("stopping: {grace: 2}\n", "stopping needs the key 'rule'"),
     "a reduction to all": ("stopping: {rule: asha, reduction: 1}\n", "a whole number >= 2"),

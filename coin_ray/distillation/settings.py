@@ -18,6 +18,8 @@ from coin_ray.section import (
     Section,
 )
 
+INTERVAL = r"^[1-9][0-9]{0,8} (epoch|step)s?$"
+
 
 class Labels(Section):
     """Pseudo labels (Eqs. 9 and 10)."""
@@ -109,7 +111,20 @@ class Rounds(Section):
     count: int = Field(
         3, ge=0, le=1000, description="rounds of relabel and train; 0 = steps 1 and 2 only"
     )
-    refresh: int = Field(1, ge=1, le=1000, description="labels are made anew every so many rounds")
+    refresh: Annotated[int, Field(ge=1, le=1000)] | Annotated[str, Field(pattern=INTERVAL)] = Field(
+        1,
+        description=(
+            "labels are made anew every so many rounds; or, in a continuous schedule, every `N "
+            "epochs` or `N steps`, each of which is a round then"
+        ),
+    )
+    schedule: Literal["restart", "continuous"] = Field(
+        "restart",
+        description=(
+            "a round begins with a fresh optimiser, average and learning rate, or goes on with "
+            "those of the last: all rounds are one training, with new labels in between"
+        ),
+    )
     early_stop: Fraction = Field(
         0.0,
         description=(

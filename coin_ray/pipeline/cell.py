@@ -20,7 +20,7 @@ from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Array, Content, Given, Keyed, Points, Ref
 from coin_ray.pipeline.stages import STAGES
-from coin_ray.pipeline.stages.distillation import churn
+from coin_ray.pipeline.stages.distillation import churn, student_weights
 from coin_ray.precision import Precision
 from coin_ray.section import Values
 from coin_ray.store.artifacts import Artifact, Done, Store
@@ -112,7 +112,8 @@ class CellRun:
 
     def student(self, round_: int) -> Artifact:
         """Weights after a round, which must have been trained."""
-        return self.get(Ref("round", round=round_))
+        trained = self.get(Ref("round", round=round_))
+        return Artifact(student_weights(trained), trained.info)
 
     def evaluate(self, sample: Sample, step: str) -> dict[str, float]:
         """All metrics of one step on one labelled sample. NaN: nothing to compare, skipped."""

@@ -24,11 +24,20 @@ CROPS_PER_EPOCH = 100
 
 
 def round_schedule(config: Cell, round_: int, images: int) -> Values:
-    """``iterations`` and ``lr`` of a round that trains on so many images.
+    """``iterations`` and ``lr`` of a round that trains on so many images; of one that goes on with
+    the last one's schedule also the steps ``before`` it and of all rounds, ``total``.
 
     With ``student.epochs``, every round takes that many epochs; a batch that an epoch cannot fill
     is left out, as in the public code (37 images in batches of 16: 231 steps).
     """
+    found = _alone(config, round_, images)
+    if config.rounds.schedule == "continuous":
+        steps = [_alone(config, r, images)["iterations"] for r in range(1, config.rounds.count + 1)]
+        found |= {"before": sum(steps[: round_ - 1]), "total": sum(steps)}
+    return found
+
+
+def _alone(config: Cell, round_: int, images: int) -> Values:
     student = config.student
     first = {"iterations": student.iterations, "lr": student.lr}
     later = {"iterations": student.later_iterations, "lr": student.later_lr}

@@ -50,13 +50,19 @@ def result(chain: Scope, image: Image, round_: int) -> Ref:
 
 def refresh(chain: Scope, round_: int) -> int:
     """The round in which the labels that ``round_`` trains on were made."""
-    return round_ - (round_ - 1) % chain.config.rounds.refresh
+    return round_ - (round_ - 1) % _every(chain)
 
 
 def previous_refresh(chain: Scope, round_: int) -> int | None:
     """The round whose labels were replaced by those of ``round_``."""
-    previous = refresh(chain, round_) - chain.config.rounds.refresh
+    previous = refresh(chain, round_) - _every(chain)
     return previous if previous > 0 else None
+
+
+def _every(chain: Scope) -> int:
+    rounds = chain.config.rounds.refresh
+    assert isinstance(rounds, int)  # a cell has turned epochs and steps into rounds
+    return rounds
 
 
 def labels(chain: Scope, image: Image, round_: int) -> Ref:

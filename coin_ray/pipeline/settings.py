@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from pydantic.fields import FieldInfo
 
 from coin_ray.confidence.settings import Sam, Score, Select
@@ -33,6 +33,35 @@ class Cell(Section):
     infer: Infer = Infer()
     relabel: Relabel = Relabel()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _refreshed_in_time(self) -> Cell:
+        """Labels anew every so many epochs or steps of all rounds together: as many rounds, each so
+        long, whose labels are its own."""
+        rounds, student = self.rounds, self.student
+        if isinstance(rounds.refresh, int):
+            return self
+        number, unit = rounds.refresh.split()
+        every, said = int(number), f"rounds.refresh: {rounds.refresh}"
+        if rounds.schedule != "continuous":
+            raise ValueError(f"{said} needs rounds.schedule: continuous")
+        if (student.epochs is not None) != unit.startswith("epoch"):
+            has = "student.epochs" if student.epochs is not None else "student.iterations"
+            raise ValueError(f"{said} is not counted as {has} is; take the unit of that")
+        if student.epochs is not None:
+            total = rounds.count * student.epochs
+            part: Values = {"epochs": every}
+        else:
+            later = student.later_iterations or student.iterations
+            total = student.iterations + (rounds.count - 1) * later if rounds.count else 0
+            part = {"iterations": every, "later_iterations": None}
+        if total % every or total > 1000 * every:
+            raise ValueError(f"{said} makes no 1 to 1000 whole rounds of {total}")
+        anew = rounds.model_copy(update={"count": total // every, "refresh": 1})
+        # Frozen for everybody else: from here on it is a cell of so many rounds.
+        object.__setattr__(self, "rounds", anew)
+        object.__setattr__(self, "student", student.model_copy(update=part))
+        return self
 
 
 def dotted_fields(

@@ -132,8 +132,10 @@ def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cel
         return Cell.model_validate_json(json.dumps(nest(flat)), strict=True)
     except ValidationError as error:
         for item in error.errors(include_url=False):
-            if len(item["loc"]) == 1:  # A rule over a section; single values were checked before.
-                place = _last_word(str(item["loc"][0]), patches) or where
+            # A rule over a section, or over the rounds and what they train; single values were
+            # checked before.
+            if len(item["loc"]) <= 1:
+                place = _last_word(str(*item["loc"]) or "rounds", patches) or where
                 problems.add(place, item["msg"].removeprefix("Value error, "))
     return None
 

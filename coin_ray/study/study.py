@@ -97,6 +97,7 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         counts = f"{levels_run:,} levels, {len(data):,} data, {len(seeds):,} seeds"
         problems.add(head, f"this study has {cells:,} cells ({counts})", f"at most {MOST_CELLS:,}")
     told = _blocks(chain, varied, labels, data)
+    _stops_whole_trainings(chain, told["stopping"], [config for config in made if config])
     problems.raise_if_any()
 
     configs = [config for config in made if config is not None]
@@ -163,6 +164,19 @@ def _blocks(
         "analysis": chain.block("analysis", Analysis) or Analysis(),
         "budget": chain.block("budget", Budget) or Budget(),
     }
+
+
+def _stops_whole_trainings(chain: Chain, stopping: Stopping, configs: Sequence[Cell]) -> None:
+    """Notes a problem where cells are to be stopped between rounds that are parts of one training:
+    how fast it learns depends on its end, so that none is the beginning of another."""
+    node = chain.get("stopping")
+    if node is None or stopping.rule == "none":
+        return
+    if any(config.rounds.schedule == "continuous" for config in configs):
+        node.note(
+            "rounds.schedule: continuous is one training, which is not stopped between rounds",
+            "rounds.schedule: restart, or no stopping",
+        )
 
 
 def _name(chain: Chain) -> str:

@@ -60,21 +60,11 @@ class Checkpoint:
         import torch
         from safetensors.torch import save
 
-        moments = {
-            f"{index}.{name}": value
-            for index, values in optimiser.state_dict()["state"].items()
-            for name, value in values.items()
-            if value is not None
-        }
-        losses = {k: torch.tensor(v, dtype=torch.float64) for k, v in log.items()}
-        parts = {"model": model.state_dict(), "average": average, "optimiser": moments}
-        content = save(
-            {
-                f"{part}/{name}": tensor.detach().cpu().contiguous()
-                for part, tensors in {**parts, "log": losses}.items()
-                for name, tensor in tensors.items()
-            }
-        )
+        kept = {f"average/{name}": tensor for name, tensor in average.items()}
+        for name, values in log.items():
+            kept[f"log/{name}"] = torch.tensor(values, dtype=torch.float64)
+        kept |= state_of(model, optimiser)
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()})
         head = {"run": self.run, "seconds": log.seconds, "digest": _digest(content)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(self.path) as part, part.open("wb") as file:
@@ -89,7 +79,6 @@ class Checkpoint:
 
         All processes of a training have to see the same file.
         """
-        import torch
         from safetensors.torch import load
 
         try:
@@ -110,25 +99,47 @@ class Checkpoint:
                 do="delete it, or write elsewhere",
                 **found,
             )
-        parts: dict[str, dict[str, Tensor]] = {"average": {}, "optimiser": {}}
-        for key, tensor in load(content).items():
-            part, _, name = key.partition("/")
-            parts.setdefault(part, {})[name] = tensor
-        model.load_state_dict(parts["model"])
+        kept = load(content)
+        restore(kept, model, optimiser)
         for name, value in average.items():
-            value.copy_(parts["average"][name])
-        trained = [p for group in optimiser.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in parts["optimiser"].items():
-            index, _, name = key.partition(".")
-            own = trained[int(index)]
-            if name != "step":  # strides decide about rounding: they are those of the weights
-                tensor = torch.empty_like(own).copy_(tensor)
-            moments.setdefault(int(index), {})[name] = tensor
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
-        log = Log({name: values.tolist() for name, values in parts["log"].items()})
+            value.copy_(kept[f"average/{name}"])
+        log = Log({name: values.tolist() for name, values in _part(kept, "log").items()})
         log.seconds = head["seconds"]
         return log
+
+
+def state_of(model: nn.Module, optimiser: optim.Optimizer) -> dict[str, Tensor]:
+    """The weights and the optimiser's moments, under ``model/`` and ``optimiser/``."""
+    found = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, values in optimiser.state_dict()["state"].items():
+        for name, value in values.items():
+            if value is not None:
+                found[f"optimiser/{index}.{name}"] = value
+    return found
+
+
+def restore(state: Mapping[str, Tensor], model: nn.Module, optimiser: optim.Optimizer) -> None:
+    """Inverse of :func:`state_of`, in place."""
+    import torch
+
+    model.load_state_dict(_part(state, "model"))
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in _part(state, "optimiser").items():
+        index, _, name = key.partition(".")
+        own = trained[int(index)]
+        if name != "step":  # strides decide about rounding: they are those of the weights
+            tensor = torch.empty_like(own).copy_(tensor)
+        moments.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+
+
+def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{part}/"): tensor
+        for name, tensor in state.items()
+        if name.startswith(f"{part}/")
+    }
 
 
 def _digest(content: bytes) -> str:

@@ -39,7 +39,7 @@ def _train(
     the artifact is then the last student, whose next labels are these again.
     """
     from coin_ray.distillation.targets import PseudoLabels
-    from coin_ray.distillation.training import train_round
+    from coin_ray.distillation.training import Part, train_round
 
     s, runtime = given.settings, given.runtime.student
     labels = list(given.each("labels"))
@@ -54,11 +54,12 @@ def _train(
     pseudo = (PseudoLabels(one.arrays["label_map"], one.arrays["ignore"]) for one in labels)
     student = s.options(Student, *SCHEDULED, *() if "precision" in s else ("precision",))
     student |= {"channels_last": runtime.channels_last, "compile": runtime.compile}
+    part = Part(s.before, s.total) if "total" in s else None
     weights, log = train_round(
         list(zip(given.each("images"), pseudo, strict=True)),
         Student.model_validate(student),
-        seed=s.seed,
-        round_index=s.round,
+        place=(s.seed, s.round),
+        part=part,
         initial=None if previous is None else previous.arrays,
         world=replace(world, device=given.device),
         checkpoint=checkpoint,
@@ -72,6 +73,11 @@ def _train(
         "seconds": round(log.seconds, 3),
     }
     return Artifact(weights, info)
+
+
+def student_weights(trained: Artifact) -> dict[str, NDArray[Any]]:
+    """The student's own of a round's arrays, without what a next round goes on with."""
+    return {name: array for name, array in trained.arrays.items() if "/" not in name}
 
 
 def churn(facts: list[dict[str, Any]]) -> float:
@@ -158,7 +164,7 @@ def _predict(given: Given) -> Artifact:
     image, scale = given["image"], given["scale"]
     student = given.made_with("round").section(Student)
     found, _ = drawn(
-        student_from_weights(given["round"].arrays, student, given.device),
+        student_from_weights(student_weights(given["round"]), student, given.device),
         image,
         infer,
         Instances.model_validate(s.instances.options(Instances)),
