@@ -4,8 +4,9 @@
 each stage at the paper's size with random weights in the official layouts, next to the literal way
 (fp32, one window, prompt or crop after the other), a full cell extrapolated from it (37 tiles of
 1000 x 1000, 23,100 steps of 16 crops of 512 px, three rounds), and the ideal: its FLOPs over the
-card's measured bf16 rate. Before each timing the device's result is compared with the CPU's on
-small inputs. ``--toy --device cpu`` runs the same code on toy sizes.
+card's measured bf16 rate; then the student's step, how much of it is not the network, and the
+activations it keeps (``--crop`` N: that alone). Before each timing the device's result is compared
+with the CPU's on small inputs. ``--toy --device cpu`` runs the same code on toy sizes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.gpu_stages import FULL, SMALL, STAGES, TOY, Sizes, rate
+from benchmarks.gpu_stages import (
+    FULL,
+    SMALL,
+    STAGES,
+    TOY,
+    Sizes,
+    rate,
+    step_parts,
+    student,
+)
 
 SECONDS = 330.0  # of the six minutes; loading and the last repetition may overrun it
 REPEATS = 5
@@ -149,12 +159,23 @@ def table(rows: list[Row], card: str, rate: float, used: float) -> str:
     return "\n".join(out)
 
 
+def step_line(sizes: Sizes, device: str) -> str:
+    """How fast the student trains, how much of that is not the network, and what it keeps."""
+    whole, network, kept = step_parts(sizes, device)
+    chosen, share = student(sizes), 100 * (1 - network / whole)
+    return (
+        f"Student, {chosen.batch} crops of {chosen.crop} px: {1 / whole:.3g} steps a second, "
+        f"{share:.1f} % of a step not the network, {kept / 1e9:.3g} GB kept for its backward pass."
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; 1 where a result is not the CPU's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--toy", action="store_true", help="toy sizes")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--crop", type=int, help="the student's step alone, at this crop, in px")
     asked = parser.parse_args(arguments)
     import torch
 
@@ -166,8 +187,13 @@ def main(arguments: list[str] | None = None) -> int:
     card = platform.processor() or platform.machine() if cpu else torch.cuda.get_device_name()
     speed = rate(asked.device, 256 if asked.toy else 8192)
     sizes, checked = (TOY, TOY) if asked.toy else (FULL, SMALL)
+    if asked.crop:
+        one = replace(sizes, student={**sizes.student, "crop": asked.crop}, steps=1 if cpu else 20)
+        print(f"{card}. {step_line(one, asked.device)}")
+        return 0
     rows = measure(sizes, checked, asked.device, budget)
     print(table(rows, card, speed, budget.used))
+    print(step_line(sizes, asked.device))
     return 0 if all(row.right for row in rows) else 1
 
 

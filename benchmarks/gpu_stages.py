@@ -16,12 +16,13 @@ from benchmarks.inputs import random_sam
 from coin_ray.compat import ensure_torchvision
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.distillation.inference import predict_probability
+from coin_ray.distillation.losses import segmentation_loss
 from coin_ray.distillation.network import build_student
 from coin_ray.distillation.settings import Infer, Student
 from coin_ray.distillation.targets import PseudoLabels
 from coin_ray.distillation.training import train_round
 from coin_ray.imaging.windows import grid
-from coin_ray.precision import Precision, computing
+from coin_ray.precision import Precision, arithmetic, autocast, computing
 from coin_ray.propagation.backbones import Backbone, build_vit
 from coin_ray.propagation.features import extract_features, window_side
 from coin_ray.propagation.settings import Uss
@@ -244,7 +245,7 @@ def decoding(sizes: Sizes, device: str) -> tuple[Run, Run]:
 
 
 def student(sizes: Sizes, **settings: Any) -> Student:
-    chosen = {**sizes.student, **settings, "encoder_weights": "none", "iterations": sizes.steps}
+    chosen = {"encoder_weights": "none", "iterations": sizes.steps, **sizes.student, **settings}
     return Student(**chosen)
 
 
@@ -268,6 +269,58 @@ def step(sizes: Sizes, device: str) -> tuple[Run, Run]:
         lambda: rounds(sizes, device, precision=fast).seconds,
         lambda: rounds(sizes, device, channels_last=False).seconds,
     )
+
+
+def step_parts(sizes: Sizes, device: str) -> tuple[float, float, int]:
+    """Seconds of a step, of its network alone (forward, loss, backward), and the bytes that the
+    network keeps for the way back. On a CPU they are seconds of its work, whoever else is at it.
+    """
+
+    def clock() -> float:
+        if device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def more(run: Callable[[int], Any]) -> float:
+        """Of a step, by so many steps more: what sets up is in both."""
+        run(1)
+        took = []
+        for steps in (sizes.steps, 2 * sizes.steps):
+            began = clock()
+            run(steps)
+            took.append(clock() - began)
+        return (took[1] - took[0]) / sizes.steps
+
+    fast = precision(device)
+    chosen = student(sizes, precision=fast)
+    model = placed(build_student(chosen), device).train()
+    side, kept = chosen.crop, dict[int, int]()
+    images = torch.randn(chosen.batch, 3, side, side, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    target = torch.zeros(chosen.batch, side, side, dtype=torch.int64, device=device)
+    own = {one.untyped_storage().data_ptr() for one in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def network(steps: int) -> None:
+        for _ in range(steps):
+            with (
+                autocast(device, fast),
+                torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+            ):
+                heads = [one for one in model(images) if one is not None]
+                loss = torch.stack([segmentation_loss(h, target, target > 0) for h in heads]).sum()
+            loss.backward()
+
+    with arithmetic(device, fast, deterministic=False):
+        alone = more(network)
+    whole = more(lambda steps: rounds(sizes, device, precision=fast, iterations=steps))
+    return whole, alone, sum(kept.values())
 
 
 def _predict(sizes: Sizes, device: str, infer: Infer, *, plain: bool) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from coin_ray.distillation.inference import predict_probability
 from coin_ray.distillation.network import build_student, student_from_weights
 from coin_ray.distillation.settings import Infer, Student
 from coin_ray.distillation.targets import PseudoLabels
-from coin_ray.distillation.training import train_round
+from coin_ray.distillation.training import Part, train_round
 from coin_ray.pretraining.backbone import FAMILIES, pretrain_backbone
 from coin_ray.pretraining.pretrain import Asked
 from coin_ray.pretraining.small_sam import pretrain_segmenter
@@ -96,6 +96,16 @@ def student(resident: float = augment.RESIDENT, **settings: Any) -> None:
     pseudo = PseudoLabels(INSIDE.astype(np.int32), np.zeros_like(INSIDE))
     weights, _ = train_round([(IMAGE, pseudo)], chosen, world=CUDA)
     _, log = train_round([(IMAGE, pseudo)], chosen, place=(0, 2), initial=weights, world=CUDA)
+    assert log.steps == STEPS
+
+
+def one_training(**settings: Any) -> None:
+    """Two rounds, the second of which goes on with the first's moments."""
+    chosen = Student(**{**STUDENT, "arch": "unet", **settings})
+    tiles = [(IMAGE, PseudoLabels(INSIDE.astype(np.int32), np.zeros_like(INSIDE)))]
+    weights, _ = train_round(tiles, chosen, part=Part(0, 2 * STEPS), world=CUDA)
+    rest = Part(STEPS, 2 * STEPS)
+    _, log = train_round(tiles, chosen, place=(0, 2), part=rest, initial=weights, world=CUDA)
     assert log.steps == STEPS
 
 
@@ -175,6 +185,8 @@ PATHS: dict[str, Callable[[], Any]] = {
     "student unet": partial(student, arch="unet", edge=True),
     "student unet, data beside the card": partial(student, 0.0, arch="unet", rotate=True),
     "student unet, plain layout": partial(student, arch="unet", edge=False, channels_last=False),
+    "student in parts of one training": one_training,
+    "student in parts, adamw": partial(one_training, optimiser="adamw"),
     "student deeplab": partial(student, arch="deeplabv3plus"),
     "student deeplab, bf16, canny": partial(
         student,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_stages import FULL, SMALL, STAGES, near, windows_of_a_cell
+from benchmarks.gpu_stages import FULL, SMALL, STAGES, TOY, near, step_parts, windows_of_a_cell
 
 
 def test_the_toy_run_has_every_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,6 +24,16 @@ def test_the_toy_run_has_every_row(capsys: pytest.CaptureFixture[str]) -> None:
         assert float(row[6]) > 0
         assert float(row[7]) > 0
         assert "allowed" in row[9]
+    assert re.search(r"2 crops of 64 px: .* steps a second, .* GB kept", lines[-1])
+
+
+def test_the_step_alone_tells_the_network_from_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    whole, network, kept = step_parts(replace(TOY, steps=6), "cpu")
+    assert 0 < network < 3 * whole
+    # A U-Net of width 8 keeps some dozens of maps of 8 channels of 2 crops of 64 x 64 px.
+    assert 10 < kept / (4 * 8 * 2 * 64 * 64) < 100
+    assert gpu.main(["--toy", "--device", "cpu", "--crop", "32"]) == 0
+    assert "2 crops of 32 px" in capsys.readouterr().out
 
 
 def test_a_card_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
