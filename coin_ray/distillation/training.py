@@ -88,11 +88,8 @@ def train_round(
             step += whole.before
             crops = sampling.draw_crops(label_maps, student, place, step, share)
             images, *targets = make_batch(data, crops, student)
-            images = images.permute(0, 3, 1, 2)  # (B, H, W, 3) read as NCHW is channels-last
-            if not student.channels_last:
-                images = images.contiguous()
             torch.manual_seed(sampling.network_seed(place, step, world.rank))
-            return _losses(forward, images, *targets)
+            return _losses(forward, _planes(images, student.channels_last), *targets)
 
         def rate(step: int, done: float) -> float:
             through = Limit(whole.total).done(whole.before + step, 0.0)
@@ -114,6 +111,11 @@ def train_round(
     if whole.before + student.iterations < whole.total:
         weights |= to_arrays(state_of(bare, optimiser))
     return weights, log
+
+
+def _planes(images: Tensor, channels_last: bool) -> Tensor:
+    images = images.permute(0, 3, 1, 2)  # (B, H, W, 3) read as NCHW is channels-last
+    return images if channels_last else images.contiguous()
 
 
 def _losses(
