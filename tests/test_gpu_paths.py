@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from coin_ray.pretraining.backbone import FAMILIES
 from tests import fake_cuda
 from tests.fake_cuda_paths import PATHS
 
 ENDS = {  # once a training, an image or every twenty steps
-    "elsewhere",  # the tests' own
     "training/layout.py:placed",
     "distillation/augment.py:<listcomp>",
     "propagation/features.py:<genexpr>",
@@ -42,6 +42,7 @@ ENDS = {  # once a training, an image or every twenty steps
 KNOWN = {  # a batch of prompts: segment-anything's own boolean writes, and the masks
     "segment anything": {"confidence/sam.py:decode", "confidence/sam.py:_exactly"},
     "small segmenter": {"confidence/small.py:_masks"},
+    **{f"features of {name}": {"elsewhere"} for name in FAMILIES},  # the test's own model
 }
 
 pytestmark = pytest.mark.skipif(
