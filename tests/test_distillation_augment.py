@@ -202,6 +202,16 @@ def test_data_that_lies_on_the_device_gives_the_same_batch() -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_the_precision_of_the_network_does_not_touch_the_crops() -> None:
+    student = Student(crop=96, batch=8, rotate=True, stain_jitter=0.2, hue_jitter=0.2)
+    tiles = placed_tiles(BOTH, student, torch.device("cpu"))
+    maps = [pseudo.label_map for _, pseudo in BOTH]
+    drawn = sampling.draw_crops(maps, student, (0, 1), 0, range(8))
+    plain = make_batch(tiles, drawn, student)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(make_batch(tiles, drawn, student)[0], plain[0])
+
+
 @pytest.mark.parametrize("size", [(60, 52), (150, 130), (97, 84), (300, 260)])
 def test_a_device_resamples_as_pillow_does(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (150, 130, 3), dtype=np.uint8)

@@ -17,6 +17,7 @@ from coin_ray.distillation.sampling import Crop
 from coin_ray.distillation.settings import Student
 from coin_ray.distillation.targets import PseudoLabels
 from coin_ray.imaging.stain import restained
+from coin_ray.precision import arithmetic
 from coin_ray.training.layout import moved
 
 Image = NDArray[np.uint8]
@@ -177,12 +178,18 @@ def _pictures(tiles: Tiles, crops: Sequence[Crop], student: Student) -> Tensor:
         one[y : y + height, x : x + width] = _resized(picture, height, width)
         turned = one.transpose(0, 1) if crop.swapped else one
         one.copy_(turned.flip([axis for axis in (0, 1) if crop.ways[axis] < 0]))
-    if student.stain_jitter > 0:
-        stains = moved(np.stack([c.stain for c in crops if c.stain is not None]), tiles.device)
-        out = restained(out, stains)
-    for one, crop in zip(out, crops, strict=True):
-        if crop.colour is not None:
-            one.copy_(_recoloured(one, moved(crop.colour, tiles.device)))
+    place = tiles.device
+    # Whatever the network computes in, optical densities have more than 8 or 11 bits.
+    with (
+        torch.autocast(place.type, enabled=False),
+        arithmetic(str(place), "fp32", deterministic=False),
+    ):
+        if student.stain_jitter > 0:
+            stains = [crop.stain for crop in crops if crop.stain is not None]
+            out = restained(out, moved(np.stack(stains), place))
+        for one, crop in zip(out, crops, strict=True):
+            if crop.colour is not None:
+                one.copy_(_recoloured(one, moved(crop.colour, place)))
     return out
 
 
