@@ -70,12 +70,7 @@ def _loop(config: Mapping[str, Any]) -> None:
     import torch.distributed as dist
 
     context = ray.train.get_context()
-    world = World(
-        context.get_world_rank(),
-        context.get_world_size(),
-        dist.barrier,
-        shared,
-    )
+    world = World(context.get_world_rank(), context.get_world_size(), dist.barrier, shared)
 
     def report(round_: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"round": round_, **metrics})
