@@ -24,13 +24,12 @@ def study(levels: tuple[str, ...] = LEVELS, seeds: tuple[int, ...] = (0,)) -> Re
             labels={"backbone": level},
             data=data,
             seed=seed,
-            config=Cell.model_validate(
-                {"uss": {"family": level if level in LEVELS else "mae"}, "rounds": {"count": ROUNDS}}
-            ),
+            config=Cell.model_validate({"uss": {"family": family}, "rounds": {"count": ROUNDS}}),
             key_label=f"{level}-tiles-{seed}",
         )
         for seed in seeds
         for level in levels
+        for family in [level if level in LEVELS else "mae"]
     )
     return ResolvedStudy(
         name="uss_backbones",
