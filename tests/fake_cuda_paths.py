@@ -26,7 +26,11 @@ from coin_ray.pretraining.pretrain import Asked
 from coin_ray.pretraining.small_sam import pretrain_segmenter
 from coin_ray.propagation.backbones import Backbone, build_vit
 from coin_ray.propagation.centroids import centroids, class_sums
-from coin_ray.propagation.features import extract_features
+from coin_ray.propagation.features import (
+    WindowFeatures,
+    extract_features,
+    normalise_features,
+)
 from coin_ray.propagation.settings import Uss
 from coin_ray.propagation.similarity import similarity_map
 from coin_ray.training.layout import placed
@@ -63,7 +67,7 @@ SSA: dict[str, Any] = {
 
 
 def features(family: str) -> None:
-    """Tokens of windows, both ways round, then class sums, centroids and cosines."""
+    """Tokens of windows, both ways round, stored and not, then class sums, centroids, cosines."""
     build = entry(f"{family}_mini").build
     model = build_vit(build["model"], {**build["overrides"], **TINY_VIT})[0].eval().to(CUDA.device)
 
@@ -78,8 +82,11 @@ def features(family: str) -> None:
     mean, std = (tuple(build[key]) for key in ("mean", "std"))
     backbone = Backbone(patch, model.embed_dim, mean, std, torch.device(CUDA.device), tokens)
     found = extract_features(IMAGE, backbone, Uss(window=64, hflip=True), zoom=1.5, batch=2)
-    vectors = centroids(class_sums(found, INSIDE))
-    assert similarity_map([(found, vectors)], relu=True).shape == (2, 96, 80)
+    stored = WindowFeatures.from_arrays(found.to_arrays(), CUDA.device)
+    for features, how in ((found, "none"), (stored, "none"), (found, "whiten")):
+        chosen = normalise_features(features, how)
+        vectors = centroids(class_sums(chosen, INSIDE))
+        assert similarity_map([(chosen, vectors)], relu=True).shape == (2, 96, 80)
 
 
 def segmenter(build: Callable[[], Any]) -> None:

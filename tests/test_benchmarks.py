@@ -32,16 +32,22 @@ def features() -> WindowFeatures:
     side, shape = 40, (100, 130)
     origins = np.array(list(literal.windows(shape, side, 26)))
     tokens = rng.normal(0.5, 1, (len(origins), 12, 7, 7)).astype(np.float16)
-    return WindowFeatures(tokens, origins, side, shape)
+    return window_features(tokens, origins, side, shape)
+
+
+def window_features(
+    tokens: np.ndarray, origins: np.ndarray, side: int, shape: tuple[int, int]
+) -> WindowFeatures:
+    geometry = np.array([side, *shape])
+    return WindowFeatures.from_arrays({"tokens": tokens, "origins": origins, "geometry": geometry})
 
 
 def pixel_features(features: WindowFeatures) -> torch.Tensor:
     parts = (
-        (y, x, torch.from_numpy(tokens))
-        for (y, x), tokens in zip(features.origins.tolist(), features.tokens, strict=True)
+        (y, x, tokens)
+        for (y, x), tokens in zip(features.origins.tolist(), features.tokens(), strict=True)
     )
-    dim = features.tokens.shape[1]
-    return literal.accumulate(parts, features.shape, features.window, dim)
+    return literal.accumulate(parts, features.shape, features.window, 12)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,7 @@ def test_windows_and_tokens_of_an_image(tile: tuple[np.ndarray, np.ndarray]) -> 
     backbone = Backbone(16, 3, mean, std, torch.device("cpu"), tokens)
     image = tile[0][:100]
     found = extract_features(image, backbone, Uss(window=150, stride=0.6), zoom=3.0, batch=8)
+    tokens_found = found.to_arrays()["tokens"]
     parts = list(
         literal.window_tokens(
             image, tokens, zoom=3, side=50, stride=30, patch=16, mean=mean, std=std, hflip=True
@@ -85,14 +92,14 @@ def test_windows_and_tokens_of_an_image(tile: tuple[np.ndarray, np.ndarray]) -> 
     )
     assert [p[:2] for p in parts] == [tuple(o) for o in found.origins.tolist()]
     slow = np.stack([p[2].numpy() for p in parts])
-    assert slow.shape == found.tokens.shape
+    assert slow.shape == tokens_found.shape
     # One interpolates bytes, the other floats, with other cubic kernels: some grey levels, in std.
-    assert np.abs(slow - found.tokens).max() < 0.06
+    assert np.abs(slow - tokens_found).max() < 0.06
     assert slow.std() > 0.3
 
 
 def test_pixel_features(features: WindowFeatures) -> None:
-    fast = np.concatenate([block for _, block in blocks(features, rows=17)], axis=1)
+    fast = torch.cat([block for _, block in blocks(features, rows=17)]).permute(2, 0, 1)
     assert np.allclose(fast, pixel_features(features).numpy(), atol=1e-5)
 
 
@@ -100,9 +107,8 @@ def test_centroids_of_a_data_set(features: WindowFeatures) -> None:
     from coin_ray.propagation.centroids import centroids, class_sums, merge
 
     rng = np.random.default_rng(2)
-    other = WindowFeatures(
-        features.tokens[::-1].copy(), features.origins, features.window, features.shape
-    )
+    turned = features.to_arrays()["tokens"][::-1].copy()
+    other = window_features(turned, features.origins, features.window, features.shape)
     images = [features, other]
     inside = [rng.random(features.shape) < share for share in (0.1, 0.6)]
     sums = [class_sums(f, m) for f, m in zip(images, inside, strict=True)]

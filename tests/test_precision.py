@@ -110,8 +110,12 @@ def test_features_in_bf16_point_the_same_way() -> None:
 
     def tokens(precision: Precision) -> np.ndarray:
         uss = Uss(size="mini", window=64, precision=precision)
-        found = extract_features(image, backbone, uss, zoom=1.0, batch=2).tokens
-        return np.moveaxis(found, 1, -1).reshape(-1, backbone.dim).astype(np.float32)
+        found = extract_features(image, backbone, uss, zoom=1.0, batch=2)
+        return (
+            np.moveaxis(found.to_arrays()["tokens"], 1, -1)
+            .reshape(-1, backbone.dim)
+            .astype(np.float32)
+        )
 
     exact, rounded = tokens("fp32"), tokens("bf16")
     assert np.array_equal(exact, tokens("tf32"))  # which a CPU does not have

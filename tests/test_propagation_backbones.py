@@ -162,8 +162,9 @@ def test_features_of_an_image_through_the_registry(family: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     features = extract_features(image, load(f"{family}_toy"), Uss(), zoom=4, batch=8)
     assert features.window == 12
-    assert features.tokens.shape[1:] == (24, *(2 * [-(-48 // load(f"{family}_toy").patch)]))
-    assert np.isfinite(features.tokens.astype(float)).all()
+    tokens = features.to_arrays()["tokens"]
+    assert tokens.shape[1:] == (24, *(2 * [-(-48 // load(f"{family}_toy").patch)]))
+    assert np.isfinite(tokens.astype(float)).all()
 
 
 def test_the_model_is_kept_and_read_again_when_the_file_changes(home: Path) -> None:

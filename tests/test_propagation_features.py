@@ -49,7 +49,18 @@ def random_features(
     rng = np.random.default_rng(seed)
     origins = np.array(grid(shape, side, stride))
     tokens = rng.normal(1, 1, (len(origins), dim, 4, 4)).astype(np.float16)
-    return WindowFeatures(tokens, origins, side, shape)
+    return window_features(tokens, origins, side, shape)
+
+
+def window_features(
+    tokens: NDArray[np.float16], origins: NDArray[np.int64], side: int, shape: tuple[int, int]
+) -> WindowFeatures:
+    geometry = np.array([side, *shape])
+    return WindowFeatures.from_arrays({"tokens": tokens, "origins": origins, "geometry": geometry})
+
+
+def tokens_of(features: WindowFeatures) -> NDArray[np.float16]:
+    return features.to_arrays()["tokens"]
 
 
 def random_image(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -58,11 +69,11 @@ def random_image(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
 
 def literal_pixels(features: WindowFeatures) -> NDArray[np.float64]:
     """(D, H, W): every window up-sampled by torch, added, divided by the number of windows."""
-    dim = features.tokens.shape[1]
-    total = np.zeros((dim, *features.shape))
+    all_tokens = tokens_of(features)
+    total = np.zeros((all_tokens.shape[1], *features.shape))
     count = np.zeros(features.shape)
     side = features.window
-    for tokens, (y, x) in zip(features.tokens, features.origins, strict=True):
+    for tokens, (y, x) in zip(all_tokens, features.origins, strict=True):
         up = torch.nn.functional.interpolate(
             torch.from_numpy(tokens.astype(np.float64))[None],
             (side, side),
@@ -76,7 +87,8 @@ def literal_pixels(features: WindowFeatures) -> NDArray[np.float64]:
 
 
 def pixels(features: WindowFeatures, rows: int | None = None) -> NDArray[np.float32]:
-    return np.concatenate([block for _, block in blocks(features, rows)], axis=1)
+    found = torch.cat([block for _, block in blocks(features, rows)])
+    return found.permute(2, 0, 1).numpy()
 
 
 @pytest.mark.parametrize("length", [174, 200, 256, 333, 512, 1000, 1024])
@@ -104,7 +116,7 @@ def test_window_is_given_after_zoom_and_never_above_the_image() -> None:
     assert window_side((3, 40), zoom=6, window=None) == 1
     one = extract(random_image(30, 30), pooling_backbone(), zoom=2, window=256)
     assert len(one.origins) == 1
-    assert one.tokens.shape == (1, 6, 15, 15)
+    assert tokens_of(one).shape == (1, 6, 15, 15)
 
 
 def test_the_paper_settings_give_its_token_grid() -> None:
@@ -119,7 +131,7 @@ def test_the_paper_settings_give_its_token_grid() -> None:
     # the 166 px window of a 1000 px image at zoom 6 becomes 996 px, then 1008 for patches of 16
     image = random_image(166, 276)
     features = extract(image, backbone, zoom=6, window=996, hflip=False, batch=2)
-    assert features.tokens.shape == (2, 1, 63, 63)
+    assert tokens_of(features).shape == (2, 1, 63, 63)
     assert features.origins.tolist() == [[0, 0], [0, 110]]
     assert seen == [(2, 3, 1008, 1008)]
 
@@ -129,10 +141,10 @@ def test_input_is_bicubic_normalised_rgb() -> None:
     backbone = pooling_backbone(patch=2)
     plain = extract(image, backbone, zoom=1, window=16, hflip=False)
     mean = image.reshape(8, 2, 8, 2, 3).mean((1, 3)).transpose(2, 0, 1) / 255
-    np.testing.assert_allclose(plain.tokens[0, :3], mean, atol=1e-3)
+    np.testing.assert_allclose(tokens_of(plain)[0, :3], mean, atol=1e-3)
     shifted = Backbone(2, 6, (0.5, 0.0, 0.0), (0.1, 1.0, 1.0), backbone.device, backbone.tokens)
     found = extract(image, shifted, zoom=1, window=16, hflip=False)
-    np.testing.assert_allclose(found.tokens[0, 0], (mean[0] - 0.5) / 0.1, atol=1e-2)
+    np.testing.assert_allclose(tokens_of(found)[0, 0], (mean[0] - 0.5) / 0.1, atol=1e-2)
 
 
 def test_flip_averages_the_unmirrored_tokens_of_the_mirrored_window() -> None:
@@ -141,16 +153,16 @@ def test_flip_averages_the_unmirrored_tokens_of_the_mirrored_window() -> None:
     plain = extract(image, backbone, zoom=2, hflip=False)
     both = extract(image, backbone, zoom=2, hflip=True)
     # the mean colour is blind to mirroring, left minus right is cancelled by it
-    np.testing.assert_allclose(both.tokens[:, :3], plain.tokens[:, :3], atol=1e-3)
-    assert np.abs(plain.tokens[:, 3:]).max() > 0.02
-    np.testing.assert_allclose(both.tokens[:, 3:], 0, atol=1e-3)
+    np.testing.assert_allclose(tokens_of(both)[:, :3], tokens_of(plain)[:, :3], atol=1e-3)
+    assert np.abs(tokens_of(plain)[:, 3:]).max() > 0.02
+    np.testing.assert_allclose(tokens_of(both)[:, 3:], 0, atol=1e-3)
 
 
 def test_batches_do_not_change_the_tokens() -> None:
     image, backbone = random_image(60, 70), pooling_backbone()
     one = extract(image, backbone, zoom=4, batch=1)
     many = extract(image, backbone, zoom=4, batch=64)
-    np.testing.assert_array_equal(one.tokens, many.tokens)
+    np.testing.assert_array_equal(tokens_of(one), tokens_of(many))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 37, 500, None])
@@ -161,7 +173,7 @@ def test_pixel_features_are_the_mean_of_upsampled_windows(rows: int | None) -> N
 
 
 def test_windows_of_one_token_are_constant() -> None:
-    features = WindowFeatures(
+    features = window_features(
         np.full((1, 2, 1, 1), 3, np.float16), np.zeros((1, 2), int), 5, (5, 5)
     )
     np.testing.assert_array_equal(pixels(features), np.full((2, 5, 5), 3))
@@ -171,29 +183,28 @@ def test_arrays_round_trip() -> None:
     features = random_features()
     back = WindowFeatures.from_arrays(features.to_arrays())
     assert (back.window, back.shape) == (features.window, features.shape)
-    np.testing.assert_array_equal(back.tokens, features.tokens)
+    np.testing.assert_array_equal(tokens_of(back), tokens_of(features))
     np.testing.assert_array_equal(back.origins, features.origins)
 
 
-def tokens_of(features: WindowFeatures) -> NDArray[np.float64]:
-    return features.tokens.astype(np.float64).transpose(1, 0, 2, 3).reshape(5, -1)
+def channels_of(features: WindowFeatures) -> NDArray[np.float64]:
+    return tokens_of(features).astype(np.float64).transpose(1, 0, 2, 3).reshape(5, -1)
 
 
 def test_standardise_and_whiten() -> None:
     features = random_features()
-    mixed = WindowFeatures(
-        np.einsum("ij,njhw->nihw", np.diag([1, 2, 3, 0.5, 4]) + 0.3, features.tokens).astype(
-            np.float16
-        ),
+    mixing = np.diag([1, 2, 3, 0.5, 4]) + 0.3
+    mixed = window_features(
+        np.einsum("ij,njhw->nihw", mixing, tokens_of(features)).astype(np.float16),
         features.origins,
         features.window,
         features.shape,
     )
     assert normalise_features(mixed, "none") is mixed
-    standard = tokens_of(normalise_features(mixed, "standardise"))
+    standard = channels_of(normalise_features(mixed, "standardise"))
     np.testing.assert_allclose(standard.mean(1), 0, atol=1e-3)
     np.testing.assert_allclose(standard.std(1), 1, atol=1e-2)
-    white = tokens_of(normalise_features(mixed, "whiten"))
+    white = channels_of(normalise_features(mixed, "whiten"))
     np.testing.assert_allclose(np.cov(white, bias=True), np.eye(5), atol=2e-2)
 
 
@@ -216,7 +227,7 @@ def literal_centroids(
     """Means of the concatenated unit pixel features of each class."""
     unit, inside = [], []
     for features, mask in pairs:
-        flat = literal_pixels(features).reshape(features.tokens.shape[1], -1)
+        flat = literal_pixels(features).reshape(5, -1)
         unit.append(flat / np.linalg.norm(flat, axis=0))
         inside.append(mask.ravel())
     everything, mask = np.concatenate(unit, axis=1), np.concatenate(inside)
@@ -295,7 +306,9 @@ def test_similarity_is_the_cosine() -> None:
 def test_similarity_ignores_the_length_of_centroids_and_features() -> None:
     features = random_features()
     centre = np.random.default_rng(2).normal(size=(2, 5))
-    longer = WindowFeatures(features.tokens * 2, features.origins, features.window, features.shape)
+    longer = window_features(
+        tokens_of(features) * 2, features.origins, features.window, features.shape
+    )
     np.testing.assert_allclose(
         similar([(features, centre)]), similar([(longer, 10 * centre)]), atol=1e-5
     )

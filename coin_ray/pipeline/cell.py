@@ -77,7 +77,11 @@ class CellRun:
         stage = STAGES[ref.stage]
 
         def fetch(source: Ref | Content) -> Any:
-            return self.get(source) if isinstance(source, Ref) else source.read()
+            if isinstance(source, Content):
+                return source.read()
+            kept = STAGES[source.stage].keeps(self.chain.whole)
+            kept = kept or self.store.has(self.chain.key(source))
+            return self.get(source) if kept else self.given(source)
 
         def prompt(embed: Ref, points: Points, precision: Precision) -> InstanceMasks:
             key = self.chain.key(embed)

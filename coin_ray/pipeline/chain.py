@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from coin_ray.data.resolution import pixel_scale
 from coin_ray.data.sample import Image
 from coin_ray.pipeline.memo import Memo
+from coin_ray.pipeline.needs import with_cache
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Content, Ref, Source, Together
 from coin_ray.pipeline.stages import STAGES
@@ -48,7 +50,7 @@ class Chain:
         view, self.cell = self.memo.open(config, seed)
         self.config, self.train = cast(Cell, view), tuple(train)
         self._seed, self._weights, self._coarse = seed, functools.cache(weights), coarse
-        self._whole, self._device = config, device
+        self.whole, self._device = with_cache(config, device), device
         self._trained = self
         if trained is not None and trained != device:
             self._trained = Chain(config, seed, train, weights, coarse, device=trained)
@@ -71,18 +73,19 @@ class Chain:
         if stage.trains and self._trained is not self:
             return self._trained.key(ref)
         settings = stage.identity(self, ref)
-        kind = device_of(self._device, stage.runs != "cpu")
+        kind = device_of(self._device, stage.runs != "cpu" and stage.told)
         if kind != "cpu":  # version 0.1 knew no other
             settings["device"] = kind
         inputs = {role: self._digest(found) for role, found in stage.inputs(self, ref).items()}
         # Straight from the configuration: what a stage costs is no part of what it is.
-        what, amount = stage.work(self._whole, settings)
+        what, amount = stage.work(self.whole, settings)
         if ref.image is not None:
             amount *= self.memo.area(ref.image)
         name, device = stage.label(self, ref), stage.runs != "cpu"
         key = make_key(
             ref.stage, stage.version, name, settings, inputs, (what, amount), on_device=device
         )
+        key = key if stage.keeps(self.whole) else replace(key, kept=False)
         return self.memo.add(key, self, ref)
 
     def _digest(self, source: Source) -> str | list[str]:
@@ -129,4 +132,4 @@ class Chain:
 
         rounds = range(1, self.config.rounds.count + 1)
         steps = (round_schedule(self.config, r, self.images)["iterations"] for r in rounds)
-        return *STAGES["round"].work(self._whole, {"iterations": 1}), tuple(steps)
+        return *STAGES["round"].work(self.whole, {"iterations": 1}), tuple(steps)

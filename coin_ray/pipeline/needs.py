@@ -13,6 +13,15 @@ def needs_coarse(ot: Ot) -> bool:
     return ot.enabled and (ot.foreground_mass == "coarse" or ot.prior > 0)
 
 
+def with_cache(config: Cell, device: str, cheaper: str | None = None) -> Cell:
+    """``uss.cache``, where it is left out, as ``cheaper`` or by the kind of device: a pass of a
+    backbone takes a CPU far longer than to read what it gave, and a GPU hardly as long."""
+    if config.uss.cache is not None:
+        return config
+    cache = cheaper or ("tokens" if device == "cpu" else "none")
+    return config.model_copy(update={"uss": config.uss.model_copy(update={"cache": cache})})
+
+
 def uses_crf(config: Cell) -> bool:
     """True if a cell needs the extra ``crf``."""
     refines = config.crf.enabled and config.uss.family != "none"

@@ -146,8 +146,11 @@ class Stage:
     on the CPU, on the device, or on the segmenter's; ``on_card`` says for which cells it needs the
     device, if not for all. Where it ``trains``, ``compute`` takes the processes that share the work
     and who hears of its progress. ``large`` artifacts are made from an image alone and are
-    collected first. ``work`` is the kind and amount of what it costs, for one pixel of its image;
-    of an artifact that does not grow (``grows``) the size is the same for any amount.
+    collected first. Where its artifact is not what a cell ``keeps``, whoever takes it makes it on
+    the way. ``told`` is False where the key leaves the kind of
+    device to those of its inputs: it ran on the CPU once. ``work`` is the kind and amount of what
+    it costs, for one pixel of its image; of an artifact that does not grow (``grows``) the size is
+    the same for any amount.
     """
 
     name: str
@@ -161,6 +164,8 @@ class Stage:
     on_card: Callable[[Cell], bool] = always
     trains: bool = False
     large: bool = False
+    keeps: Callable[[Cell], bool] = always
+    told: bool = True
     grows: bool = True
     work: Callable[[Cell, Values], tuple[str, float]] = lambda config, values: ("", 1.0)
     label: Callable[[Scope, Ref], str] = lambda chain, ref: ref.image.name
@@ -268,7 +273,8 @@ class Given:
         return self._sources[role]
 
     def __getitem__(self, role: str) -> Any:
-        """An input: an artifact, or what else it is."""
+        """An input: an artifact, or what else it is. Of a stage that is not kept, what its own
+        computation is handed."""
         source = self.source(role)
         assert isinstance(source, Ref | Content)
         return self._fetch(source)
@@ -290,7 +296,7 @@ class Given:
         return list(source)
 
     def each(self, role: str) -> Iterator[Any]:
-        """An input of several parts, one at a time."""
+        """An input of several parts, one at a time, each as ``given[role]``."""
         return map(self._fetch, self.all(role))
 
     def prompted(self, role: str, points: Points, precision: Precision) -> InstanceMasks:

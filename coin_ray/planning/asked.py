@@ -36,13 +36,14 @@ def down(
     inputs: Callable[[Key], Sequence[Key]],
     present: Set[str] = frozenset(),
 ) -> dict[str, Key]:
-    """The wanted keys and all that they are made from, down to what is present."""
+    """The wanted keys and what they are made from, if it is stored, down to what is present."""
     found: dict[str, Key] = {}
     left = list(wanted)
     while left:
         key = left.pop()
         if key.digest not in found and key.digest not in present:
-            found[key.digest] = key
+            if key.kept:
+                found[key.digest] = key
             left += inputs(key)
     return found
 

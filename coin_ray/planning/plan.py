@@ -20,7 +20,7 @@ from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.memo import BIT, Memo
-from coin_ray.pipeline.needs import mask_digest, needed_weights, uses_crf
+from coin_ray.pipeline.needs import mask_digest, needed_weights, uses_crf, with_cache
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.alike import Alike, repeated
@@ -34,6 +34,7 @@ from coin_ray.planning.asked import (
     rounds_asked,
     trained,
 )
+from coin_ray.planning.passes import cheaper_cache
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
 from coin_ray.workspace import Workspace
@@ -66,7 +67,8 @@ class Plan:
     them the store has, ``missing``: what will be computed. ``present``: the digests of what is
     stored; ``inputs``: what a stage is made from. Where no round is stored yet, those of many cells
     are alike: one stands for all, and ``copies`` says for how many, where that is not one.
-    ``weights`` and ``masks`` are the content digests that the keys hold.
+    ``weights`` and ``masks`` are the content digests that the keys hold; ``cache`` is the setting
+    ``uss.cache`` of cells that leave it out.
     """
 
     keys: Mapping[str, Key]
@@ -79,6 +81,7 @@ class Plan:
     inputs: Callable[[Key], Sequence[Key]]
     weights: Mapping[str, str]
     masks: Mapping[tuple[str, str], Mapping[str, str]]
+    cache: str | None = None
 
     @cached_property
     def stages(self) -> dict[str, StageCount]:
@@ -118,9 +121,11 @@ def plan_cells(
     workspace: Path,
     device: str = "cpu",
     until: str | None = None,
+    cheaper: str | None = None,
 ) -> Plan:
     """Plan cells on their resolved data, where ``device`` computes, up to a stage or their end.
-    UserError if weights, mask files or the extra ``crf`` are missing."""
+    UserError if weights, mask files or the extra ``crf`` are missing. ``cheaper``: a ``uss.cache``
+    for those that leave it out; None if that is to be found out."""
     weights, masks = identities(cells, data, until)
     store = Store(Workspace(workspace).store)
     memo_of: dict[str, Alike] = {}
@@ -128,7 +133,7 @@ def plan_cells(
     copies: dict[str, int] = {}
     asked: list[tuple[Sequence[Key], Sequence[Key]]] = []
     with _no_collector():
-        chains = _open_alike(cells, data, weights, masks, device)
+        chains = _open_alike(cells, data, weights, masks, device, cheaper)
         for chain, memo in chains if until else ():
             goals = [chain.key(ref) for ref in steps.asks(chain, memo.data, until)]
             begun = down(goals, memo.inputs)
@@ -165,6 +170,10 @@ def plan_cells(
             for key in (*always, *needed(first, always, lacking))
         }
         left = _left(wanted, memo_of, there)
+    if cheaper is None and device != "cpu":
+        best = cheaper_cache(_passes(left, memo_of, store), store, device)
+        if best == "tokens":  # and not what was planned with, on a GPU
+            return plan_cells(cells, data, workspace, device, until, best)
 
     def part(digest: str, which: int) -> Part:
         return Part(which.bit_count(), memo_of[digest].amount(digest, which))
@@ -180,6 +189,7 @@ def plan_cells(
         lambda key: memo_of[key.digest].inputs(key),
         weights,
         masks,
+        cheaper,
     )
 
 
@@ -189,14 +199,32 @@ def _left(
     """Which artifacts (bits of those that a key stands for) will be made: the wanted ones and what
     they are made from, down to what is there."""
     found: dict[str, int] = {}
-    left = [(digest, memo_of[digest].every(digest)) for digest in wanted]
+    left = [(memo_of[digest], digest, memo_of[digest].every(digest)) for digest in wanted]
     while left:
-        digest, which = left.pop()
+        memo, digest, which = left.pop()
         new = which & ~there.get(digest, 0) & ~found.get(digest, 0)
         if new:
             found[digest] = found.get(digest, 0) | new
-            left += memo_of[digest].made_from(digest, new)
-    return found
+            left += [(memo, *below) for below in memo.made_from(digest, new)]
+    return {digest: which for digest, which in found.items() if digest in memo_of}
+
+
+def _passes(
+    left: Iterable[str], memo_of: Mapping[str, Alike], store: Store
+) -> Iterator[tuple[Key, float, int]]:
+    """Tokens that a stage to be computed takes: their key, how much work those are that the store
+    lacks, and how many stages take them."""
+    takers = Counter(
+        (memo_of[digest], below)
+        for digest in left
+        for below in memo_of[digest].inputs(memo_of[digest].keys[digest])
+        if below.stage == "features"
+    )
+    for (memo, key), count in takers.items():
+        lacking = memo.every(key.digest)
+        for _, which, _ in memo.stored([key], store):
+            lacking &= ~which
+        yield key, memo.amount(key.digest, lacking), count
 
 
 def identities(
@@ -228,13 +256,15 @@ def open_chains(
     weights: Mapping[str, str],
     masks: Mapping[tuple[str, str], Mapping[str, str]],
     device: str,
+    cheaper: str | None = None,
 ) -> list[tuple[Chain, DataSet]]:
-    """The keys of each cell on ``device``, sharing what they have in common, and its data."""
+    """The keys of each cell on ``device``, sharing what they have in common, and its data;
+    ``cheaper`` as of ``plan_cells``."""
     memos = {name: Memo() for name in data}
     return [
         (
             Chain(
-                cell.config,
+                with_cache(cell.config, device, cheaper),
                 cell.seed,
                 data[cell.data.name].train,
                 weights.__getitem__,
@@ -254,6 +284,7 @@ def _open_alike(
     weights: Mapping[str, str],
     masks: Mapping[tuple[str, str], Mapping[str, str]],
     device: str,
+    cheaper: str | None,
 ) -> list[Opened]:
     """As ``open_chains``, on the images that stand for all."""
     used = {name: data[name] for name in dict.fromkeys(cell.data.name for cell in cells)}
@@ -268,7 +299,8 @@ def _open_alike(
     opened = []
     for cell in cells:
         memo = memos[cell.data.name]
-        given = (cell.config, cell.seed, memo.data.train, weights.__getitem__, memo.mask, memo)
+        config = with_cache(cell.config, device, cheaper)
+        given = (config, cell.seed, memo.data.train, weights.__getitem__, memo.mask, memo)
         opened.append((Chain(*given, device=device), memo))
     return opened
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from coin_ray.data.dataset import DataSet
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.identity import CellIdentity
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.asked import (
     always_asked,
     down,
@@ -51,8 +52,13 @@ def stages_by_cell(
         left = [i for i, stages in enumerate(best) if stages.missing]
         chains = open_chains([cells[i] for i in left], data, *known, kind)
         for i, stages in zip(left, _stages(chains, store), strict=True):
-            best[i] = min(best[i], stages, key=lambda found: len(found.missing))
+            best[i] = min(best[i], stages, key=_lacking)
     return best
+
+
+def _lacking(found: CellStages) -> int:
+    """Missing stages; those aside that not every kind of device stores."""
+    return sum(not STAGES[key.stage].large for key in found.missing.values())
 
 
 def _stages(chains: Sequence[tuple[Chain, DataSet]], store: Store) -> list[CellStages]:

@@ -27,22 +27,23 @@ class ClassSums:
 
 def class_sums(features: WindowFeatures, foreground: NDArray[np.bool_]) -> ClassSums:
     """Sums of one image, streamed over blocks of rows; ``foreground`` (H, W) bool."""
+    import torch
+
     if foreground.shape != features.shape:
         raise ValueError(f"mask {foreground.shape}, features of {features.shape}")
-    sums = np.zeros((2, features.tokens.shape[1]))
+    sums: list[torch.Tensor] = []
     for rows, block in blocks(features):
-        flat = np.moveaxis(block, 0, -1).reshape(-1, len(block))
-        length = np.sqrt(np.einsum("pd,pd->p", flat, flat, dtype=np.float32))
-        weight = 1 / np.maximum(length, 1e-12).astype(np.float64)
-        inside = foreground[rows].ravel()
+        flat = block.flatten(0, 1)
+        inside = torch.from_numpy(foreground[rows].ravel()).to(flat.device)
+        weight = 1 / flat.norm(dim=1).clamp_(min=1e-12)
+        member = torch.stack([~inside, inside]) * weight
         # float32 inside a few thousand pixels, float64 between them: a sum over 10^8 pixels of a
         # data set must not lose its last terms.
-        for first in range(0, len(flat), 8192):
-            part = slice(first, first + 8192)
-            member = np.stack([~inside[part], inside[part]]) * weight[part]
-            sums += member.astype(np.float32) @ flat[part]
+        parts = zip(member.split(8192, dim=1), flat.split(8192), strict=True)
+        sums.append(torch.stack([m @ f for m, f in parts]).sum(dim=0, dtype=torch.float64))
     inside_count = int(foreground.sum())
-    return ClassSums(sums, np.array([foreground.size - inside_count, inside_count]))
+    counts = np.array([foreground.size - inside_count, inside_count])
+    return ClassSums(torch.stack(sums).sum(dim=0).cpu().numpy(), counts)
 
 
 def merge(parts: Sequence[ClassSums], weight: str) -> ClassSums:

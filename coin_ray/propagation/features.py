@@ -1,14 +1,16 @@
 """Frozen features of an image, window by window on the token grid, and pixel features from them.
 
 COIN, step 1: windows of the image are magnified, run through a self-supervised transformer, brought
-back to pixel size by bilinear interpolation and averaged where they overlap. The tokens are what is
-kept (fp16, a few MB to 0.5 GB an image); pixel features are made a few rows at a time.
+back to pixel size by bilinear interpolation and averaged where they overlap. Tokens (fp16) pass
+through window by window, pixel features a few rows at a time, all on the backbone's device; whoever
+wants them again runs the backbone again, or keeps the tokens (a few MB to 0.5 GB an image).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -20,37 +22,49 @@ from coin_ray.precision import computing
 from coin_ray.propagation.settings import Uss
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
     from coin_ray.propagation.backbones import Backbone
 
-Float32 = NDArray[np.float32]
 BLOCK_BYTES = 48_000_000
+"""Of pixel features at a time."""
+PASS_BYTES = 256_000_000
+"""Of activations in a pass of the backbone."""
 
 
 @dataclass(frozen=True)
 class WindowFeatures:
     """Tokens of the windows of one image.
 
-    ``tokens`` (n, D, h, w) float16, ``origins`` (n, 2) int64 (y, x) in raster order, ``window``
-    side of a window in image px, ``shape`` (H, W) of the image.
+    ``tokens()`` goes through them, one window (D, h, w) float16 after the other, as often as it is
+    asked. ``origins`` (n, 2) int64 (y, x) in raster order, ``window`` side of a window in image px,
+    ``shape`` (H, W) of the image.
     """
 
-    tokens: NDArray[np.float16]
+    tokens: Callable[[], Iterable[Tensor]]
     origins: NDArray[np.int64]
     window: int
     shape: tuple[int, int]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays for the store."""
+        """Plain arrays for the store, the tokens (n, D, h, w)."""
+        kept = np.empty(0, np.float16)
+        for i, window in enumerate(self.tokens()):
+            if not i:
+                kept = np.empty((len(self.origins), *window.shape), np.float16)
+            kept[i] = window.cpu().numpy()
         geometry = np.array([self.window, *self.shape], dtype=np.int64)
-        return {"tokens": self.tokens, "origins": self.origins, "geometry": geometry}
+        return {"tokens": kept, "origins": self.origins, "geometry": geometry}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> WindowFeatures:
-        """Inverse of :meth:`to_arrays`."""
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]], device: str = "cpu") -> WindowFeatures:
+        """Inverse of :meth:`to_arrays`; the tokens are given on ``device``."""
+        import torch
+
         window, height, width = (int(value) for value in arrays["geometry"])
-        return cls(arrays["tokens"], arrays["origins"], window, (height, width))
+        tokens = torch.from_numpy(arrays["tokens"])
+        moved = partial(map, lambda window: window.to(device), tokens)
+        return cls(moved, arrays["origins"], window, (height, width))
 
 
 def window_side(shape: tuple[int, int], *, zoom: float, window: int | None) -> int:
@@ -71,20 +85,37 @@ def extract_features(
 
     A window is magnified (bicubic), normalised, and resized (bicubic) so that its side is a
     multiple of the patch; with ``uss.hflip`` the tokens are averaged with those of the mirrored
-    window. ``batch`` windows run at a time.
+    window. ``batch`` windows run at a time, fewer where their activations would be large.
     """
-    import torch
-
     height, width = image.shape[:2]
     side = window_side((height, width), zoom=zoom, window=uss.window)
     origins = np.array(grid((height, width), side, max(int(side * uss.stride + 1e-9), 1)))
     zoomed = max(round(side * zoom), 1)
-    final = -(-zoomed // backbone.patch) * backbone.patch
+    length = -(-zoomed // backbone.patch)
+    # At its widest a block holds its input and what it adds, and four times both in between.
+    wide = 10 * backbone.dim * length**2 * (2 if uss.precision == "bf16" else 4)
+    batch = max(1, min(batch, PASS_BYTES // wide))
+    sides = side, zoomed, length * backbone.patch
+    tokens = partial(_tokens, image, backbone, uss, origins, sides, batch)
+    return WindowFeatures(tokens, origins, side, (height, width))
+
+
+def _tokens(
+    image: NDArray[np.uint8],
+    backbone: Backbone,
+    uss: Uss,
+    origins: NDArray[np.int64],
+    sides: tuple[int, int, int],
+    batch: int,
+) -> Iterator[Tensor]:
+    """``sides`` of a window: in the image, after the zoom, and as the backbone takes it."""
+    import torch
+
+    side, zoomed, final = sides
     mean, std = (
         torch.tensor(v, device=backbone.device)[:, None, None]
         for v in (backbone.mean, backbone.std)
     )
-    tokens = np.empty((len(origins), backbone.dim, *(2 * [final // backbone.patch])), np.float16)
     for first in range(0, len(origins), batch):
         crops = np.stack(
             [image[y : y + side, x : x + side] for y, x in origins[first : first + batch]]
@@ -95,11 +126,11 @@ def extract_features(
             found = backbone.tokens(pixels).float()
             if uss.hflip:
                 found = (found + backbone.tokens(pixels.flip(3)).float().flip(3)) / 2
-        tokens[first : first + batch] = found.to(torch.float16).cpu().numpy()
-    return WindowFeatures(tokens, origins, side, (height, width))
+        # As they come back from the store: the order of sums depends on where numbers lie.
+        yield from found.to(torch.float16).contiguous()
 
 
-def _resize(pixels: torch.Tensor, side: int) -> torch.Tensor:
+def _resize(pixels: Tensor, side: int) -> Tensor:
     from torch.nn.functional import interpolate
 
     if pixels.shape[-1] == side:
@@ -109,7 +140,8 @@ def _resize(pixels: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
-    """Tokens with comparable directions, from statistics over all tokens of the image.
+    """Tokens with comparable directions, from statistics over all tokens of the image, which are
+    held meanwhile.
 
     Raw tokens share a large common direction, so that all cosines are near 1. ``standardise``
     subtracts the mean and divides by the standard deviation of each channel; ``whiten`` subtracts
@@ -118,46 +150,72 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     """
     if mode == "none":
         return features
-    n, dim = features.tokens.shape[:2]
-    total, moment, count = np.zeros(dim), np.zeros((dim, dim)), 0
-    for window in features.tokens:
-        flat = window.reshape(dim, -1).astype(np.float32)
-        total += flat.sum(axis=1, dtype=np.float64)
+    import torch
+
+    held = list(features.tokens())
+    dim, device = len(held[0]), held[0].device
+    total = torch.zeros(dim, dtype=torch.float64, device=device)
+    moment, count = torch.zeros(dim, dim, dtype=torch.float64, device=device), 0
+    for window in held:
+        flat = window.flatten(1).float()
+        total += flat.sum(dim=1, dtype=torch.float64)
         moment += flat @ flat.T
         count += flat.shape[1]
-    mean = total / count
-    covariance = moment / count - np.outer(mean, mean)
+    mean = total.cpu().numpy() / count
+    covariance = moment.cpu().numpy() / count - np.outer(mean, mean)
     floor = 1e-4 * max(float(np.trace(covariance)) / dim, 1e-12)
     if mode == "standardise":
         scale = np.diag(1 / np.sqrt(np.maximum(np.diag(covariance), 0) + floor))
     else:
         values, vectors = np.linalg.eigh(covariance)
         scale = (vectors / np.sqrt(np.maximum(values, 0) + floor)) @ vectors.T
-    matrix, centre = scale.astype(np.float32), mean.astype(np.float32)[:, None]
-    tokens = np.empty_like(features.tokens)
-    for i in range(n):
-        flat = features.tokens[i].reshape(dim, -1).astype(np.float32)
-        tokens[i] = (matrix @ (flat - centre)).reshape(tokens.shape[1:])
-    return replace(features, tokens=tokens)
+    matrix, centre = (
+        torch.from_numpy(values.astype(np.float32)).to(device) for values in (scale, mean[:, None])
+    )
+
+    def scaled(window: Tensor) -> Tensor:
+        flat = matrix @ (window.flatten(1).float() - centre)
+        return flat.to(torch.float16).reshape(window.shape)
+
+    return replace(features, tokens=partial(map, scaled, held))
 
 
-def blocks(features: WindowFeatures, rows: int | None = None) -> Iterator[tuple[slice, Float32]]:
-    """Pixel features, block by block of image rows: (row slice, (D, rows, W) float32).
+def blocks(features: WindowFeatures, rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """Pixel features, block by block of image rows: (row slice, (rows, W, D) float32).
 
     Each is the mean over the windows that cover a pixel of their bilinearly up-sampled tokens
-    (half-pixel centres, clamped at the border). ``rows`` None keeps a block near 48 MB.
+    (half-pixel centres, clamped at the border). ``rows`` None keeps a block near 48 MB. Windows are
+    held while a block needs them.
     """
     height, width = features.shape
-    dim, h, w = features.tokens.shape[1:]
+    side, bands = features.window, _bands(features)
+    coming: _Band | None = next(bands)
+    assert coming is not None
+    dim, h, w = coming[1][0][1].shape
     if rows is None:
         rows = max(BLOCK_BYTES // (4 * width * dim), 1)
-    down, across = _interpolation(features.window, h), _interpolation(features.window, w)
+    down, across = _interpolation(side, h), _interpolation(side, w)
+    held: list[_Band] = []
     for top in range(0, height, rows):
         here = slice(top, min(top + rows, height))
-        yield here, np.moveaxis(_block(features, here, down, across), 2, 0)
+        while coming is not None and coming[0] < here.stop:
+            held.append(coming)
+            coming = next(bands, None)
+        held = [band for band in held if band[0] + side > top]
+        yield here, _block(held, here, width, down, across)
 
 
-def _interpolation(length: int, tokens: int) -> Float32:
+_Band = tuple[int, list[tuple[int, "Tensor"]]]
+"""A row of windows: its y, and the x and tokens of each."""
+
+
+def _bands(features: WindowFeatures) -> Iterator[_Band]:
+    windows = zip(features.origins.tolist(), features.tokens(), strict=True)
+    for y, group in groupby(windows, key=lambda window: window[0][0]):
+        yield y, [(x, tokens) for (_, x), tokens in group]
+
+
+def _interpolation(length: int, tokens: int) -> NDArray[np.float32]:
     """(length, tokens) weights of bilinear up-sampling along one axis; each row sums to 1."""
     centre = np.clip((np.arange(length) + 0.5) * tokens / length - 0.5, 0, tokens - 1)
     low = np.minimum(centre.astype(int), max(tokens - 2, 0))
@@ -167,33 +225,36 @@ def _interpolation(length: int, tokens: int) -> Float32:
     return weights
 
 
-def _block(features: WindowFeatures, here: slice, down: Float32, across: Float32) -> Float32:
-    """(rows, W, D) pixel features of the image rows ``here``.
+def _block(
+    bands: list[_Band],
+    here: slice,
+    width: int,
+    down: NDArray[np.float32],
+    across: NDArray[np.float32],
+) -> Tensor:
+    """(rows, W, D) pixel features of the image rows ``here``, from the rows of windows that reach
+    them.
 
-    The windows of one row of the grid share their vertical weights, so they are put side by side at
-    token height first, and one product over all grid rows then makes the pixels.
+    The windows of a row share their vertical weights, so they are put side by side at token height
+    first, and one product makes their share of the pixels.
     """
-    side, dim, width = features.window, features.tokens.shape[1], features.shape[1]
-    vertical, strips = [], []
+    import torch
+
+    first = bands[0][1][0][1]
+    dim, device, side = len(first), first.device, len(down)
+    wide = torch.from_numpy(across).to(device)
+    block = torch.zeros(here.stop - here.start, width * dim, device=device)
     count = np.zeros((here.stop - here.start, width, 1), dtype=np.float32)
-    numbered = enumerate(features.origins.tolist())
-    for y, group in groupby(numbered, key=lambda item: item[1][0]):
-        first, last = max(y, here.start), min(y + side, here.stop)
-        if first >= last:
-            continue
-        weights = down[first - y : last - y]
+    for y, windows in bands:
+        inside = slice(max(y, here.start), min(y + side, here.stop))
+        weights = down[inside.start - y : inside.stop - y]
         used = np.flatnonzero(weights.any(axis=0))
-        window_rows = slice(used[0], used[-1] + 1)
-        strip = np.zeros((len(range(*window_rows.indices(down.shape[1]))), width, dim), np.float32)
-        for i, (_, x) in group:
-            tokens = features.tokens[i, :, window_rows].transpose(1, 2, 0).astype(np.float32)
-            strip[:, x : x + side] += across @ tokens
-            count[first - here.start : last - here.start, x : x + side] += 1
-        rows = np.zeros((len(count), len(strip)), dtype=np.float32)
-        rows[first - here.start : last - here.start] = weights[:, window_rows]
-        vertical.append(rows)
-        strips.append(strip.reshape(len(strip), -1))
-    block = np.concatenate(vertical, axis=1) @ np.concatenate(strips)
-    block = block.reshape(len(count), width, dim)
-    block /= count
-    return block
+        used_rows = slice(used[0], used[-1] + 1)
+        strip = torch.zeros(used_rows.stop - used_rows.start, width, dim, device=device)
+        own = slice(inside.start - here.start, inside.stop - here.start)
+        for x, tokens in windows:
+            strip[:, x : x + side] += wide @ tokens[:, used_rows].permute(1, 2, 0).float()
+            count[own, x : x + side] += 1
+        tall = torch.from_numpy(np.ascontiguousarray(weights[:, used_rows])).to(device)
+        block[own].addmm_(tall, strip.flatten(1))
+    return block.view(-1, width, dim).div_(torch.from_numpy(count).to(device))

@@ -58,6 +58,11 @@ class Uss(Section):
     complement: bool = Field(True, description="background = max(background, 1 - foreground)")
     precision: Precision = Field("fp32", description="of the backbone")
     batch: Batch = Field(8, json_schema_extra={"runtime": True})
+    cache: Literal["tokens", "none"] | None = Field(
+        None,
+        description="tokens are stored, or made again by whoever needs them; null = the cheaper",
+        json_schema_extra={"runtime": True},
+    )
 
 
 def backbone_name(uss: Uss) -> str:

@@ -42,14 +42,15 @@ def stretched(maps: Float32, uss: Uss) -> Float32:
 
 
 def _cosine(features: WindowFeatures, centroids: NDArray[np.floating]) -> Float32:
+    import torch
+
     norms = np.linalg.norm(centroids, axis=1)
     unit = (centroids / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
-    out = np.empty((2, *features.shape), dtype=np.float32)
-    for rows, block in blocks(features):
-        flat = np.moveaxis(block, 0, -1)
-        length = np.sqrt(np.einsum("ywd,ywd->yw", flat, flat))
-        out[:, rows] = np.moveaxis(flat @ unit.T, -1, 0) / np.maximum(length, 1e-12)
-    return out
+    maps = []
+    for _, block in blocks(features):
+        cosines = block @ torch.from_numpy(unit.T.copy()).to(block.device)
+        maps.append(cosines / block.norm(dim=2, keepdim=True).clamp_(min=1e-12))
+    return np.moveaxis(torch.cat(maps).cpu().numpy(), 2, 0).copy()
 
 
 def with_complement(maps: Float32) -> Float32:

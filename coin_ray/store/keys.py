@@ -29,8 +29,8 @@ Inputs = Mapping[str, str | list[str]]
 class Key:
     """Identity of one artifact: ``stage``, a readable ``name``, the ``digest`` of ``fields``.
 
-    ``kind`` and ``amount`` say what work it is and how much of it, ``on_device`` where it runs;
-    they follow from the identity and are no part of it.
+    ``kind`` and ``amount`` say what work it is and how much of it, ``on_device`` where it runs,
+    ``kept`` whether it is stored; they are no part of the identity.
     """
 
     stage: str
@@ -43,6 +43,7 @@ class Key:
     kind: str = field(default="", compare=False)
     amount: float = field(default=1.0, compare=False)
     on_device: bool = field(default=False, compare=False)
+    kept: bool = field(default=True, compare=False)
 
     @property
     def path(self) -> str:

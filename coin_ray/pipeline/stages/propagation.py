@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,12 @@ from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Stage, Take, Togethe
 from coin_ray.propagation.settings import Crf, Ot, Uss, backbone_name
 from coin_ray.store.artifacts import Artifact
 
+if TYPE_CHECKING:
+    from coin_ray.propagation.features import WindowFeatures
 
-def _features(given: Given) -> Artifact:
-    """Window features at one zoom on their token grids (fp16)."""
+
+def _extracted(given: Given) -> WindowFeatures:
+    """Window features at one zoom."""
     from coin_ray.propagation.backbones import load_backbone
     from coin_ray.propagation.features import extract_features
 
@@ -26,13 +29,18 @@ def _features(given: Given) -> Artifact:
     assert given["weights"] == backbone_name(uss)
     backbone = load_backbone(given["weights"], layer=uss.layer, device=given.device)
     batch = given.runtime.uss.batch
-    found = extract_features(given["image"], backbone, uss, zoom=zoom, batch=batch)
-    return Artifact(found.to_arrays())
+    return extract_features(given["image"], backbone, uss, zoom=zoom, batch=batch)
+
+
+def _pass(config: Cell, zoom: float) -> tuple[str, float]:
+    """What the backbone costs at one zoom."""
+    uss = config.uss
+    return f"{uss.family} {uss.size}", (1 + uss.hflip) / uss.stride**2 * zoom**2
 
 
 FEATURES = Stage(
     "features",
-    _features,
+    lambda given: Artifact(_extracted(given).to_arrays()),
     reads=(
         Read("uss", ("family", "size", "weights", "layer", "window", "stride", "hflip")),
         Read("uss", ("precision",), old=FP32),
@@ -45,26 +53,39 @@ FEATURES = Stage(
     adds=lambda chain, ref: {"zoom": ref.zoom},
     runs="device",
     large=True,
-    work=lambda config, values: (
-        f"{config.uss.family} {config.uss.size}",
-        (1 + config.uss.hflip) / config.uss.stride**2 * values["zoom"] ** 2,
-    ),
+    keeps=lambda config: config.uss.cache == "tokens",
+    work=lambda config, values: _pass(config, values["zoom"]),
 )
+"""Their token grids (fp16), where they are stored."""
+
+
+def _with_pass(config: Cell, share: float) -> tuple[str, float]:
+    """What a stage costs that takes features of a ``share`` of the zooms, which it makes itself
+    where they are not stored."""
+    if FEATURES.keeps(config):
+        return "", 1.0
+    passes = [_pass(config, zoom) for zoom in config.uss.zoom]
+    return passes[0][0], share * sum(amount for _, amount in passes)
 
 
 def _centroids(given: Given) -> Artifact:
     """Sums (2, D) and pixel counts (2,) of the unit features in background and foreground."""
     from coin_ray.propagation.centroids import class_sums
 
-    features = _normalised(given["features"], given.settings.normalise)
+    features = _normalised(given, given["features"])
     sums = class_sums(features, given.array("ucis"))
     return Artifact(vars(sums))
 
 
-def _normalised(features: Artifact, how: str) -> Any:
+def _normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
+    """The features that a stage takes: stored, or made on the way."""
     from coin_ray.propagation.features import WindowFeatures, normalise_features
 
-    return normalise_features(WindowFeatures.from_arrays(features.arrays), how)
+    if isinstance(found, Artifact):
+        features = WindowFeatures.from_arrays(found.arrays, given.device)
+    else:
+        features = _extracted(found)
+    return normalise_features(features, given.settings.normalise)
 
 
 CENTROIDS = Stage(
@@ -79,7 +100,10 @@ CENTROIDS = Stage(
         ),
         Take("ucis", lambda chain, ref: Ref("ucis", ref.image), stages=("ucis",)),
     ),
+    runs="device",
+    told=False,
     grows=False,
+    work=lambda config, values: _with_pass(config, 1 / len(config.uss.zoom)),
 )
 
 
@@ -108,11 +132,11 @@ def _similarity(given: Given) -> Artifact:
         everyone = [ClassSums(**sums.arrays) for sums in given.each("all_centroids")]
 
     def pairs() -> Iterator[tuple[Any, NDArray[np.float64]]]:
-        for zoom, features in enumerate(given.each("features")):
+        for zoom, found in enumerate(given.each("features")):
             of_all = None
             if everyone:
                 of_all = merge(everyone[zoom :: len(own)], s.centroid_weight)
-            yield _normalised(features, s.normalise), centroids(own[zoom], of_all)
+            yield _normalised(given, found), centroids(own[zoom], of_all)
 
     maps = similarity_map(pairs(), relu=s.relu)
     if any(name in s for name in STRETCH):
@@ -138,6 +162,9 @@ SIMILARITY = Stage(
             when=lambda chain, ref: chain.config.uss.centroid_scope == "dataset",
         ),
     ),
+    runs="device",
+    told=False,
+    work=lambda config, values: _with_pass(config, 1.0),
 )
 
 
