@@ -7,6 +7,7 @@ fp32 elsewhere. bf16 has 7 bits there; weights, sums and everything else keep 32
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -16,9 +17,14 @@ from coin_ray.errors import UserError
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
+DEVICE = threading.RLock()
+"""Held by the thread that computes: torch's flags and threads are those of the whole process."""
+
+
 @contextmanager
 def arithmetic(device: str, precision: Precision, *, deterministic: bool) -> Iterator[None]:
-    """What torch may round and reorder meanwhile, its flags given back as they were.
+    """What torch may round and reorder meanwhile, its flags given back as they were; one thread at
+    a time.
 
     ``deterministic``: an operation gives the same bytes on the same card or raises RuntimeError.
     UserError for a GPU that has no bf16.
@@ -28,17 +34,18 @@ def arithmetic(device: str, precision: Precision, *, deterministic: bool) -> Ite
     if precision == "bf16" and device.startswith("cuda"):
         _has_bf16(device)
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    strict = torch.are_deterministic_algorithms_enabled()
-    products.allow_tf32 = convolutions.allow_tf32 = precision != "fp32"
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
-        torch.use_deterministic_algorithms(strict)
+    with DEVICE:
+        before = products.allow_tf32, convolutions.allow_tf32
+        strict = torch.are_deterministic_algorithms_enabled()
+        products.allow_tf32 = convolutions.allow_tf32 = precision != "fp32"
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
+            torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            products.allow_tf32, convolutions.allow_tf32 = before
+            torch.use_deterministic_algorithms(strict)
 
 
 def autocast(device: str, precision: Precision) -> AbstractContextManager[None]:

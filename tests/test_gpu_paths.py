@@ -34,7 +34,7 @@ ENDS = {  # once a training, an image or every twenty steps
     "propagation/features.py:normalise_features",
     "propagation/centroids.py:class_sums",
     "propagation/similarity.py:_cosine",
-    "distillation/inference.py:predict_probability",
+    "distillation/inference.py:predict_batch",
     "confidence/sam.py:encode",
     "confidence/small.py:encode",
     "ucis/ssa_prediction.py:ssa_mask",

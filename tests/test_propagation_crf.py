@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.plan import plan_cells
-from coin_ray.propagation.crf import dense_crf
+from coin_ray.propagation.crf import dense_crf, dense_crf_apart
 from coin_ray.propagation.settings import Crf
 
 
@@ -40,6 +40,15 @@ def test_it_cleans_a_noisy_map_along_the_image() -> None:
     assert iou(maps[1] > maps[0], disc) < 0.8 < 0.97 < iou(found[1] > found[0], disc)
     np.testing.assert_array_equal(maps, kept)
     np.testing.assert_array_equal(found, dense_crf(image, maps, Crf()))
+
+
+def test_a_process_of_its_own_gives_the_same_bytes_and_says_what_failed() -> None:
+    pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
+    image, maps, _ = noisy_disc()
+    crf = Crf(gamma=1.5, iterations=3, bilateral_rgb=5.0)
+    np.testing.assert_array_equal(dense_crf_apart(image, maps, crf), dense_crf(image, maps, crf))
+    with pytest.raises(RuntimeError, match="the dense CRF failed"):
+        dense_crf_apart(image[:9], maps, crf)
 
 
 def test_gamma_above_one_lowers_the_foreground() -> None:

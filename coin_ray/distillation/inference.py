@@ -22,11 +22,20 @@ from coin_ray.weights.modules import normalise
 FloatMap = NDArray[np.float32]
 
 
-@torch.inference_mode()
 def predict_probability(
     model: nn.Module, image: NDArray[np.uint8], infer: Infer, device: str = "cpu"
 ) -> tuple[FloatMap, FloatMap | None]:
-    """Foreground and edge probability (H, W) float32 in [0, 1]; edge None without an edge head.
+    """As :func:`predict_batch`, of one image (H, W, 3)."""
+    (found,) = predict_batch(model, image[None], infer, device)
+    return found
+
+
+@torch.inference_mode()
+def predict_batch(
+    model: nn.Module, images: NDArray[np.uint8], infer: Infer, device: str = "cpu"
+) -> list[tuple[FloatMap, FloatMap | None]]:
+    """Foreground and edge probability (H, W) float32 in [0, 1] of each of ``images``
+    (N, H, W, 3); edge None without an edge head.
 
     The mean of fp32 softmax maps over ``scales`` (the whole image resized, antialiased bicubic;
     maps resized back, bilinear), each with its mirror image when ``hflip``. With ``tile`` the
@@ -35,9 +44,9 @@ def predict_probability(
     level pooling. Puts ``model`` into evaluation mode.
     """
     model.eval()
-    height, width = image.shape[:2]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-    original = normalise(pixels.permute(2, 0, 1)[None])
+    height, width = images.shape[1:3]
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    original = normalise(pixels.permute(0, 3, 1, 2))
     total = original.new_zeros(())
     for scale in infer.scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -49,8 +58,8 @@ def predict_probability(
             maps = maps if scale == 1 else _resize(maps, (height, width), "bilinear")
             total = total + maps
     views = len(infer.scales) * (1 + infer.hflip)
-    mean = (total[0] / views).clamp(0, 1).cpu().numpy()
-    return mean[0], mean[1] if len(mean) == 2 else None
+    means = (total / views).clamp(0, 1).cpu().numpy()
+    return [(mean[0], mean[1] if len(mean) == 2 else None) for mean in means]
 
 
 def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -58,7 +67,7 @@ def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def _tiled(model: nn.Module, x: Tensor, tile: int | None) -> Tensor:
-    """(1, 1 or 2, h, w) probabilities of a normalised image (1, 3, h, w)."""
+    """(N, 1 or 2, h, w) probabilities of normalised images (N, 3, h, w)."""
     shape = x.shape[-2:]
     if tile is None or max(shape) <= tile:
         return _probabilities(model, x)
@@ -67,7 +76,7 @@ def _tiled(model: nn.Module, x: Tensor, tile: int | None) -> Tensor:
     for seen, core, within in squares(shape, side, HALO):
         maps = _probabilities(model, x[(..., *seen)])
         if out is None:
-            out = maps.new_empty((1, maps.shape[1], *shape))
+            out = maps.new_empty((*maps.shape[:2], *shape))
         out[(..., *core)] = maps[(..., *within)]
     assert out is not None
     return out

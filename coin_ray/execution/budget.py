@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coin_ray.data.dataset import DataSet
+from coin_ray.distillation.memory import training_bytes
 from coin_ray.errors import UserError
 from coin_ray.execution.executor import Executor
-from coin_ray.execution.refusals import Target, refuse_missing, segmenters, target
+from coin_ray.execution.refusals import (
+    Target,
+    refuse_missing,
+    segmenters,
+    target,
+    trainings,
+)
 from coin_ray.execution.trial_log import runs_folder, with_proposals
 from coin_ray.planning.machines import room, round_request, segmenter_share
 from coin_ray.planning.plan import Plan, plan_cells
@@ -43,11 +51,27 @@ class StudyPlan:
     cost: Estimate
     where: Target
     paying: Paying | None
+    pixels: int
+    """Of the training images of the largest data set."""
 
     @property
     def to_compute(self) -> dict[str, int]:
         """Stage -> how many of it will be computed."""
         return self.plan.to_compute
+
+    @property
+    def memory(self) -> Iterator[str]:
+        """What the training of each student takes of a GPU, where that is what trains."""
+        on_gpu = self.where.device.startswith("cuda")
+        said: dict[str, float] = {}
+        for student, beside in trainings(self.study) if on_gpu else ():
+            what = (
+                f"{student.arch}, batch {student.batch} of {student.crop} px, {student.precision}"
+            )
+            taken = training_bytes(student, self.pixels, beside) / 1e9
+            said[what] = max(taken, said.get(what, 0.0))
+        for what, taken in said.items():
+            yield f"a training ({what}) takes at least {taken:.1f} GB of a GPU"
 
     @property
     def to_come(self) -> int:
@@ -131,7 +155,10 @@ def plan_study(
         near=max(places),
         workers=where.workers,
     )
-    return StudyPlan(study, plan, cost, where, workers)
+    pixels = 0
+    if where.device.startswith("cuda"):
+        pixels = max(sum(math.prod(i.shape()) for i in found.train) for found in data.values())
+    return StudyPlan(study, plan, cost, where, workers, pixels)
 
 
 def _to_come(study: ResolvedStudy) -> int:

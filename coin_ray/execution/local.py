@@ -1,4 +1,5 @@
-"""A study in this one process: no Ray, no other process, no thread around what a stage does."""
+"""A study in this one process: no Ray, and no thread around what a stage does, but where a round's
+labels are made while its student predicts."""
 
 from __future__ import annotations
 
@@ -27,9 +28,10 @@ from coin_ray.planning.machines import (
     step_request,
     usable_machine,
 )
+from coin_ray.precision import DEVICE
 from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.training.world import HERE
+from coin_ray.training.world import World
 from coin_ray.workspace import Workspace
 
 
@@ -146,7 +148,7 @@ class _OneThread:
 
     def masks(self, *request: Any) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
-        with _threads(1):
+        with DEVICE, _threads(1):
             return self.segmenter.masks(*request)
 
 
@@ -156,8 +158,9 @@ def _steps(spec: CellSpec, run: CellRun) -> tuple[Each, Train]:
             return serial(run, spec.samples)(step, n)
 
     def train(stage: str) -> None:
-        with _threads(round_request(spec.resources, 1, spec.device).cpus):
-            train_and_tell(spec, stage, HERE)
+        needs = round_request(spec.resources, 1, spec.device)
+        with _threads(needs.cpus):
+            train_and_tell(spec, stage, World(workers=int(needs.cpus) if needs.gpus else 0))
 
     return each, train
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from coin_ray.data.dataset import DataSet
+from coin_ray.distillation.memory import refuse_large
+from coin_ray.distillation.settings import Student
 from coin_ray.errors import UserError
 from coin_ray.execution.executor import Executor
 from coin_ray.planning.machines import Node, find_device
@@ -18,6 +20,7 @@ from coin_ray.planning.plan import plan_cells
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
+from coin_ray.weights.registry import entry
 
 WEIGHTS = (
     *("ucis.model", "ucis.weights", "uss.family", "uss.size", "uss.weights", "sam.model"),
@@ -48,7 +51,22 @@ def target(study: ResolvedStudy, executor: Executor) -> Target:
             "nobody can train a round", found=f"{workers} workers", expected="1 or more"
         )
     executor.check(study, nodes, device, workers)
+    cards = [node.card for node in nodes if node.gpus and node.card]
+    if device.startswith("cuda") and cards:
+        for student, beside in trainings(study):
+            refuse_large(student, 0, beside, max(cards))
     return Target(nodes, device, workers)
+
+
+def trainings(study: ResolvedStudy) -> list[tuple[Student, int]]:
+    """The students that a study trains, and bytes of the largest segmenter beside each."""
+    found: dict[Student, int] = {}
+    for cell in study.cells if study.until is None else ():
+        config = cell.config
+        if config.rounds.count:
+            size = int(entry(f"sam_{config.sam.model}").size_mb * 1e6)
+            found[config.student] = max(size, found.get(config.student, 0))
+    return list(found.items())
 
 
 def segmenters(study: ResolvedStudy) -> int:

@@ -6,7 +6,7 @@ reads its metrics and nothing else. The same object runs in process and in Ray's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +51,24 @@ class CellRun:
         """The key of a stage, see ``Ref``."""
         return self.chain.key(Ref(stage, image, round_, zoom))
 
-    def get(self, ref: Ref) -> Artifact:
-        """An artifact. What is trained has to be there (``rounds.py``)."""
+    def get(self, ref: Ref, *ahead: Any) -> Artifact:
+        """An artifact, for which the device may have worked ``ahead``. What is trained has to be
+        there (``rounds.py``)."""
         key = self.chain.key(ref)
         if STAGES[ref.stage].trains:
             return self.store.sound(key)
         if self.reused is not None and self.store.has(key):
             self.reused(key)
-        return self.store.get(key, lambda: STAGES[ref.stage].compute(self.given(ref)), self.done)
+        stage = STAGES[ref.stage]
+        return self.store.get(key, lambda: stage.compute(self.given(ref), *ahead), self.done)
+
+    def ahead(self, asked: Sequence[Ref]) -> Iterator[tuple[Any, ...]]:
+        """What the device does ahead for artifacts of one stage, in turn: arguments of ``get``."""
+        missing = [ref for ref in asked if not self.store.has(self.chain.key(ref))]
+        ahead = STAGES[asked[0].stage].ahead if missing else None
+        made = iter(()) if ahead is None else ahead(self.given(ref) for ref in missing)
+        for ref in asked:
+            yield (next(made),) if ahead is not None and ref in missing else ()
 
     def artifact(
         self, stage: str, image: Image | None = None, round_: int = 0, zoom: float = 0.0

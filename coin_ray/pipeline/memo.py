@@ -8,6 +8,7 @@ a thousand cells makes each key once.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -50,6 +51,7 @@ class Memo:
         self._known: dict[Call, dict[int, tuple[_Parts, dict[Hashable, Any]]]] = {}
         self._read = 0
         """Parts that the method at work has read so far."""
+        self._lock = threading.RLock()
 
     def open(self, config: Cell, seed: int) -> tuple[View, Numbers]:
         """A cell as its keys see it."""
@@ -98,6 +100,10 @@ class Memo:
 
     def get(self, cell: Numbers, call: Call, method: Callable[..., T]) -> T:
         """The result of ``call``, a name and the arguments of ``method``, for a cell."""
+        with self._lock:
+            return self._get(cell, call, method)
+
+    def _get(self, cell: Numbers, call: Call, method: Callable[..., T]) -> T:
         known = self._known.get(call)
         if known is None:
             known = self._known[call] = {}

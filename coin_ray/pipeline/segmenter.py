@@ -3,6 +3,7 @@ store."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -49,6 +50,7 @@ class CachedSegmenter:
         self._name, self.device, self._batch = model, device, batch
         self.store, self.keep = store, keep
         self._memory: OrderedDict[str, Arrays] = OrderedDict()
+        self._lock = threading.Lock()
 
     @cached_property
     def model(self) -> PromptSegmenter:
@@ -67,6 +69,17 @@ class CachedSegmenter:
     ) -> InstanceMasks:
         """See :class:`Segmenter`. ``image`` gives its pixels by ``load()``."""
         pixels = image.load()
+        with self._lock:  # one image at a time
+            return self._masks(pixels, embed, points, precision, done)
+
+    def _masks(
+        self,
+        pixels: NDArray[np.uint8],
+        embed: Key,
+        points: NDArray[np.float64],
+        precision: Precision,
+        done: Done | None,
+    ) -> InstanceMasks:
         if embed.digest not in self._memory:
             with computing(self.device, precision):
                 artifact = self.store.get(embed, lambda: Artifact(self.model.encode(pixels)), done)

@@ -5,7 +5,7 @@ may see follow from the declaration.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -147,7 +147,8 @@ class Stage:
     device, if not for all. Where it ``trains``, ``compute`` takes the processes that share the work
     and who hears of its progress. ``large`` artifacts are made from an image alone and are
     collected first. Where its artifact is not what a cell ``keeps``, whoever takes it makes it on
-    the way. ``told`` is False where the key leaves the kind of
+    the way. ``ahead`` is what the device does of it, for one after the other; ``compute`` takes
+    what that gives, or does it itself. ``told`` is False where the key leaves the kind of
     device to those of its inputs: it ran on the CPU once. ``work`` is the kind and amount of what
     it costs, for one pixel of its image; of an artifact that does not grow (``grows``) the size is
     the same for any amount.
@@ -165,6 +166,7 @@ class Stage:
     trains: bool = False
     large: bool = False
     keeps: Callable[[Cell], bool] = always
+    ahead: Callable[[Iterable[Given]], Iterator[Any]] | None = None
     told: bool = True
     grows: bool = True
     work: Callable[[Cell, Values], tuple[str, float]] = lambda config, values: ("", 1.0)

@@ -12,18 +12,29 @@ commits the weights of the last one as they are.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from coin_ray.data.sample import Image
+from coin_ray.distillation.memory import refuse_large
+from coin_ray.errors import UserError
 from coin_ray.identity import code_identity
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.store.artifacts import Artifact
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import Progress, World
 
+log = logging.getLogger(__name__)
 Report = Callable[[int, Mapping[str, float], float], None]
 """``report(round, metrics, seconds)``, on every process after each round, stored or new."""
 
@@ -48,6 +59,8 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
     What was interrupted goes on from its last checkpoint, kept in the store under the artifact's
     key; one that other code or another computation has written is begun anew.
     """
+    import torch
+
     key = run.chain.key(ref)
     missing = not run.store.has(key)
     # All ranks must have looked before rank 0 can write, or they would disagree.
@@ -61,7 +74,12 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
     checkpoint = Checkpoint(
         folder / "state", f"{key.digest} {code_identity()}", every, last=False, anew=True
     )
-    artifact = STAGES[ref.stage].compute(run.given(ref), world, progress, checkpoint)
+    if ref.stage == "round" and run.device.startswith("cuda"):
+        room = torch.cuda.get_device_properties(run.device).total_memory
+        refuse_large(run.config.student, sum(map(run.chain.memo.area, run.train)), 0, room)
+    artifact = _fitting(
+        ref.stage, partial(STAGES[ref.stage].compute, run.given(ref)), world, progress, checkpoint
+    )
     if world.rank == 0:
         # The end of a training says nothing of how long one takes; a round has added it up.
         seconds = artifact.info.get("seconds", 0.0 if resumed else time.perf_counter() - start)
@@ -72,6 +90,42 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
     world.barrier()
 
 
+def _fitting(
+    stage: str,
+    compute: Callable[..., Artifact],
+    world: World,
+    progress: Progress | None,
+    checkpoint: Checkpoint,
+) -> Artifact:
+    """A training that runs out of a GPU's memory goes on from its checkpoint, once, and keeps what
+    a step saves in the memory of the CPU: the same step, batch norm over the whole batch included,
+    where smaller parts of a batch would each have statistics of their own. Of several processes the
+    others wait for the one that failed, so there it is an error."""
+    import torch
+
+    try:
+        return compute(world, progress, checkpoint)
+    except torch.OutOfMemoryError as error:
+        if world.size > 1:
+            raise _too_small(stage, error) from error
+        log.warning("out of memory on the GPU: the training goes on, slower, beside the CPU's")
+    torch.cuda.empty_cache()  # and what the failed step held has gone with its error
+    try:
+        found = compute(replace(world, spills=True), progress, checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise _too_small(stage, error) from error
+    return Artifact(found.arrays, found.info | {"spilled": True})
+
+
+def _too_small(stage: str, error: Exception) -> UserError:
+    return UserError(
+        f"the training of {stage} does not fit the GPU",
+        found=str(error).partition("\n")[0],
+        do="write precision: bf16, lower its batch or crop, or take a larger GPU; `plan` says what "
+        "a student takes",
+    )
+
+
 def round_facts(run: CellRun, round_: int) -> dict[str, float]:
     """What a finished round says about its labels and its training."""
     log = run.store.info(run.key("round", round_=round_))
@@ -80,9 +134,28 @@ def round_facts(run: CellRun, round_: int) -> dict[str, float]:
 
 
 def relabel(run: CellRun, world: World, round_: int) -> None:
-    """Pseudo labels of ``round_`` for every training image, each made by one rank."""
+    """Pseudo labels of ``round_`` for every training image, each made by one rank.
+
+    The student predicts one image after the other, and threads make instances, masks, scores and
+    labels of them meanwhile.
+    """
     shard = list(run.train)[world.rank :: world.size]
-    for stage in ("score", "select"):
-        for image in shard:
-            run.artifact(stage, image, round_)
+    drawn = [refs.current(run.chain, Ref("score", image, round_)) for image in shard]
+
+    def score(image: Image, instances: Ref, *ahead: Any) -> None:
+        if ahead:
+            run.get(instances, *ahead)
+        run.artifact("score", image, round_)
+
+    threads = max(1, world.workers)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[None]] = deque()
+        for image, instances, ahead in zip(shard, drawn, run.ahead(drawn), strict=True):
+            waiting.append(pool.submit(score, image, instances, *ahead))
+            while len(waiting) > 2 * threads:  # predictions are held until they are drawn
+                waiting.popleft().result()
+        for left in waiting:
+            left.result()
         world.barrier()
+        list(pool.map(lambda image: run.artifact("select", image, round_), shard))
+    world.barrier()

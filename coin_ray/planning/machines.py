@@ -19,11 +19,12 @@ workers."""
 
 @dataclass(frozen=True)
 class Node:
-    """One machine: CPU cores, GPUs, bytes of memory."""
+    """One machine: CPU cores, GPUs, bytes of memory, and of its smallest GPU's if known."""
 
     cpus: float
     gpus: float
     memory: float
+    card: int = 0
 
     def __str__(self) -> str:
         parts = (f"{self.cpus:g} CPU", f"{self.gpus:g} GPU", f"{self.memory / 2**30:.0f} GiB")
@@ -46,7 +47,10 @@ def usable_machine() -> Node:
     if node.gpus:
         import torch
 
-        return node if torch.cuda.is_available() else replace(node, gpus=0)
+        if not torch.cuda.is_available():
+            return replace(node, gpus=0)
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        return replace(node, card=min(card.total_memory for card in cards))
     return node
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -32,8 +36,7 @@ def dense_crf(
 
     ``image`` (H, W, 3) uint8 RGB, ``probabilities`` (2, H, W) in [0, 1] (need not sum to 1); the
     sigmas of ``crf`` are px and grey levels (rgb). UserError if the extra is not installed. It
-    holds the interpreter lock, so threads would run one after another; a study gives every image a
-    task in a process of its own.
+    holds the interpreter lock: where other threads are at work, see :func:`dense_crf_apart`.
     """
     field_type = load_dense_crf()
     maps = np.array(probabilities, dtype=np.float32)
@@ -49,3 +52,28 @@ def dense_crf(
         compat=crf.bilateral_weight,
     )
     return np.asarray(field.inference(crf.iterations), dtype=np.float32).reshape(2, height, width)
+
+
+def dense_crf_apart(
+    image: NDArray[np.uint8], probabilities: NDArray[np.floating], crf: Crf
+) -> NDArray[np.float32]:
+    """The same, computed by a process of its own."""
+    load_dense_crf()
+    sent = io.BytesIO()
+    settings = Crf(**{name: getattr(crf, name) for name in Crf.model_fields if name != "enabled"})
+    np.savez(sent, image=image, probabilities=probabilities)
+    child = subprocess.run(
+        [sys.executable, "-m", "coin_ray.propagation.crf", settings.model_dump_json()],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        input=sent.getvalue(),
+        capture_output=True,
+    )
+    if child.returncode:
+        raise RuntimeError(f"the dense CRF failed: {child.stderr.decode(errors='replace')[-2000:]}")
+    return np.frombuffer(child.stdout, dtype=np.float32).reshape(2, *image.shape[:2]).copy()
+
+
+if __name__ == "__main__":
+    given = np.load(io.BytesIO(sys.stdin.buffer.read()))
+    found = dense_crf(given["image"], given["probabilities"], Crf.model_validate_json(sys.argv[1]))
+    sys.stdout.buffer.write(found.tobytes())

@@ -132,6 +132,7 @@ def _by_student(
     image: Image8, method: Method, scale: float
 ) -> tuple[LabelMap, NDArray[np.float32]]:
     """Instances (H, W) and foreground probability (H, W) of the student."""
+    from coin_ray.distillation.inference import predict_probability
     from coin_ray.pipeline.stages.distillation import drawn
 
     config = method.config
@@ -145,16 +146,10 @@ def _by_student(
             scale=scale,
             standard=method.standard,
         ).evidence
-    return drawn(
-        method.network,
-        image,
-        infer,
-        config.instances,
-        crf=config.crf if infer.crf else None,
-        evidence=evidence,
-        scale=scale,
-        device=method.device,
-    )
+    maps = predict_probability(method.network, image, infer, method.device)
+    crf = config.crf if infer.crf else None
+    found = drawn(maps, image, infer, config.instances, crf=crf, evidence=evidence, scale=scale)
+    return found, maps[0]
 
 
 def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> LabelMap:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +106,7 @@ def train(
         while (done := limit.done(step, log.seconds)) < 1:
             for group, lr in zip(optimiser.param_groups, base, strict=True):
                 group["lr"] = lr * training.rate(step, done)
-            with autocast(world.device, world.precision):
+            with autocast(world.device, world.precision), _saving(world):
                 terms = training.losses_of(step, done)
             loss = torch.stack([training.factors.get(k, 1.0) * v for k, v in terms.items()]).sum()
             unread.add(step, {"loss": loss, **terms})
@@ -130,6 +131,13 @@ def train(
             if progress and world.rank == 0:
                 progress(step, limit.total(step, log.seconds), log["loss"][-1])
     return log
+
+
+def _saving(world: World) -> AbstractContextManager[object]:
+    """Where a step's saved tensors wait for its backward pass."""
+    if not world.spills:
+        return nullcontext()
+    return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
 
 
 class _Unread:

@@ -19,7 +19,9 @@ class World:
 
     It is ``rank`` of ``size``, on ``device``, where it computes in ``precision`` and, if
     ``deterministic``, comes to the same bytes every time. ``barrier`` waits for the others;
-    ``wrap`` makes a module data-parallel (gradients averaged over all).
+    ``wrap`` makes a module data-parallel (gradients averaged over all). ``spills``: what a step
+    saves for its backward pass waits in the memory of the CPU; the numbers are the same, and a step
+    takes far longer.
     """
 
     rank: int = 0
@@ -29,6 +31,7 @@ class World:
     device: str = "cpu"
     precision: Precision = "fp32"
     deterministic: bool = False
+    spills: bool = False
 
     def share(self, batch: int, least: int, each: str, setting: str) -> range:
         """Indices in the global batch that this process draws.

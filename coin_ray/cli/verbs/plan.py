@@ -86,6 +86,7 @@ def _sentences(planned: StudyPlan) -> Iterator[str]:
     from coin_ray.planning.machines import shapes
 
     study, plan, cost, where = planned.study, planned.plan, planned.cost, planned.where
+    yield from planned.memory
     naive = sum(count.naive for count in plan.stages.values())
     if coming := planned.to_come:
         known = f"{len(study.levels) - 1} of {coming + len(study.levels) - 1}"

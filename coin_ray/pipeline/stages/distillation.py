@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, groupby, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +19,9 @@ from coin_ray.pipeline.needs import round_schedule, student_has_encoder
 from coin_ray.pipeline.stage import FP32, Given, Keyed, Read, Ref, Stage, Take, Values
 from coin_ray.pipeline.stages.coarse import EVIDENCE
 from coin_ray.propagation.settings import Crf
-from coin_ray.store.artifacts import Artifact
+from coin_ray.store.artifacts import Artifact, leave_out
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import Progress, World
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SCHEDULED = ("epochs", "later_iterations", "later_lr")
 """Settings of the student that say how long a round is and how fast it learns; the key of a round
@@ -156,28 +156,60 @@ def _evidence(settings: Keyed, image: NDArray[np.uint8], scale: float) -> NDArra
     ).evidence
 
 
-def _predict(given: Given) -> Artifact:
-    """Label map (H, W) of the student. ``infer.edge_markers`` acts where it has an edge head."""
+@dataclass(frozen=True)
+class _Maps:
+    """What a student sees in an image, and how long it looked."""
+
+    probability: NDArray[np.float32]
+    edge: NDArray[np.float32] | None
+    seconds: float
+
+
+def _maps(asked: Iterable[Given]) -> Iterator[_Maps]:
+    """Of one student, which is built once, for one image after the other. On a GPU those of one
+    size go through together, up to the pixels of a step of its training: where that had room, these
+    have."""
+    from coin_ray.distillation.inference import predict_batch
     from coin_ray.distillation.network import student_from_weights
 
+    asked = iter(asked)
+    first = next(asked)
+    student = first.made_with("round").section(Student)
+    model = student_from_weights(student_weights(first["round"]), student, first.device)
+    infer, device = first.settings.infer.section(Infer), first.device
+    images = (given["image"] for given in chain((first,), asked))
+    for (height, width, _), alike in groupby(images, key=lambda image: image.shape):
+        largest = height * width * max(infer.scales) ** 2
+        most = 1 if device == "cpu" else max(1, int(student.batch * student.crop**2 / largest))
+        while batch := list(islice(alike, most)):
+            began = time.perf_counter()
+            found = predict_batch(model, np.stack(batch), infer, device)
+            seconds = (time.perf_counter() - began) / len(batch)
+            yield from (_Maps(*maps, seconds) for maps in found)
+
+
+def _predict(given: Given, ahead: _Maps | None = None) -> Artifact:
+    """Label map (H, W) of the student. ``infer.edge_markers`` acts where it has an edge head."""
     s, infer = given.settings, given.settings.infer.section(Infer)
     image, scale = given["image"], given["scale"]
-    student = given.made_with("round").section(Student)
-    found, _ = drawn(
-        student_from_weights(student_weights(given["round"]), student, given.device),
+    if ahead is not None:
+        leave_out(-ahead.seconds)  # its work too, done before
+    (maps,) = [ahead] if ahead is not None else _maps([given])
+    found = drawn(
+        (maps.probability, maps.edge),
         image,
         infer,
         Instances.model_validate(s.instances.options(Instances)),
         crf=s.crf.section(Crf) if infer.crf else None,
         evidence=_evidence(s.evidence, image, scale) if infer.stain_weight else None,
         scale=scale,
-        device=given.device,
+        apart=ahead is not None,
     )
     return Artifact({"array": found})
 
 
 def drawn(
-    model: nn.Module,
+    maps: tuple[NDArray[np.float32], NDArray[np.float32] | None],
     image: NDArray[np.uint8],
     infer: Infer,
     instances: Instances,
@@ -185,31 +217,29 @@ def drawn(
     crf: Crf | None,
     evidence: NDArray[np.float32] | None,
     scale: float,
-    device: str,
-) -> tuple[LabelMap, NDArray[np.float32]]:
-    """Label map (H, W) and foreground probability (H, W) in [0, 1] of a student for an image
-    (H, W, 3); ``crf`` refines the probability, ``evidence`` (H, W) is the stain's."""
-    from coin_ray.distillation.inference import instances_from_probability, predict_probability
-
-    probability, edge = predict_probability(model, image, infer, device)
+    apart: bool = False,
+) -> LabelMap:
+    """Label map (H, W) of the foreground and edge probability (H, W) that a student gives for an
+    image (H, W, 3); ``crf`` refines the foreground, ``apart`` in another process; ``evidence``
+    (H, W) is the stain's."""
+    from coin_ray.distillation.inference import instances_from_probability
 
     def refine(values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Posterior (H, W) of the foreground after the dense CRF on [1 - p, p]."""
-        from coin_ray.propagation.crf import dense_crf
+        from coin_ray.propagation.crf import dense_crf, dense_crf_apart
 
         assert crf is not None
-        return dense_crf(image, np.stack([1 - values, values]), crf)[1]
+        refined = dense_crf_apart if apart else dense_crf
+        return refined(image, np.stack([1 - values, values]), crf)[1]
 
-    found = instances_from_probability(
-        probability,
-        edge,
+    return instances_from_probability(
+        *maps,
         infer,
         instances,
         evidence=evidence,
         refine=None if crf is None else refine,
         scale=scale,
     )
-    return found, probability
 
 
 def _predicting(config: Any, infer: Values) -> tuple[str, float]:
@@ -230,6 +260,7 @@ class _Relabelling:
 PREDICT = Stage(
     "predict",
     _predict,
+    ahead=_maps,
     reads=(
         Read("infer", but=REDRAW_SETTINGS, under="infer", old=FP32),
         Read("instances", under="instances"),
