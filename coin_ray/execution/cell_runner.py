@@ -31,7 +31,7 @@ from coin_ray.execution.order import halves, most_rounds
 from coin_ray.execution.proposals import Proposals, Values
 from coin_ray.execution.tally import Tally
 from coin_ray.execution.trial_log import TrialLog
-from coin_ray.pipeline.needs import needed_weights, with_cache
+from coin_ray.pipeline.needs import needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -249,7 +249,7 @@ class CellRunner:
         """A cell with all that its keys need, and nothing that computes."""
         until = self._study.until
         return CellSpec(
-            config=with_cache(cell.config, self._device, plan.cache),
+            config=cell.config,
             rounds=rounds,
             seed=cell.seed,
             train=self._data[cell.data.name].train,
@@ -261,6 +261,7 @@ class CellRunner:
             who=who(cell),
             content=self._study.contents[cell.data.name],
             until=until,
+            cache=plan.cache,
         )
 
 

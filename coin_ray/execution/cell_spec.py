@@ -20,6 +20,7 @@ from coin_ray.events.events import (
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
+from coin_ray.pipeline.needs import with_cache
 from coin_ray.pipeline.runner import Each, Train, run_cell
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
@@ -57,7 +58,7 @@ class CellSpec:
     are content digests found once on the driver; ``who`` holds the fields of the cell's events
     (cell, level, data, seed); ``content`` is the digest of its data set, for whoever reads its
     results; ``resources`` is the study's; ``folder`` is for the files of Ray Train; ``tell`` takes
-    the events of the cell.
+    the events of the cell; ``cache`` is the plan's ``uss.cache``.
     """
 
     config: Cell
@@ -76,6 +77,7 @@ class CellSpec:
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     content: str = ""
     until: Until | None = None
+    cache: str | None = None
 
     @property
     def store(self) -> Store:
@@ -115,7 +117,7 @@ def open_cell(spec: CellSpec) -> CellRun:
     def coarse(folder: str, name: str) -> str:
         return spec.masks[name]
 
-    config = with_rounds(spec.config, spec.rounds)
+    config = with_rounds(with_cache(spec.config, spec.device, spec.cache), spec.rounds)
     return CellRun(
         config,
         Chain(config, spec.seed, spec.train, spec.weights.__getitem__, coarse, device=spec.device),
