@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,11 @@ class CellRun:
 
     def ahead(self, asked: Sequence[Ref]) -> Iterator[tuple[Any, ...]]:
         """What the device does ahead for artifacts of one stage, in turn: arguments of ``get``."""
-        missing = [ref for ref in asked if not self.store.has(self.chain.key(ref))]
-        ahead = STAGES[asked[0].stage].ahead if missing else None
-        made = iter(()) if ahead is None else ahead(self.given(ref) for ref in missing)
-        for ref in asked:
-            yield (next(made),) if ahead is not None and ref in missing else ()
+        missing = [not self.store.has(self.chain.key(ref)) for ref in asked]
+        ahead = STAGES[asked[0].stage].ahead if any(missing) else None
+        made = ahead(map(self.given, compress(asked, missing))) if ahead else iter(())
+        for lacks in missing:
+            yield (next(made),) if ahead and lacks else ()
 
     def artifact(
         self, stage: str, image: Image | None = None, round_: int = 0, zoom: float = 0.0

@@ -50,7 +50,7 @@ def usable_machine() -> Node:
         if not torch.cuda.is_available():
             return replace(node, gpus=0)
         cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        return replace(node, card=min(card.total_memory for card in cards))
+        return replace(node, card=min((card.total_memory for card in cards), default=0))
     return node
 
 
