@@ -100,11 +100,11 @@ def test_plan_and_run_refuse_what_the_largest_card_cannot_hold(card: int, fits: 
 
 def test_the_plan_says_what_a_training_takes() -> None:
     asked = study(precision="bf16"), SimpleNamespace(), SimpleNamespace()
-    planned = StudyPlan(*asked, Target((), "cuda", 1), PIXELS)
+    planned = StudyPlan(*asked, Target((), "cuda", 1), None, PIXELS)
     (said,) = planned.memory
     assert "deeplabv3plus, batch 16 of 512 px, bf16" in said
     assert 20 < float(said.partition("at least ")[2].partition(" GB")[0]) < 25  # with SAM beside it
-    assert not list(StudyPlan(*asked, Target((), "cpu", 1), 0).memory)
+    assert not list(StudyPlan(*asked, Target((), "cpu", 1), None, 0).memory)
 
 
 @pytest.fixture(scope="module")
