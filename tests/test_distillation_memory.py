@@ -80,7 +80,7 @@ def test_a_training_that_does_not_fit_is_refused_with_what_would() -> None:
 def study(**student: Any) -> Any:
     config = Cell.model_validate({"student": student})
     cell = SimpleNamespace(config=config)
-    return SimpleNamespace(cells=[cell], until=None, profile="coin", resources={})
+    return SimpleNamespace(cells=[cell], until=None, profile="coin", extended=(), resources={})
 
 
 @pytest.mark.parametrize(("card", "fits"), [(80 * 10**9, True), (24 * 10**9, False), (0, True)])
