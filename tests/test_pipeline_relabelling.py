@@ -53,9 +53,9 @@ def labels_of_round_2(run: CellRun) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_the_student_is_built_once_and_the_cpu_works_beside_the_device(
-    finished: CellRun, monkeypatch: pytest.MonkeyPatch, workers: int
+    finished: CellRun, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     """Instances of the first image wait for the prediction of the second to begin: in turns, that
     would never come. The labels are, byte for byte, those of one image after the other."""
@@ -83,7 +83,7 @@ def test_the_student_is_built_once_and_the_cpu_works_beside_the_device(
     monkeypatch.setattr(network, "student_from_weights", built_once)
     monkeypatch.setattr(inference, "predict_batch", predicting)
     monkeypatch.setattr(inference, "instances_from_probability", drawing)
-    relabel(finished, World(workers=workers), 2)
+    relabel(finished, World(threads=threads), 2)
     assert len(built) == 1
     assert predicted == 4 * [threading.current_thread().name]
     assert len(drawn) == 4 and not set(drawn) & set(predicted)

@@ -119,7 +119,7 @@ def test_on_a_gpu_the_plan_takes_what_is_cheaper_by_its_timings(
 ) -> None:
     """A pass of another tile was timed: against two more of these stand three trips to the disk."""
     first = planned(cell(cache="tokens"), tiles, tmp_path, "cuda")
-    timed = next(key for key in first.missing.values() if key.stage == "features")
+    timed = next(first.keys[d] for d in first.missing if first.keys[d].stage == "features")
     store = Store(tmp_path / "store", "cuda")
     store.save(timed, Artifact({"tokens": np.zeros(1_000_000, np.float16)}), seconds)
     plan = planned(cell(), tiles, tmp_path, "cuda")

@@ -14,7 +14,7 @@ from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.tasks import task
 from coin_ray.execution.cell_spec import CellSpec, train_and_tell
 from coin_ray.planning.machines import Request, round_request
-from coin_ray.training.world import HERE, World
+from coin_ray.training.world import World
 from coin_ray.workspace import Workspace
 
 # Ray's own limits are none at all: a group of workers that cannot be placed is tried for ever.
@@ -59,7 +59,7 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
 def train_alone(spec: CellSpec, stage: str, needs: Request) -> None:
     """Train as the only worker, in whatever process this is."""
     limit(needs.cpus, needs.gpus)
-    train_and_tell(spec, stage, HERE)
+    train_and_tell(spec, stage, World(threads=needs.threads))
 
 
 def _loop(config: Mapping[str, Any]) -> None:
@@ -70,7 +70,13 @@ def _loop(config: Mapping[str, Any]) -> None:
     import torch.distributed as dist
 
     context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size(), dist.barrier, shared)
+    world = World(
+        context.get_world_rank(),
+        context.get_world_size(),
+        dist.barrier,
+        shared,
+        threads=needs.threads,
+    )
 
     def report(round_: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"round": round_, **metrics})

@@ -160,7 +160,7 @@ def _steps(spec: CellSpec, run: CellRun) -> tuple[Each, Train]:
     def train(stage: str) -> None:
         needs = round_request(spec.resources, 1, spec.device)
         with _threads(needs.cpus):
-            train_and_tell(spec, stage, World(workers=int(needs.cpus) if needs.gpus else 0))
+            train_and_tell(spec, stage, World(threads=needs.threads))
 
     return each, train
 

@@ -147,12 +147,11 @@ def relabel(run: CellRun, world: World, round_: int) -> None:
             run.get(instances, *ahead)
         run.artifact("score", image, round_)
 
-    threads = max(1, world.workers)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(world.threads) as pool:
         waiting: deque[Future[None]] = deque()
         for image, instances, ahead in zip(shard, drawn, run.ahead(drawn), strict=True):
             waiting.append(pool.submit(score, image, instances, *ahead))
-            while len(waiting) > 2 * threads:  # predictions are held until they are drawn
+            while len(waiting) > 2 * world.threads:  # predictions are held until they are drawn
                 waiting.popleft().result()
         for left in waiting:
             left.result()

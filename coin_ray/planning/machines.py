@@ -117,6 +117,11 @@ class Request:
     memory: float
     count: int = 1
 
+    @property
+    def threads(self) -> int:
+        """That work beside a card of its own; off GPUs the one that computes."""
+        return max(1, int(self.cpus)) if self.gpus else 1
+
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPU"]
         parts += [f"{self.gpus:g} GPU"] if self.gpus else []

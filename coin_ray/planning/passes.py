@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
+from coin_ray.planning.alike import Alike
 from coin_ray.planning.ledger import read_ledger
 from coin_ray.store.artifacts import Store
-from coin_ray.store.keys import Key
 
 STORED = 400e6
 """Bytes of an artifact that are written, or read, in a second, their digest included: what one
@@ -14,20 +15,30 @@ core and a local disk do."""
 
 
 def cheaper_cache(
-    passes: Iterable[tuple[Key, float, int]], store: Store, device: str
+    missing: Iterable[str], memo_of: Mapping[str, Alike], store: Store, device: str
 ) -> str | None:
-    """``uss.cache`` for stages that are to be computed on a GPU; None where nothing was timed.
+    """``uss.cache`` for stages that are to be computed on a GPU, by the digests of their keys; None
+    where nothing was timed.
 
-    ``passes``: keys of tokens, how much of their work the store lacks, by how many stages they are
-    taken. Stored tokens cost one pass, are written once and read by every stage that takes them;
-    the others cost each of these a pass.
+    Stored tokens cost one pass, are written once and read by every stage that takes them; the
+    others cost each of these a pass.
     """
+    takers = Counter(
+        (memo_of[digest], below)
+        for digest in missing
+        for below in memo_of[digest].inputs(memo_of[digest].keys[digest])
+        if below.stage == "features"
+    )
     ledger = read_ledger(store, ["features"])
     passed = moved = 0.0
-    for key, amount, count in passes:
+    for (memo, key), count in takers.items():
         rate = ledger.rate(key.stage, key.kind, device)
         if rate is None:
             return None
+        lacking = memo.every(key.digest)
+        for _, which, _ in memo.stored([key], store):
+            lacking &= ~which
+        amount = memo.amount(key.digest, lacking)
         passed += (count - 1) * rate.seconds * amount
         moved += (count + 1) * rate.bytes * amount / STORED
     return "tokens" if passed > moved else "none"

@@ -171,7 +171,7 @@ def plan_cells(
         }
         left = _left(wanted, memo_of, there)
     if cheaper is None and device != "cpu":
-        best = cheaper_cache(_passes(left, memo_of, store), store, device)
+        best = cheaper_cache(left, memo_of, store, device)
         if best == "tokens":  # and not what was planned with, on a GPU
             return plan_cells(cells, data, workspace, device, until, best)
 
@@ -207,24 +207,6 @@ def _left(
             found[digest] = found.get(digest, 0) | new
             left += [(memo, *below) for below in memo.made_from(digest, new)]
     return {digest: which for digest, which in found.items() if digest in memo_of}
-
-
-def _passes(
-    left: Iterable[str], memo_of: Mapping[str, Alike], store: Store
-) -> Iterator[tuple[Key, float, int]]:
-    """Tokens that a stage to be computed takes: their key, how much work those are that the store
-    lacks, and how many stages take them."""
-    takers = Counter(
-        (memo_of[digest], below)
-        for digest in left
-        for below in memo_of[digest].inputs(memo_of[digest].keys[digest])
-        if below.stage == "features"
-    )
-    for (memo, key), count in takers.items():
-        lacking = memo.every(key.digest)
-        for _, which, _ in memo.stored([key], store):
-            lacking &= ~which
-        yield key, memo.amount(key.digest, lacking), count
 
 
 def identities(

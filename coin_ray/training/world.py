@@ -19,9 +19,9 @@ class World:
 
     It is ``rank`` of ``size``, on ``device``, where it computes in ``precision`` and, if
     ``deterministic``, comes to the same bytes every time. ``barrier`` waits for the others;
-    ``wrap`` makes a module data-parallel (gradients averaged over all). ``spills``: what a step
-    saves for its backward pass waits in the memory of the CPU; the numbers are the same, and a step
-    takes far longer.
+    ``wrap`` makes a module data-parallel (gradients averaged over all). ``threads`` make labels of
+    what the student predicts meanwhile. ``spills``: what a step saves for its backward pass waits
+    in the memory of the CPU; the numbers are the same, and a step takes far longer.
     """
 
     rank: int = 0
@@ -29,6 +29,7 @@ class World:
     barrier: Callable[[], None] = lambda: None
     wrap: Callable[[Any], Any] = lambda module: module
     device: str = "cpu"
+    threads: int = 1
     precision: Precision = "fp32"
     deterministic: bool = False
     spills: bool = False
