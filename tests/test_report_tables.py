@@ -306,3 +306,18 @@ def test_a_varied_setting_looks_at_each_level_once() -> None:
         setting.fraction(f"l{i}")
         setting.position(f"l{i}")
     assert Counted.looks == before
+
+
+def test_cells_of_neither_part_are_counted() -> None:
+    values = {"n_true": 10.0, "n_one_neighbour": 3.0, "aji": 0.5}
+    rows = [
+        row(level, image, step, metric, value)
+        for level in ("none", "mae")
+        for image in "ab"
+        for step in ("ucis", "round_2")
+        for metric, value in values.items()
+    ]
+    (table,) = result_tables(study(), tidy(rows))
+    assert any("6 of 20 nuclei have exactly one" in note for note in table.notes)
+    (table,) = result_tables(study(), tidy([r for r in rows if r["metric"] == "aji"]))
+    assert not any("neither part" in note for note in table.notes)

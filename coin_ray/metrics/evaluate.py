@@ -51,5 +51,6 @@ def evaluate(
     if official:
         out |= evaluate_official(true, predicted)
     if settings.adjacency_radius is not None:
-        out |= split_metrics(true, predicted, radius=settings.adjacency_radius)
+        radius, least = settings.adjacency_radius, settings.adjacency_neighbours
+        out |= split_metrics(true, predicted, radius=radius, least=least)
     return out

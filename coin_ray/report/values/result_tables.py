@@ -158,6 +158,8 @@ def _table(
         notes.append(f"{images} images, fewer than {FEW_IMAGES}: intervals are approximate.")
     if skipped := max((e.skipped for e in found), default=0):
         notes.append(f"Skipped where truth and prediction are both empty: up to {skipped} images.")
+    if between := _of_neither_part(frame):
+        notes.append(between)
     caption = (
         f"profile {study.profile} · data {spec.name} · {count(images, 'labelled image')} · "
         f"{count(frame['seed'].n_unique(), 'random seed')} · {SETTINGS[spec.setting]}"
@@ -170,6 +172,20 @@ def _table(
         study.baseline_level,
         numbers,
         tuple(notes),
+    )
+
+
+def _of_neither_part(frame: pl.DataFrame) -> str:
+    """How many cells are neither adjacent nor alone; empty where each is one of both."""
+    told = frame.filter(pl.col("metric").is_in(("n_one_neighbour", "n_true")))
+    images = told.unique(("image", "metric")).group_by("metric").agg(pl.col("value").sum())
+    cells = {metric: int(value) for metric, value in images.iter_rows()}
+    if "n_one_neighbour" not in cells:
+        return ""
+    return (
+        "Adjacent: two neighbours or more; non-adjacent: none. "
+        f"{cells['n_one_neighbour']} of {cells['n_true']} nuclei have exactly one and are in "
+        "neither part."
     )
 
 
