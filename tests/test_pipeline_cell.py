@@ -187,3 +187,28 @@ def test_masks_from_files_take_the_place_of_the_stain(tiles, tmp_path):
     _, rows = again(tiles, tmp_path, cell)
     dice = [r["value"] for r in rows if r["step"] == "ucis" and r["metric"] == "dice"]
     assert dice == [1.0] * len(tiles)
+
+
+@pytest.mark.parametrize(
+    ("result", "step"),
+    [("coarse", "ucis"), ("step 1", "step1"), ("pseudo labels", "pseudo_labels")],
+)
+def test_any_step_can_be_the_result_and_nothing_is_trained_after_it(tiles, finished, result, step):
+    workspace, before, _, _ = finished
+    computed, rows = again(tiles, workspace, config(evaluate={"result": result}))
+    assert computed == []
+    final = [r for r in rows if r["step"] == "final"] or [r for r in rows if r["step"] == "step1"]
+    wanted = [r["value"] for r in before if r["step"] == step]
+    np.testing.assert_array_equal([r["value"] for r in final], wanted)
+    assert not any(r["step"].startswith("round") for r in rows)
+
+
+def test_a_round_can_be_the_result(tiles, finished):
+    workspace, before, _, _ = finished
+    cell = config(evaluate={"result": "round 1"})
+    assert cell.rounds.count == 1
+    computed, rows = again(tiles, workspace, cell)
+    assert {key.stage for key in computed} <= {"embed", "masks", "score"}  # of that student's end
+    assert rows == [r for r in before if r["step"] != "round_2"]
+    with pytest.raises(ValueError, match=r"round 3 needs rounds\.count: 3"):
+        config(evaluate={"result": "round 3"})

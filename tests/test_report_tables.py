@@ -321,3 +321,14 @@ def test_cells_of_neither_part_are_counted() -> None:
     assert any("6 of 20 nuclei have exactly one" in note for note in table.notes)
     (table,) = result_tables(study(), tidy([r for r in rows if r["metric"] == "aji"]))
     assert not any("neither part" in note for note in table.notes)
+
+
+def test_columns_of_several_steps_for_any_metric() -> None:
+    given = study(steps=("ucis", "round_1"), report=("pq", "aji"))
+    frame = tidy(full("mae"))
+    (table,) = result_tables(given, frame)
+    assert [c.title for c in table.columns] == [
+        "PQ coarse", "PQ round 1", "PQ", "AJI coarse", "AJI round 1", "AJI",
+    ]  # fmt: skip
+    assert table.rows["mae"][1] == entry(frame, "mae", Column("round_1", "pq"))
+    assert table.at_end("mae", "pq") == entry(frame, "mae", Column("round_2", "pq"))

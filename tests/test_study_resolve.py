@@ -310,3 +310,19 @@ def test_a_fraction_and_a_when(folder: Path) -> None:
     study = resolve("w.yaml")
     assert study.levels == ("otsu", "fixed, 0.5", "fixed, 0.7") and not study.warnings
     assert study.configuration("otsu").select.value == 0.5
+
+
+def test_steps_of_results_and_of_columns(folder: Path) -> None:
+    levels = "      early: {evaluate.result: round 1}\n      coarse: {evaluate.result: coarse}\n"
+    (folder / "small.yaml").write_text(STUDY + levels + "steps: [coarse, step 1, round 12]\n")
+    study = resolve("small.yaml")
+    assert study.steps == ("ucis", "step1", "round_12")
+    counts = {level: study.configuration(level).rounds.count for level in study.levels}
+    assert counts == {"none": 3, "mae": 3, "early": 1, "coarse": 0}
+    (folder / "small.yaml").write_text(STUDY + "steps: [corse, round 0]\n")
+    with pytest.raises(UserError) as told:
+        resolve("small.yaml")
+    assert "did you mean 'coarse'?" in str(told.value) and "cannot be round 0" in str(told.value)
+    (folder / "small.yaml").write_text(STUDY + "      five: {evaluate.result: round 5}\n")
+    with pytest.raises(UserError, match=r"small.yaml:\d+:\d+  .*round 5 needs rounds.count: 5"):
+        resolve("small.yaml")

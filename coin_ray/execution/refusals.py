@@ -79,8 +79,18 @@ def segmenters(study: ResolvedStudy) -> int:
 
 
 def refuse_missing(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path) -> None:
-    """UserError for weights that a search may propose and that are missing, and for an objective
-    that chooses by labels which are not there."""
+    """UserError for weights that a search may propose and that are missing, for an objective that
+    chooses by labels which are not there, and for results that evaluated images cannot have."""
+    for cell in study.cells:
+        found = data[cell.data.name]
+        only_trained = cell.config.evaluate.result == "pseudo labels"
+        if only_trained and not {s.image for s in found.samples} <= set(found.train):
+            raise UserError(
+                "pseudo labels are made for images that are trained on",
+                where=f"evaluate.result of {cell.level}",
+                found=f"images of {cell.data.name} that are evaluated alone",
+                do="evaluate this level on training images, without --train",
+            )
     chooses = study.search is not None or study.stopping.rule != "none"
     if chooses and study.objective.metric in METRICS:
         for name, found in data.items():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from coin_ray.section import Section
 
 Neighbours = Literal[1, 2]
+Step = (
+    Literal["coarse", "step 1", "pseudo labels"]
+    | Annotated[str, Field(pattern=r"^round [1-9][0-9]{0,3}$")]
+)
+"""What comes before the end: the coarse mask, its propagation (Step 1), the accepted instances as
+the segmenter draws them (Step 2), the student of a round (Step 3)."""
 
 
 class Evaluate(Section):
@@ -25,4 +31,10 @@ class Evaluate(Section):
         1,
         description="cells that an adjacent one is connected to at least; 2 as the supplement "
         "says, which leaves cells with exactly one out of both parts",
+    )
+    result: Literal["final"] | Step = Field(
+        "final",
+        description="the step whose label maps are the result, after which nothing is trained: "
+        "final (the last round, or step 1 without one), coarse, step 1, pseudo labels (of images "
+        "that are trained on), round N",
     )

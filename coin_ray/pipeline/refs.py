@@ -9,6 +9,14 @@ from collections.abc import Sequence
 from coin_ray.data.sample import Image
 from coin_ray.pipeline.stage import Ref, Scope
 
+STEPS = {"coarse": "ucis", "step 1": "step1", "pseudo labels": "pseudo_labels"}
+"""What people call the steps before the first round."""
+
+
+def step_named(words: str) -> str:
+    """A step as people call it (``round 2``) as it stands in tables of values (``round_2``)."""
+    return STEPS.get(words, words.replace(" ", "_"))
+
 
 def refined(chain: Scope, image: Image) -> Ref:
     """The propagated mask; the coarse mask itself when nothing is propagated."""
@@ -93,6 +101,12 @@ def steps(chain: Scope, image: Image) -> tuple[str, ...]:
 
 def final_step(chain: Scope) -> str:
     """The step whose label maps are the cell's result."""
+    result = chain.config.evaluate.result
+    return step_named(result) if result in STEPS else last_step(chain)
+
+
+def last_step(chain: Scope) -> str:
+    """The last step that the cell comes to."""
     rounds = chain.config.rounds.count
     return f"round_{rounds}" if rounds else "step1"
 

@@ -63,6 +63,19 @@ class Cell(Section):
         object.__setattr__(self, "student", student.model_copy(update=part))
         return self
 
+    @model_validator(mode="after")
+    def _ends_with_its_result(self) -> Cell:
+        result = self.evaluate.result
+        last = int(result[6:]) if result.startswith("round ") else 0
+        if result != "final" and last > self.rounds.count:
+            raise ValueError(f"evaluate.result: {result} needs rounds.count: {last} or more")
+        if last and self.rounds.schedule == "continuous":
+            raise ValueError(f"evaluate.result: {result} is of rounds.schedule: restart")
+        if result != "final":
+            rounds = self.rounds.model_copy(update={"count": last})
+            object.__setattr__(self, "rounds", rounds)
+        return self
+
 
 def dotted_fields(
     model: type[BaseModel] = Cell, prefix: str = ""

@@ -13,6 +13,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field
 
+from coin_ray.metrics.settings import Step
+from coin_ray.pipeline.refs import step_named
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.section import LARGEST_SEED, Positive
 from coin_ray.study.grammar import Node
@@ -121,6 +123,12 @@ def read_seeds(node: Node) -> tuple[tuple[int, ...], int | None]:
             item.note(f"a seed is at most {LARGEST_SEED:,}")
         seeds[item.value] = None
     return tuple(seeds), None
+
+
+def read_steps(node: Node) -> tuple[str, ...]:
+    """Steps as people call them, as tables of values do."""
+    found = [read(item, Step, "a step") for item in node.each()]
+    return tuple(dict.fromkeys(step_named(step) for step in found if step is not BAD))
 
 
 def read_objective(node: Node) -> Objective:

@@ -132,10 +132,10 @@ def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cel
         return Cell.model_validate_json(json.dumps(nest(flat)), strict=True)
     except ValidationError as error:
         for item in error.errors(include_url=False):
-            # A rule over a section, or over the rounds and what they train; single values were
-            # checked before.
+            # A rule over a section, or over several; single values were checked before.
             if len(item["loc"]) <= 1:
-                place = _last_word(str(*item["loc"]) or "rounds", patches) or where
+                several = "evaluate" if "evaluate.result" in item["msg"] else "rounds"
+                place = _last_word(str(*item["loc"]) or several, patches) or where
                 problems.add(place, item["msg"].removeprefix("Value error, "))
     return None
 

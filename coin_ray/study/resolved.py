@@ -128,12 +128,12 @@ class ResolvedStudy:
     """A study file after ``extends``, profile, overrides and design have been applied.
 
     ``cells`` are ordered so that every level gets one seed before any gets two. ``levels`` are the
-    labels in table order, ``patches`` the dotted settings in which each level differs from the
-    base, ``factors`` the level labels of each factor. ``resources`` (stage -> cpu, gpu, memory,
-    workers) is runtime only. ``source_files`` are the YAML files read, the study first;
-    ``overrides`` the ``--set`` settings. ``profile_reason`` says in one phrase where the profile
-    came from, ``extended`` are those that it extends. ``warnings``: what is allowed and probably
-    not meant. With ``first_seeds`` the seeds
+    labels in table order, ``steps`` those that the table has columns of beside the end, ``patches``
+    the dotted settings in which each level differs from the base, ``factors`` the level labels of
+    each factor. ``resources`` (stage -> cpu, gpu, memory, workers) is runtime only.
+    ``source_files`` are the YAML files read, the study first; ``overrides`` the ``--set`` settings.
+    ``profile_reason`` says in one phrase where the profile came from, ``extended`` are those that
+    it extends. ``warnings``: what is allowed and probably not meant. With ``first_seeds`` the seeds
     after those are run only for levels whose verdict against the baseline is open. With ``search``
     the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
     ``contents``: data set -> digest of its images and labels, once ``datasets.with_data`` has read
@@ -149,6 +149,7 @@ class ResolvedStudy:
     baseline_level: str
     cells: tuple[StudyCell, ...]
     report: tuple[str, ...]
+    steps: tuple[str, ...] = ()
     published: Published | None = None
     question: str = ""
     design: str = "one_at_a_time"

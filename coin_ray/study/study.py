@@ -143,8 +143,8 @@ def _blocks(
 ) -> Values:
     """What stands in the files as it is, as fields of a ``ResolvedStudy``."""
     name, is_search = _name(chain), varied.design == SEARCH
-    names = ("published", "objective", "report", "resources")
-    published, objective, report, resources = map(chain.get, names)
+    names = ("published", "objective", "report", "steps", "resources")
+    published, objective, report, steps, resources = map(chain.get, names)
     known = labels if varied.complete and varied.search is None else ()
     goal = blocks.read_objective(objective) if objective else Objective()
     stopping = chain.block("stopping", Stopping) or Stopping("none")
@@ -158,6 +158,7 @@ def _blocks(
         "published": blocks.read_published(published, known) if published else None,
         "objective": goal,
         "report": tuple(metrics),
+        "steps": blocks.read_steps(steps) if steps else (),
         "resources": blocks.read_resources(resources) if resources else {},
         "stopping": stopping,
         "screen": None if is_search else chain.block("screen", Screen),

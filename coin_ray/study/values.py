@@ -129,6 +129,7 @@ def _bounds(metadata: Sequence[Any]) -> list[str]:
         for name, sign in signs.items()
         if getattr(m, name, None) is not None
     ]
+    found += [f"that fits {m.pattern}" for m in metadata if getattr(m, "pattern", None)]
     return [" and ".join(found)] if found else []
 
 

@@ -30,7 +30,7 @@ def _truth(ref: Ref) -> Content:
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
-    reads=(Read("evaluate", old={"adjacency_neighbours": 1}),),
+    reads=(Read("evaluate", but=("result",), old={"adjacency_neighbours": 1}),),
     takes=(
         Take(
             "labels",

@@ -130,7 +130,7 @@ def _table(
     causes: Mapping[str, str],
 ) -> ResultTable:
     confidence = study.analysis.confidence
-    wanted = columns(frame, study.report)
+    wanted = columns(frame, study.report, study.steps)
     by_level = frame.partition_by("level", as_dict=True)
     rows = {
         level: tuple(

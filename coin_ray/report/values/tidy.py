@@ -13,6 +13,8 @@ from typing import Literal
 
 import polars as pl
 
+from coin_ray.pipeline.refs import STEPS
+
 SCHEMA = {
     **dict.fromkeys(("study", "cell", "level", "dataset", "image"), pl.String),
     "seed": pl.Int64,
@@ -27,7 +29,7 @@ TITLES = {
     "n_predicted": "found",
 }  # fmt: skip
 _PARTS = {"adj": "adjacent", "nonadj": "non-adjacent", "official": "official"}
-_STEP_TITLES = {"ucis": "coarse", "step1": "step 1", "pseudo_labels": "pseudo labels"}
+_STEP_TITLES = {step: words for words, step in STEPS.items()}
 FINAL = "final"
 
 
@@ -88,11 +90,16 @@ def at_end(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.join(pl.DataFrame(ends, schema=names, orient="row"), on=list(names), how="semi")
 
 
-def columns(frame: pl.DataFrame, metrics: Sequence[str]) -> list[Column]:
-    """The AJI of every step, then ``metrics`` at the end.
+def columns(
+    frame: pl.DataFrame, metrics: Sequence[str], wanted: Sequence[str] = ()
+) -> list[Column]:
+    """Each of ``metrics`` at the ``wanted`` steps and at the end; where none is named, the AJI of
+    every step, then ``metrics`` at the end.
 
     The AJI at the end stands on its own only where it is not the same column for every level.
     """
+    if wanted:
+        return [Column(step, metric) for metric in metrics for step in (*wanted, FINAL)]
     steps = frame["step"].unique().to_list()
     known = [step for step in (*_STEP_TITLES,) if step in steps]
     found = [Column(s, "aji") for s in [*known, *sorted(filter(_round, steps), key=_round)]]
