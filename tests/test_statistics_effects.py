@@ -191,3 +191,10 @@ def test_a_search_and_a_study_without_factors_have_none() -> None:
     assert effects("search", [{}], {}) == []
     assert effects("one_at_a_time", [{}], {}) == []
     assert effects("grid", [{}], {}) == []
+
+
+def test_a_step_of_a_branching_ladder_is_the_mean_over_its_branches() -> None:
+    rows = [{"a": x, "b": y} for x, y in (("0", "0"), ("1", "0"), ("0", "1"), ("1", "1"))]
+    steps = {e.factor: e.weights for e in effects("ladder", rows, rows[0]) if e.kind == "step"}
+    np.testing.assert_allclose(steps["a"], [-0.5, 0.5, -0.5, 0.5])
+    np.testing.assert_allclose(steps["b"], [-0.5, -0.5, 0.5, 0.5])

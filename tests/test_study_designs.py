@@ -87,6 +87,17 @@ def test_leave_one_out() -> None:
     }
 
 
+def test_a_ladder_may_branch() -> None:
+    a, b = Factor("a", ("-", "A"), "-"), Factor("b", ("-", "B"), "-")
+    c = Factor("c", ("-", "C"), "-")
+    assert rows("ladder", a, b, c, rungs=[["a"], ["a", "c"], ["c", "b", "a"]]) == {
+        "baseline": ("-", "-", "-"),
+        "A": ("A", "-", "-"),
+        "A + C": ("A", "-", "C"),
+        "A + B + C": ("A", "B", "C"),
+    }
+
+
 def test_ladder_keeps_every_step() -> None:
     a, b = Factor("ot", ("no ot", "ot"), "no ot"), Factor("edge", ("edge", "plain"), "plain")
     assert rows("ladder", a, b) == {

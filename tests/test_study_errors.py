@@ -180,6 +180,15 @@ CASES = {
         factor(LEVELS + "      dino: {uss.family: dinov1}\n", "design: ladder\n"),
         "a ladder switches each factor between two levels, 'backbone' has 3",
     ),
+    "rungs of what is no factor": (
+        factor(LEVELS, "design: ladder\nrungs: [[backbon]]\n"), "did you mean 'backbone'?",
+    ),
+    "rungs that are no lists": (
+        factor(LEVELS, "design: ladder\nrungs: [backbone]\n"), "a list of lists of factors",
+    ),
+    "rungs of another design": (
+        factor(LEVELS, "rungs: [[backbone]]\n"), "rungs goes with design: ladder",
+    ),
     "a list without a key": (
         "factors: {f: {baseline: 1, levels: [1, 2]}}\n", "a list of levels needs the key it sets",
     ),

@@ -24,6 +24,7 @@ KEYS: Mapping[str, str] = {
     "baseline": "settings of every cell",
     "design": "which combinations of levels are run",
     "fraction": "a share of a factorial: no main effect is mixed up with a two-factor interaction",
+    "rungs": "rows of a ladder that branches: for each the factors that have left their baseline",
     "factors": "what varies: a level is a label and any number of settings",
     "exclude": "combinations of levels that are not run",
     "space": "ranges that a search draws settings from; a list takes those of the search space",

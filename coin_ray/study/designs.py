@@ -6,7 +6,7 @@
   a fraction of them that still estimates every main effect free of two-factor interactions.
 * ``leave_one_out``: the baseline is the full method; each factor in turn takes its other level.
 * ``ladder``: from the baseline, the factors take their other level one after the other and keep it;
-  the result depends on the order of the factors.
+  the result depends on the order of the factors. Given ``rungs``, each says which factors have.
 
 A factor may be varied only ``when`` others have certain levels; elsewhere it stays at its baseline,
 and combinations that come to the same are one.
@@ -52,16 +52,20 @@ def expand(
     exclude: Sequence[Mapping[str, tuple[str, ...]]] = (),
     *,
     fraction: bool = False,
+    rungs: Sequence[Sequence[str]] = (),
 ) -> list[Combination]:
     """The combinations of a design in table order, without the excluded ones.
 
     An entry of ``exclude`` names levels of some factors and drops every combination that has one of
-    them for each. ``fraction`` takes the factorial's share of resolution IV. Labels are unique.
+    them for each. ``rungs`` of a ladder name the factors that each has changed. ``fraction`` takes the factorial's share of resolution IV. Labels are unique.
     Raises KeyError for a name that is no design.
     """
     if not factors:
         return [Combination(BASELINE, {})]
-    rows = _resolution_iv(factors) if fraction else _DESIGNS[design](factors)
+    if rungs:
+        rows = _rungs(factors, rungs)
+    else:
+        rows = _resolution_iv(factors) if fraction else _DESIGNS[design](factors)
     found: dict[tuple[str, ...], Combination] = {}
     for row in rows:
         levels = _settled(row.levels, factors)
@@ -162,6 +166,15 @@ def _ladder(factors: Sequence[Factor]) -> list[Combination]:
     for factor in factors:
         current[factor.name] = factor.others[0]
         rows.append(Combination(f"+ {factor.others[0]}", dict(current)))
+    return rows
+
+
+def _rungs(factors: Sequence[Factor], rungs: Sequence[Sequence[str]]) -> list[Combination]:
+    base, others = baseline(factors), {factor.name: factor.others[0] for factor in factors}
+    rows = [Combination(BASELINE, base)]
+    for rung in rungs:
+        changed = {name: others[name] for name in base if name in rung}
+        rows.append(Combination(" + ".join(changed.values()), base | changed))
     return rows
 
 

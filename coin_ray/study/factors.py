@@ -129,3 +129,15 @@ def read_exclude(
     found = [(_levels_of(one, factors, "factors"), one) for one in node.each()]
     # An entry that lost a factor to a mistake would exclude too much.
     return [(entry, n) for entry, n in found if n.kind == "map" and len(entry) == len(n.value)]
+
+
+def read_rungs(node: Node, factors: Sequence[Factor]) -> list[tuple[str, ...]]:
+    """The factors that each row of a branching ladder has changed; unknown names are noted."""
+    names = [factor.name for factor in factors]
+    if node.kind != "list" or any(item.kind != "list" or not item.value for item in node.value):
+        node.note("rungs has to be a list of lists of factors", "[[USS], [USS, OT], [USS, CRF]]")
+        return []
+    return [
+        tuple(name for item in rung.value if (name := item.one_of(names, "factor", "factors")))
+        for rung in node.value
+    ]

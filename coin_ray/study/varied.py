@@ -11,7 +11,7 @@ from coin_ray.study import designs
 from coin_ray.study.blocks import keys_of
 from coin_ray.study.chain import Chain
 from coin_ray.study.designs import Combination
-from coin_ray.study.factors import FactorBlock, read_exclude, read_factors
+from coin_ray.study.factors import FactorBlock, read_exclude, read_factors, read_rungs
 from coin_ray.study.grammar import Node
 from coin_ray.study.patches import Patch
 from coin_ray.study.resolved import Dimension, Search
@@ -21,7 +21,13 @@ from coin_ray.study.values import BAD, read
 SEARCH = "search"
 DESIGNS = (*designs.names(), SEARCH)
 Fraction = Literal["resolution_iv"]
-_BELONGS = {"fraction": "factorial", "space": SEARCH, "trials": SEARCH, "sampler": SEARCH}
+_BELONGS = {
+    "fraction": "factorial",
+    "rungs": "ladder",
+    "space": SEARCH,
+    "trials": SEARCH,
+    "sampler": SEARCH,
+}
 _NOT_SEARCHED = ("factors", "exclude", "screen")
 _FEWEST = 4
 _MOST_ROWS = 100_000
@@ -53,7 +59,14 @@ def read_varied(chain: Chain, base: Patch) -> Varied:
     exclude = _exclude(chain, plain) if complete else []
     if fraction is not None and complete:
         _check_fraction(fraction, chain.get("exclude"), plain)
-    combinations = designs.expand(design, plain, exclude, fraction=fraction is not None)
+    rungs = chain.get("rungs") if design == "ladder" and complete else None
+    combinations = designs.expand(
+        design,
+        plain,
+        exclude,
+        fraction=fraction is not None,
+        rungs=read_rungs(rungs, plain) if rungs else (),
+    )
     return Varied(design, factors, combinations, complete)
 
 
