@@ -1,17 +1,19 @@
-"""Instances as COCO annotations with run-length encoded masks."""
+"""Instances as COCO annotations: written with run-length encoded masks, read in any form."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.data.outlines import draw
+from coin_ray.errors import UserError
 from coin_ray.files import write_text
-from coin_ray.labels import LabelMap
+from coin_ray.labels import LabelMap, relabel
 
 
 def encode(pixels: NDArray[np.int64], size: int) -> str:
@@ -91,3 +93,53 @@ def write_coco(path: Path, items: Iterable[tuple[str, LabelMap]]) -> None:
     categories = [{"id": 1, "name": "nucleus"}]
     content = {"images": images, "annotations": rows, "categories": categories}
     write_text(path, json.dumps(content))
+
+
+def decode(counts: str) -> list[int]:
+    """The run lengths that :func:`encode` wrote."""
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        group = ord(character) - 48
+        number |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            number -= (group & 16 and 1) << shift
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number = shift = 0
+    return runs
+
+
+def read_coco(
+    path: Path, content: Mapping[str, Any], name: str, shape: tuple[int, int]
+) -> LabelMap:
+    """The annotations of one image, (H, W) int32, ids from 1; where they overlap, the one of higher
+    ``score`` counts, or the later one. UserError for masks of another size or form."""
+    ids = {one["id"] for one in content["images"] if one["file_name"] == name}
+    own = [one for one in content["annotations"] if one["image_id"] in ids]
+    own.sort(key=lambda one: one.get("score", 0.0))
+    out = np.zeros(shape, dtype=np.int32)
+    try:
+        for label, one in enumerate(own, start=1):
+            _draw(out, one["segmentation"], label)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            "an annotation that is no mask of its image",
+            where=f"{path}, image {name}",
+            expected=f"polygons, or run lengths of {shape[0]} x {shape[1]} (height x width)",
+            found=str(error) or type(error).__name__,
+        ) from error
+    return relabel(out)
+
+
+def _draw(label_map: LabelMap, segmentation: Any, label: int) -> None:
+    if isinstance(segmentation, list):
+        corners = [np.reshape(np.asarray(ring, dtype=float), (-1, 2)) for ring in segmentation]
+        draw(label_map, [[ring] for ring in corners], label)
+        return
+    counts, (height, width) = segmentation["counts"], label_map.shape
+    runs = decode(counts) if isinstance(counts, str) else counts
+    if tuple(segmentation["size"]) != (height, width) or sum(runs) > label_map.size:
+        raise ValueError(f"run lengths of {' x '.join(map(str, segmentation['size']))}")
+    x, y = np.divmod(np.flatnonzero(np.repeat(np.arange(len(runs)) % 2, runs)), height)
+    label_map[y, x] = label

@@ -31,7 +31,7 @@ from coin_ray.execution.order import halves, most_rounds
 from coin_ray.execution.proposals import Proposals, Values
 from coin_ray.execution.tally import Tally
 from coin_ray.execution.trial_log import TrialLog
-from coin_ray.pipeline.needs import needed_weights
+from coin_ray.pipeline.needs import mask_folder, needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -255,7 +255,7 @@ class CellRunner:
             train=self._data[cell.data.name].train,
             samples=self._data[cell.data.name].samples,
             weights={name: plan.weights[name] for name in needed_weights(cell.config, until)},
-            masks=plan.masks.get((cell.config.ucis.path or "", cell.data.name), {}),
+            masks=plan.masks.get((mask_folder(cell.config) or "", cell.data.name), {}),
             workspace=self._workspace,
             device=self._device,
             who=who(cell),

@@ -60,11 +60,12 @@ def screened(study: ResolvedStudy, metrics: Metrics) -> tuple[tuple[str, ...], d
     values = {}
     for level in study.levels:
         own = [c.key_label for c in study.cells if c.level == level and c.seed == study.seeds[0]]
-        if all(label in metrics for label in own):
+        if all(metric in metrics.get(label, {}) for label in own):
             values[level] = fmean(metrics[label][metric] for label in own)
     others = [level for level in values if level != study.baseline_level]
     others.sort(key=lambda level: values[level], reverse=study.screen.mode == "max")
-    kept = (study.baseline_level, *others[: study.screen.keep])
+    made = [v for v in study.levels if study.configuration(v).predictions.path]
+    kept = (study.baseline_level, *others[: study.screen.keep], *made)
     reasons = {
         level: f"screened out: {metric} {values[level]:.3f} before round 1, rank {rank} of "
         f"{len(others)}, {study.screen.keep} kept"

@@ -14,6 +14,7 @@ from typing import cast
 
 from coin_ray.data.resolution import pixel_scale
 from coin_ray.data.sample import Image
+from coin_ray.labels import LabelMap
 from coin_ray.pipeline.memo import Memo
 from coin_ray.pipeline.needs import with_cache
 from coin_ray.pipeline.settings import Cell
@@ -28,9 +29,9 @@ class Chain:
 
     ``train`` are the images that labels are made for; ``weights`` gives the content digest of a
     registered model by its name, ``coarse`` that of the mask file of an image (``ucis.model:
-    files``). ``device`` computes; of which kind it is (cpu, cuda) is part of what a stage is that
-    runs on it. ``trained``: the device of what was trained, where that is another one. Cells that
-    agree in all of these may share a ``memo``.
+    files``, or ``predictions``, where it may be empty). ``device`` computes; of which kind it is
+    (cpu, cuda) is part of what a stage is that runs on it. ``trained``: the device of what was
+    trained, where that is another one. Cells that agree in all of these may share a ``memo``.
     """
 
     def __init__(
@@ -125,6 +126,15 @@ class Chain:
             return find_mask(folder, image.name)
 
         return Content(self._coarse(folder, image.name), find)
+
+    def prediction(self, image: Image) -> Content | None:
+        def read() -> LabelMap:
+            from coin_ray.data.predictions import read_prediction
+
+            return read_prediction(self._whole.predictions, image)
+
+        found = self._coarse(self.config.predictions.path or "", image.name)
+        return Content(found, read) if found else None
 
     def training(self) -> tuple[str, float, tuple[float, ...]]:
         """What the rounds cost: kind and amount of a step's work, then the steps of each round."""

@@ -24,6 +24,8 @@ def with_cache(config: Cell, device: str, cheaper: str | None = None) -> Cell:
 
 def uses_crf(config: Cell) -> bool:
     """True if a cell needs the extra ``crf``."""
+    if config.predictions.path:
+        return False
     refines = config.crf.enabled and config.uss.family != "none"
     return refines or config.infer.crf or bool(config.relabel.crf)
 
@@ -71,6 +73,8 @@ def coarse_weights(ucis: Ucis) -> tuple[str, ...]:
 
 def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
     """Registry names of every model file that a cell reads, up to a stage or its end."""
+    if config.predictions.path:
+        return ()
     if until == "ucis_model":
         return coarse_weights(config.ucis)
     names = [f"sam_{config.sam.model}", *coarse_weights(config.ucis)]
@@ -79,6 +83,11 @@ def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":
         names.append(f"{config.student.encoder}_imagenet")
     return tuple(names)
+
+
+def mask_folder(config: Cell) -> str | None:
+    """Where a cell's masks lie that were made elsewhere: its result, or its coarse ones."""
+    return config.predictions.path or config.ucis.folder
 
 
 def mask_digest(folder: str, name: str) -> str:

@@ -11,6 +11,8 @@ from coin_ray.pipeline.stage import Ref, Scope
 
 STEPS = {"coarse": "ucis", "step 1": "step1", "pseudo labels": "pseudo_labels"}
 """What people call the steps before the first round."""
+FINAL = "final"
+"""The row of a result that is not simply the last of the chain's steps."""
 
 
 def step_named(words: str) -> str:
@@ -78,6 +80,11 @@ def labels(chain: Scope, image: Image, round_: int) -> Ref:
     return Ref("select", image, refresh(chain, round_))
 
 
+def elsewhere(chain: Scope) -> bool:
+    """True for a cell whose result was made elsewhere: it has no step but its end."""
+    return chain.config.predictions.path is not None
+
+
 def behind(chain: Scope, image: Image, step: str) -> Ref:
     """The label map behind a row of the table; ``step`` is one of ``steps()``."""
     if step == "ucis":
@@ -92,8 +99,11 @@ def behind(chain: Scope, image: Image, step: str) -> Ref:
 def steps(chain: Scope, image: Image) -> tuple[str, ...]:
     """``ucis``, ``step1``, ``pseudo_labels``, ``round_1`` .. ``round_R``.
 
-    Only an image that is trained on has pseudo labels.
+    Only an image that is trained on has pseudo labels. ``final`` alone where the result was made
+    elsewhere, of images that have one.
     """
+    if elsewhere(chain):
+        return (FINAL,) if chain.prediction(image) else ()
     made = ("pseudo_labels",) if image in chain.train else ()
     rounds = (f"round_{r + 1}" for r in range(chain.config.rounds.count))
     return ("ucis", "step1", *made, *rounds)
@@ -102,6 +112,8 @@ def steps(chain: Scope, image: Image) -> tuple[str, ...]:
 def final_step(chain: Scope) -> str:
     """The step whose label maps are the cell's result."""
     result = chain.config.evaluate.result
+    if elsewhere(chain):
+        return FINAL
     return step_named(result) if result in STEPS else last_step(chain)
 
 

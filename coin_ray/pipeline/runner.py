@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.data.sample import Image, Sample
+from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import mask_digest
@@ -99,6 +100,8 @@ def run_cell(
 def _run_once(
     run: CellRun, samples: Sequence[Sample], each: Each, train: Train, until: str | None
 ) -> tuple[list[Values], dict[str, float]]:
+    if refs.elsewhere(run.chain):
+        return [] if until else _rows(samples, each), {}
     if run.config.ucis.trained is not None:
         with ExitStack() as stack:
             if reserve(run.store, run.key("ucis_model"), stack):
@@ -131,13 +134,16 @@ def _run_once(
         "score_std": sum(found["score_std"] for found in labels) / max(n, 1),
         **run.ucis_losses(),
     }
-    rows = [
+    return _rows(samples, each), facts
+
+
+def _rows(samples: Sequence[Sample], each: Each) -> list[Values]:
+    return [
         {"image": sample.image.name, "step": step, "metric": metric, "value": value}
         for sample, steps in zip(samples, each("evaluate", len(samples)), strict=True)
         for step, metrics in steps.items()
         for metric, value in metrics.items()
     ]
-    return rows, facts
 
 
 def reserve(store: Store, key: Key, stack: ExitStack) -> bool:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, model_validator
 from pydantic.fields import FieldInfo
 
 from coin_ray.confidence.settings import Sam, Score, Select
+from coin_ray.data.settings import Predictions
 from coin_ray.distillation.settings import Infer, Labels, Relabel, Rounds, Student
 from coin_ray.imaging.settings import Instances
 from coin_ray.metrics.settings import Evaluate
@@ -33,6 +34,7 @@ class Cell(Section):
     infer: Infer = Infer()
     relabel: Relabel = Relabel()
     evaluate: Evaluate = Evaluate()
+    predictions: Predictions = Predictions()
 
     @model_validator(mode="after")
     def _refreshed_in_time(self) -> Cell:
@@ -71,7 +73,7 @@ class Cell(Section):
             raise ValueError(f"evaluate.result: {result} needs rounds.count: {last} or more")
         if last and self.rounds.schedule == "continuous":
             raise ValueError(f"evaluate.result: {result} is of rounds.schedule: restart")
-        if result != "final":
+        if result != "final" or self.predictions.path:
             rounds = self.rounds.model_copy(update={"count": last})
             object.__setattr__(self, "rounds", rounds)
         return self

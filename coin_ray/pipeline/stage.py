@@ -53,6 +53,9 @@ class Scope(Protocol):
     def mask_file(self, folder: str, image: Image) -> Content:
         """A coarse mask made elsewhere: its path."""
 
+    def prediction(self, image: Image) -> Content | None:
+        """A label map made elsewhere, (H, W) int32; None where there is none of the image."""
+
 
 class Ref(NamedTuple):
     """A stage within a cell: of which image, round, zoom, row of the table, ground truth."""

@@ -95,7 +95,8 @@ def _last_scores(run: CellRun, image: Image) -> dict[str, float]:
 def _measured(chain: Chain, sample: Sample) -> Sequence[Ref]:
     """What ``export`` shows is made here too, in parallel."""
     image = sample.image
-    shown = [refs.behind(chain, image, step) for step in ("ucis", refs.final_step(chain))]
+    steps = () if refs.elsewhere(chain) else ("ucis", refs.final_step(chain))
+    shown = [refs.behind(chain, image, step) for step in steps]
     if not sample.has_truth:
         return shown
     truth = chain.memo.truth(sample)
@@ -108,8 +109,10 @@ def _metrics(run: CellRun, sample: Sample) -> dict[str, dict[str, float]]:
         return {}
     found = {step: run.evaluate(sample, step) for step in refs.steps(run.chain, sample.image)}
     final = refs.final_step(run.chain)
-    # Who reads the rows takes the last step for the result, unless one of them says otherwise.
-    return found if final == refs.last_step(run.chain) else found | {"final": found[final]}
+    if final in found and final != refs.last_step(run.chain):
+        # Who reads the rows takes the last step for the result, unless one of them says so.
+        found[refs.FINAL] = found[final]
+    return found
 
 
 STEPS: Mapping[str, Step] = {
@@ -130,6 +133,8 @@ def of_rounds(ref: Ref) -> bool:
 
 def begins(chain: Chain, data: DataSet) -> Iterator[Ref]:
     """What a cell is asked for before its first round, if it misses one."""
+    if refs.elsewhere(chain):
+        return
     for image in data.train:
         for step in ("centroids", "first_scores", "first_labels"):
             yield from STEPS[step].asks(chain, image)
@@ -138,6 +143,10 @@ def begins(chain: Chain, data: DataSet) -> Iterator[Ref]:
 def asks(chain: Chain, data: DataSet, until: str | None = None) -> Iterator[Ref]:
     """What a cell is asked for in any case, up to a stage or its end."""
     config, rounds = chain.config, chain.config.rounds.count
+    if refs.elsewhere(chain):
+        for sample in () if until else data.samples:
+            yield from STEPS["evaluate"].asks(chain, sample)
+        return
     if config.ucis.trained is not None:
         yield Ref("ucis_model")
     if until == "ucis_model":

@@ -56,7 +56,7 @@ class Alike(Memo):
         super().__init__()
         self._trained, self._masks = tuple(data.train), masks
         self._samples = {sample.image: sample for sample in data.samples}
-        self._alike = _alike(data, content, repeated)
+        self._alike = _alike(data, masks, content, repeated)
         self._place = {
             image: (group[0], i) for group in self._alike.values() for i, image in enumerate(group)
         }
@@ -82,9 +82,10 @@ class Alike(Memo):
         return found
 
     def mask(self, folder: str, name: str) -> str:
-        """What stands for the mask files of images."""
+        """What stands for the mask files of images; empty for images that have none."""
         group = next(group for first, group in self._alike.items() if first.name == name)
-        return self._token([self._masks[folder][image.name] for image in group])
+        found = [self._masks[folder].get(image.name, "") for image in group]
+        return self._token(found) if any(found) else ""
 
     def truth(self, sample: Sample) -> Truth:
         if sample.image not in self._truths:
@@ -198,7 +199,9 @@ class Alike(Memo):
         return [column[i] for first, i in places for column in own[first]]
 
 
-def _alike(data: DataSet, content: Content, repeated: set[Hashable]) -> dict[Image, list[Image]]:
+def _alike(
+    data: DataSet, masks: Masks, content: Content, repeated: set[Hashable]
+) -> dict[Image, list[Image]]:
     """Images by the first that they are alike."""
     samples = {sample.image: sample for sample in data.samples}
     groups: dict[Hashable, list[Image]] = {}
@@ -207,6 +210,7 @@ def _alike(data: DataSet, content: Content, repeated: set[Hashable]) -> dict[Ima
         own = repeated & {image.name, content(image)}
         labelled = image in samples and samples[image].has_truth
         used = image in trained, image in samples, labelled
-        looks = (*used, pixel_scale(image.mpp), image if own else None)
+        masked = tuple(bool(found.get(image.name)) for found in masks.values())
+        looks = (*used, *masked, pixel_scale(image.mpp), image if own else None)
         groups.setdefault(looks, []).append(image)
     return {group[0]: group for group in groups.values()}

@@ -20,7 +20,14 @@ from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.memo import BIT, Memo
-from coin_ray.pipeline.needs import mask_digest, needed_weights, uses_crf, with_cache
+from coin_ray.pipeline.needs import (
+    mask_digest,
+    mask_folder,
+    needed_weights,
+    uses_crf,
+    with_cache,
+)
+from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.alike import Alike, repeated
@@ -225,9 +232,13 @@ def identities(
         )
     if until is None and any(uses_crf(cell.config) for cell in cells):
         load_dense_crf()
-    named = {(cell.config.ucis.folder, cell.data.name) for cell in cells}
+    named = {
+        (path, cell.data.name): cell.config
+        for cell in cells
+        if (path := mask_folder(cell.config)) is not None
+    }
     masks = {
-        (path, name): _masks(path, data[name]) for path, name in sorted(named) if path is not None
+        (path, name): _masks(config, data[name]) for (path, name), config in named.items()
     }
     return {name: registry.identity(name) for name in names}, masks
 
@@ -342,5 +353,10 @@ def _coarse(
     return lambda folder, name: masks[folder, data][name]
 
 
-def _masks(folder: str, data: DataSet) -> dict[str, str]:
+def _masks(config: Cell, data: DataSet) -> dict[str, str]:
+    if config.predictions.path:
+        from coin_ray.data.predictions import prediction_digests
+
+        return prediction_digests(config.predictions, [s.image for s in data.samples])
+    folder = config.ucis.folder or ""
     return {image.name: mask_digest(folder, image.name) for image in data.images}

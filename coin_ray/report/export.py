@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coin_ray.data.sample import Image
 from coin_ray.files import write_text
 from coin_ray.identity import digest
 from coin_ray.pipeline import refs
@@ -35,8 +36,10 @@ def export(
     from coin_ray.data.write import write_label_map
 
     last = refs.final_step(run.chain)
-    results = (run.chain.key(refs.behind(run.chain, s.image, last)) for s in samples)
-    made_of = digest([key.digest for key in results])
+    elsewhere = refs.elsewhere(run.chain)
+    if elsewhere:
+        samples = [s for s in samples if run.chain.prediction(s.image)]
+    made_of = digest([_made_of(run, s.image, last) for s in samples])
     whole = (config or run.config).model_dump(mode="json", by_alias=True)
     settings = yaml.safe_dump(whole, sort_keys=False)
     facts = {"cell": dict(cell), "rounds": _round_facts(run), "made_of": made_of}
@@ -54,12 +57,12 @@ def export(
         final = run.labels_at(image, last)
         write_label_map(folder / "predictions" / f"{image.name}.tif", final)
         accepted = None
-        if image in run.train:
+        if image in run.train and not elsewhere:
             accepted = run.labels(image, max(1, run.config.rounds.count)).arrays["label_map"]
         write_panels(
             folder / "overlays" / f"{image.name}.png",
             image.load(),
-            coarse=run.labels_at(image, "ucis"),
+            coarse=None if elsewhere else run.labels_at(image, "ucis"),
             accepted=accepted,
             final=final,
             truth=sample.load_label_map() if sample.has_truth else None,
@@ -67,6 +70,12 @@ def export(
     # Last the metrics: a reader takes this file as the sign that the others are there.
     for path, text in written.items():
         write_text(path, text)
+
+
+def _made_of(run: CellRun, image: Image, step: str) -> str:
+    """The digest of the label map of a step."""
+    made = run.chain.prediction(image) if refs.elsewhere(run.chain) else None
+    return made.digest if made else run.chain.key(refs.behind(run.chain, image, step)).digest
 
 
 def _round_facts(run: CellRun) -> list[dict[str, float]]:

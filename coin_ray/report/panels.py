@@ -30,20 +30,23 @@ def write_panels(
     path: Path,
     image: NDArray[np.uint8],
     *,
-    coarse: LabelMap,
+    coarse: LabelMap | None,
     accepted: LabelMap | None,
     final: LabelMap,
     truth: LabelMap | None,
 ) -> None:
-    """PNG of four panels: the image, the coarse mask, the accepted pseudo labels (where the image
-    was trained on), the prediction with the truth's outline in white (where there is one).
+    """PNG of four panels: the image, the coarse mask (where there is one), the accepted pseudo
+    labels (where the image was trained on), the prediction with the truth's outline in white (where
+    there is one).
 
     ``image`` (H, W, 3) uint8, label maps (H, W); small ones are enlarged. The file appears whole or
     not at all.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    panels = [("image", image), ("coarse mask", outlined(image, coarse, "coarse mask"))]
+    panels = [("image", image)]
+    if coarse is not None:
+        panels.append(("coarse mask", outlined(image, coarse, "coarse mask")))
     if accepted is not None:
         panels.append(("accepted", outlined(image, accepted, "accepted")))
     last = image if truth is None else outlined(image, truth, "truth")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field
 
+from coin_ray.data.label_files import Binary
 from coin_ray.metrics.settings import Step
 from coin_ray.pipeline.refs import step_named
 from coin_ray.pipeline.stages import STAGES
@@ -54,6 +55,17 @@ class SeedRange:
 
     first: SeedCount
     max: SeedCount
+
+
+@dataclass(frozen=True)
+class MadeElsewhere:
+    """Label maps of another program as a level called ``name``: ``path`` (from the file's own
+    folder) of a folder of label maps or GeoJSON named as the images, or of a COCO file; how to
+    split those that are ``binary`` masks."""
+
+    path: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1)]
+    binary: Binary | None = None
 
 
 RESOURCES: Mapping[str, type] = {

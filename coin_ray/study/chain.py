@@ -26,6 +26,7 @@ KEYS: Mapping[str, str] = {
     "fraction": "a share of a factorial: no main effect is mixed up with a two-factor interaction",
     "rungs": "rows of a ladder that branches: for each the factors that have left their baseline",
     "factors": "what varies: a level is a label and any number of settings",
+    "predictions": "masks made elsewhere, {path, name} or a list of such: levels beside ours",
     "exclude": "combinations of levels that are not run",
     "space": "ranges that a search draws settings from; a list takes those of the search space",
     "trials": "configurations that a search tries",

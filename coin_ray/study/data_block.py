@@ -86,9 +86,9 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
     found = read_block(node, Folder, f"data {name}")
     if found is None:
         return DataSpec(name, "folder")
-    path = _existing(node.value["path"], folder)
+    path = existing(node.value["path"], folder)
     train = node.value["train"].each() if found.train else []
-    trains = tuple(_existing(child, folder) for child in train)
+    trains = tuple(existing(child, folder) for child in train)
     kind: Kind = "dataset" if found.split else "folder"
     labels = _existing(node.value["labels"], folder) if found.labels else None
     return DataSpec(
@@ -96,7 +96,8 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
     )
 
 
-def _existing(node: Node, folder: Path) -> str:
+def existing(node: Node, folder: Path) -> str:
+    """A path from ``folder`` as an absolute one; noted where nothing lies there."""
     try:
         path = (folder / expanded(node.text)).absolute()
     except UserError as error:

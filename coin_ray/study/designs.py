@@ -57,7 +57,8 @@ def expand(
     """The combinations of a design in table order, without the excluded ones.
 
     An entry of ``exclude`` names levels of some factors and drops every combination that has one of
-    them for each. ``rungs`` of a ladder name the factors that each has changed. ``fraction`` takes the factorial's share of resolution IV. Labels are unique.
+    them for each. ``rungs`` of a ladder name the factors that each has changed. ``fraction`` takes
+    the factorial's share of resolution IV. Labels are unique.
     Raises KeyError for a name that is no design.
     """
     if not factors:

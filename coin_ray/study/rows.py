@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coin_ray.pipeline.settings import Cell
+from coin_ray.study.blocks import MadeElsewhere, read_block
+from coin_ray.study.chain import Chain
+from coin_ray.study.data_block import existing
 from coin_ray.study.designs import Combination
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.factors import FactorBlock
@@ -34,6 +37,23 @@ def make_rows(
         patches = [base, *(block.patches[level] for block, level in chosen)]
         place = chosen[0][0].places[chosen[0][1]] if chosen else head
         rows.append(Row(combination, patches, place))
+    return rows
+
+
+def rows_made_elsewhere(chain: Chain, base: Patch) -> list[Row]:
+    """A row for each entry of ``predictions:`` of the nearest file that has one."""
+    doc = next((doc for doc in chain.files if "predictions" in doc.root.value), None)
+    rows = []
+    for node in doc.root.value["predictions"].each() if doc else ():
+        found = read_block(node, MadeElsewhere, "predictions")
+        if doc is None or found is None:
+            continue
+        path = existing(node.value["path"], doc.path.parent)
+        where = replace(node.value["path"], value=path, text=path)
+        patch = {"predictions.path": where}
+        if found.binary:
+            patch["predictions.binary"] = node.value["binary"]
+        rows.append(Row(Combination(found.name, {}), [base, patch], node.place))
     return rows
 
 
@@ -80,7 +100,7 @@ def row_warnings(
         f"--set {key} overrides what the study's levels set" for key in overrides if key in varied
     ]
     for block in factors:
-        used = {row.combination.levels[block.factor.name] for row in rows}
+        used = {row.combination.levels.get(block.factor.name) for row in rows}
         out += [
             f"level '{level}' of {block.factor.name} is never used"
             for level in block.factor.levels

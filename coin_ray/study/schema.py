@@ -77,6 +77,7 @@ def _values() -> dict[str, Schema]:
         "fraction": _of(Fraction),
         "factors": {"type": "object", "additionalProperties": _factor(levels)},
         "exclude": _one_or_more(levels),
+        "predictions": _one_or_more(_block(blocks.MadeElsewhere)),
         "rungs": {"type": "array", "items": {"type": "array", "items": _LABEL, "minItems": 1}},
         "space": {"$ref": "#/$defs/space"},
         "trials": _of(search["trials"]),

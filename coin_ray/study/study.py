@@ -34,7 +34,13 @@ from coin_ray.study.resolved import (
     Search,
     Stopping,
 )
-from coin_ray.study.rows import make_rows, note_clashes, note_twins, row_warnings
+from coin_ray.study.rows import (
+    make_rows,
+    note_clashes,
+    note_twins,
+    row_warnings,
+    rows_made_elsewhere,
+)
 from coin_ray.study.search import baseline_labels, settings_of, wanted
 from coin_ray.study.varied import SEARCH, Varied, read_varied
 
@@ -83,9 +89,11 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         overrides |= read_override(text, problems)
     varied = read_varied(chain, base)
     rows = make_rows(varied.combinations, varied.factors, base, head)
-    note_twins(rows, problems)
     for row in rows:
         note_clashes(row)
+    if varied.search is None:
+        rows += rows_made_elsewhere(chain, base)
+    note_twins(rows, problems)
     made = [configure([*row.patches, overrides], row.place, problems) for row in rows]
     labels = tuple(row.combination.label for row in rows)
 

@@ -28,7 +28,7 @@ _BELONGS = {
     "trials": SEARCH,
     "sampler": SEARCH,
 }
-_NOT_SEARCHED = ("factors", "exclude", "screen")
+_NOT_SEARCHED = ("factors", "exclude", "predictions", "screen")
 _FEWEST = 4
 _MOST_ROWS = 100_000
 _MOST_LEVELS = 2_000_000

@@ -6,7 +6,7 @@ import numpy as np
 
 from coin_ray.metrics.settings import Evaluate
 from coin_ray.pipeline import refs
-from coin_ray.pipeline.stage import Content, Given, Read, Ref, Stage, Take
+from coin_ray.pipeline.stage import Content, Given, Read, Ref, Scope, Source, Stage, Take
 from coin_ray.store.artifacts import Artifact
 
 
@@ -14,11 +14,17 @@ def _evaluate(given: Given) -> Artifact:
     """All metrics of one image; NaN: nothing to compare, skipped."""
     from coin_ray.metrics.evaluate import evaluate
 
-    arrays = given["labels"].arrays
+    labels = given["labels"]
+    arrays = labels.arrays if isinstance(labels, Artifact) else {"array": labels}
     found = arrays["label_map"] if "label_map" in arrays else arrays["array"]
     metrics = evaluate(given["truth"], found, given.settings.section(Evaluate))
     values = np.array(list(metrics.values()), dtype=np.float64)
     return Artifact({"values": values}, {"names": list(metrics)})
+
+
+def _measured(chain: Scope, ref: Ref) -> Source:
+    made = chain.prediction(ref.image) if refs.elsewhere(chain) else None
+    return made or refs.behind(chain, ref.image, ref.step)
 
 
 def _truth(ref: Ref) -> Content:
@@ -34,7 +40,7 @@ EVALUATE = Stage(
     takes=(
         Take(
             "labels",
-            lambda chain, ref: refs.behind(chain, ref.image, ref.step),
+            _measured,
             stages=("instances", "select", "predict", "redraw"),
         ),
         Take("truth", lambda chain, ref: _truth(ref)),

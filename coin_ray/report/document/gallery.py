@@ -37,11 +37,14 @@ def gallery(study: ResolvedStudy, frame: pl.DataFrame, runs: Path, best: str | N
         panels = 4 if spec.setting == "transductive" else 3
         for image, why in _chosen(frame, cells, runs):
             for cell in cells:
+                shown = 2 if cell.config.predictions.path else panels
                 path = _overlays(runs, cell) / f"{image}.png"
+                if shown == 2 and not path.is_file():
+                    continue  # masks made elsewhere need not be of all images
                 value = _by_image(frame, cell).get(image)
                 said = f", AJI {value:.3f}" if value is not None else ""
                 caption = f"{image} ({spec.name}): {cell.level}, seed {cell.seed}{said}{why}"
-                photos.append(Photo(caption, _small(path, panels)))
+                photos.append(Photo(caption, _small(path, shown)))
     return photos[:SHEETS]
 
 

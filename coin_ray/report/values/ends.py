@@ -19,15 +19,19 @@ from coin_ray.study.resolved import ResolvedStudy, StudyCell
 @dataclass(frozen=True)
 class End:
     """One level on one data set. ``values``: metric -> (image, seed) -> value at the ``step`` at
-    which its cells ended, NaN left out. ``images`` counts the labelled images. ``missing`` names
+    which its cells ended, NaN left out. ``names``: the labelled images. ``missing`` names
     the random seeds without a finished cell; ``early`` says that the chain is shorter than asked
     for."""
 
     step: str | None
     values: Mapping[str, Values]
-    images: int
+    names: frozenset[str]
     missing: tuple[int, ...]
     early: str | None
+
+    @property
+    def images(self) -> int:
+        return len(self.names)
 
     def seeds(self, metric: str) -> set[int]:
         """The random seeds with a value."""
@@ -60,12 +64,12 @@ def _end(part: pl.DataFrame, cells: Sequence[StudyCell]) -> End:
     done = set(part["seed"])
     missing = tuple(sorted(c.seed for c in cells if c.seed not in done))
     if part.is_empty():
-        return End(None, {}, 0, missing, None)
+        return End(None, {}, frozenset(), missing, None)
     step = ", ".join(sorted(set(part["step"])))
     rounds = max(c.config.rounds.count for c in cells)
     short = rounds > 0 and step not in (f"round_{rounds}", "final")
     early = f"ended at {step} of {rounds}" if short else None
-    return End(step, by_metric(part), part["image"].n_unique(), missing, early)
+    return End(step, by_metric(part), frozenset(part["image"]), missing, early)
 
 
 def performance_profile(values: Values) -> tuple[list[float], list[float]]:

@@ -41,13 +41,14 @@ def factor_effects(
     """What each factor gives (``EFFECTS_SCHEMA``): one row per data set, metric of ``study.report``
     and effect that the design of the study can tell; no row for a search."""
     labels = {cell.level: cell.labels for cell in study.cells}
-    terms = effects(
-        study.design, [labels[level] for level in study.levels], labels[study.baseline_level]
-    )
+    base = labels[study.baseline_level]
+    # Masks made elsewhere are no combination of the factors.
+    rows_of = [level for level in study.levels if labels[level].keys() == base.keys()]
+    terms = effects(study.design, [labels[level] for level in rows_of], base)
     found = ended or ends(frame, study)
     rows: list[dict[str, Any]] = []
     for spec, metric in itertools.product(study.data, study.report):
-        values = {level: found[spec.name, level].values.get(metric, {}) for level in study.levels}
+        values = {level: found[spec.name, level].values.get(metric, {}) for level in rows_of}
         block = [_effect(term, values, study.analysis.confidence) for term in terms]
         shapley = [r["effect"] for r in block if r["kind"] == "shapley" and "effect" in r]
         for row in block:

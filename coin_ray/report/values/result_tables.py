@@ -158,6 +158,13 @@ def _table(
         notes.append(f"{images} images, fewer than {FEW_IMAGES}: intervals are approximate.")
     if skipped := max((e.skipped for e in found), default=0):
         notes.append(f"Skipped where truth and prediction are both empty: up to {skipped} images.")
+    every = frame["image"].unique(maintain_order=True).to_list()
+    notes += [
+        f"{level} has label maps of {end.images} of {images} images, and its means are over these: "
+        f"without {', '.join(lacking[:5])}{' …' * (len(lacking) > 5)}."
+        for level, end in final.items()
+        if (lacking := [image for image in every if end.step and image not in end.names])
+    ]
     if between := _of_neither_part(frame):
         notes.append(between)
     caption = (

@@ -1,0 +1,143 @@
+"""Masks made elsewhere: read in every form that is written, and a level beside ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Picture
+
+import coin_ray
+from coin_ray.data.coco import decode, encode, read_coco, write_coco
+from coin_ray.data.geojson import read_geojson, write_geojson
+from coin_ray.data.pairs import Unpaired
+from coin_ray.data.synthetic import generated_samples
+from coin_ray.data.write import write_label_map
+from coin_ray.errors import UserError
+from coin_ray.labels import relabel
+from tests.test_metrics_properties import discs
+
+STUDY = """
+study: beside
+extends: mini
+baseline: {rounds.count: 0}
+data: {mine: {path: tiles}}
+factors: {mask: {baseline: stain, levels: {stain: {uss.family: none}, mae: {}}}}
+predictions: {path: masks, name: U2Seg}
+report: [aji, pq]
+"""
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_is_written_is_read(tmp_path_factory, seed):
+    """Nuclei of random shapes, in pieces and with holes among them."""
+    rng = np.random.default_rng(seed)
+    folder, label_map = tmp_path_factory.mktemp("made"), discs(rng, 6)
+    label_map[rng.random(label_map.shape) < 0.1] = 0
+    label_map = relabel(label_map)
+    write_geojson(folder / "a.geojson", label_map)
+    np.testing.assert_array_equal(read_geojson(folder / "a.geojson", label_map.shape), label_map)
+    write_coco(folder / "all.json", [("b.png", np.zeros((9, 9), int)), ("a.png", label_map)])
+    content = json.loads((folder / "all.json").read_text())
+    found = read_coco(folder / "all.json", content, "a.png", label_map.shape)
+    np.testing.assert_array_equal(found, label_map)
+
+
+def test_run_lengths_are_decoded():
+    pixels = np.array([3, 4, 5, 900, 901, 2000])
+    runs = decode(encode(pixels, 4096))
+    assert runs == [3, 3, 894, 2, 1098, 1, 2095]
+
+
+def test_coco_of_others(tmp_path):
+    """Polygons, plain run lengths, and scores that say which of two is on top."""
+    square = [[1, 1, 4, 1, 4, 4, 1, 4], [5, 5, 6, 5, 6, 6, 5, 6]]
+    plain = {"size": [6, 7], "counts": [0, 12, 30]}  # the first two columns
+    notes = [
+        {"image_id": 7, "segmentation": square, "score": 0.9},
+        {"image_id": 7, "segmentation": plain, "score": 0.5},
+        {"image_id": 8, "segmentation": plain},
+    ]
+    content = {"images": [{"id": 7, "file_name": "x/a.png"}], "annotations": notes}
+    found = read_coco(tmp_path, content, "x/a.png", (6, 7))
+    wanted = np.zeros((6, 7), int)
+    wanted[:, :2] = 1
+    wanted[1:4, 1:4] = wanted[5, 5] = 2
+    np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(UserError, match="run lengths of 6 x 7"):
+        read_coco(tmp_path, content, "x/a.png", (7, 6))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.yaml").write_text(STUDY)
+    generated_samples(tmp_path / "tiles", 4, size=96, seed=3)
+    (tmp_path / "masks").mkdir()
+    return tmp_path
+
+
+def test_masks_in_every_form_are_a_level_beside_ours(folder: Path) -> None:
+    """The truth itself, in a form for each image: a perfect level, of the images that it has."""
+    truth = sorted((folder / "tiles" / "label").iterdir())
+    maps = [np.asarray(Picture.open(path)).astype(np.int32) for path in truth]
+    masks = folder / "masks"
+    write_label_map(masks / f"{truth[0].stem}_mask.tif", maps[0])
+    code = np.stack([0 * maps[1], maps[1] % 256, maps[1] // 256], axis=-1).astype(np.uint8)
+    Picture.fromarray(code).save(masks / f"{truth[1].stem}.png")
+    write_geojson(masks / f"{truth[2].stem}.geojson", maps[2])
+    with pytest.warns(Unpaired, match="1 of 4 images have no label map"):
+        ran = coin_ray.run(coin_ray.load_study("beside.yaml"), tracking=False)
+    (table,) = ran.values.tables
+    assert list(table.rows) == ["stain", "mae", "U2Seg"]
+    own = table.at_end("U2Seg", "aji")
+    assert own is not None and (own.mean, own.images) == (1, 3)
+    assert any(
+        f"U2Seg has label maps of 3 of 4 images, and its means are over these: without "
+        f"{truth[3].stem}." in note
+        for note in table.notes
+    )
+    compared = ran.compare().filter(level="U2Seg", metric="aji").row(0, named=True)
+    assert (compared["images"], compared["improvement"]) == (3, 1.0)
+    (cell,) = (c for c in ran.values.study.cells if c.level == "U2Seg")
+    shown = ran.folder / cell.key_label
+    assert (
+        len(list((shown / "predictions").iterdir()))
+        == 3
+        == len(list((shown / "overlays").iterdir()))
+    )
+    assert ran.report().is_file()
+    # A changed file is another result, and everything else is served.
+    write_label_map(masks / f"{truth[0].stem}_mask.tif", np.where(maps[0] == 1, 0, maps[0]))
+    with pytest.warns(Unpaired):
+        again = coin_ray.run(coin_ray.load_study("beside.yaml"), tracking=False)
+    assert again.outcome is not None and again.outcome.computed == 1
+    assert again.table("aji").filter(level="U2Seg")["mean"].item() < 1
+
+
+def test_one_coco_file_has_them_all(folder: Path) -> None:
+    truth = sorted((folder / "tiles" / "label").iterdir())
+    maps = [(p.name, np.asarray(Picture.open(p)).astype(np.int32)) for p in truth]
+    write_coco(folder / "masks" / "predictions.json", maps)
+    ran = coin_ray.run(coin_ray.load_study("beside.yaml"), tracking=False)
+    assert ran.table("pq").filter(level="U2Seg")["mean"].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_what_is_missing_is_refused(folder: Path) -> None:
+    study = coin_ray.load_study("beside.yaml")
+    with pytest.raises(UserError, match="no image has a label map among the predictions"):
+        coin_ray.plan(study)
+    shutil.rmtree(folder / "masks")
+    with pytest.raises(UserError, match=r"beside.yaml:7:21  there is no such folder"):
+        coin_ray.load_study("beside.yaml")
+    (folder / "beside.yaml").write_text(
+        STUDY.replace("U2Seg", "mae").replace("path: masks", "path: tiles")
+    )
+    with pytest.raises(UserError, match="two combinations of levels are called 'mae'"):
+        coin_ray.load_study("beside.yaml")
