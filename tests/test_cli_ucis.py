@@ -108,7 +108,7 @@ def test_a_model_is_trained_once_and_written(
 
     # A study on the same images finds the model, and its masks are those that were written.
     request = Request(data=(str(images),), settings=tuple(SETTINGS[1::2]), mpp=0.25)
-    study = resolve("ucis_models", request)
+    study = resolve("main_comparison", request)
     cell = next(c for c in study.cells if c.config.ucis.model == model and c.config.rounds.count)
     data = resolve_data(cell.data, folder / ".coin-ray")
     run = open_local(cell.config, 0, data.train, folder / ".coin-ray")
@@ -127,7 +127,7 @@ def test_segment_draws_with_a_trained_model(
     trainings: Trainings, folder: Path, images: Path
 ) -> None:
     new = generated_samples(folder / "new", 1, size=96, seed=9)[0]
-    from_study = ["--from", "ucis_models:SSA", "--data", str(images), *SETTINGS]
+    from_study = ["--from", "main_comparison:SSA", "--data", str(images), *SETTINGS]
     told = ["segment", str(new.image.path), *from_study, "--out", "drawn", "--mpp", "0.25"]
     early = CliRunner().invoke(cli.app, told)
     assert early.exit_code == 2 and "this cell has not finished" in early.stderr
@@ -137,7 +137,7 @@ def test_segment_draws_with_a_trained_model(
     file = folder / "drawn" / f"{new.name}.labels.ome.tif"
     drawn = read_foreground(file)
     assert drawn.shape == (96, 96) and 0 < drawn.mean() < 1
-    study = resolve("ucis_models", Request(data=(str(images),), settings=tuple(SETTINGS[1::2])))
+    study = resolve("main_comparison", Request(data=(str(images),), settings=tuple(SETTINGS[1::2])))
     cell = next(c for c in study.cells if c.level == "SSA")
     data = resolve_data(cell.data, folder / ".coin-ray")
     run = open_local(cell.config, 0, data.train, folder / ".coin-ray")

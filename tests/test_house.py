@@ -14,7 +14,7 @@ import coin_ray
 
 ROOT = Path(coin_ray.__file__).parent
 MOST_PARAMETERS, LONGEST_FUNCTION, LONGEST_MODULE = 8, 80, 350
-OF_ITS_OWN = ("seed", "scales")
+OF_ITS_OWN = ("seed", "scales", "binary")
 """Parameters that mean something else than the settings of these names."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

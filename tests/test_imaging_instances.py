@@ -114,6 +114,7 @@ def test_closing_comes_after_opening() -> None:
     mask[10:30, 5:20] = mask[10:30, 22:40] = True
     mask[20, 45:58] = True  # a thread
     assert split(mask, method="components").max() == 3
+    assert (split(mask, method="whole") == mask).all()
     assert split(mask, method="components", opening=2).max() == 2
     both = split(mask, method="components", opening=2, closing=3)
     assert both.max() == 1

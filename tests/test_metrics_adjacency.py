@@ -133,6 +133,15 @@ def test_with_two_neighbours_a_cell_at_the_end_of_a_row_is_in_neither_part():
     assert one["adj_aji"] == pytest.approx(1 / 3)
 
 
+def test_iou_over_both_classes_of_a_part():
+    true, predicted = cells(5, 8, 30), cells(5, 8, 31)  # 9 x 40 px, 27 of them nuclei
+    v = split_metrics(true, predicted, radius=1, miou=True)
+    assert v["adj_miou"] == 1
+    outside = (360 - 18 - 12) / (360 - 18 - 6)  # without the pair's 18 px
+    assert v["nonadj_miou"] == pytest.approx((6 / 12 + outside) / 2)
+    assert "adj_miou" not in split_metrics(true, predicted, radius=1)
+
+
 def test_the_number_of_neighbours_is_a_setting_that_leaves_older_keys_as_they_were():
     true = cells(5, 8, 11, 30)
     two = Cell.model_validate({"evaluate": {"adjacency_neighbours": 2}})

@@ -244,7 +244,8 @@ def test_less_of_an_error_is_better(metric: str, verdict: str) -> None:
 
 def test_direction_of_every_metric() -> None:
     found = {metric: mode(metric) for metric in METRICS}
-    assert [m for m in METRICS if found[m] is None] == ["n_true", "n_predicted", "n_adjacent"]
+    counts = ["n_true", "n_predicted", "n_adjacent", "n_one_neighbour"]
+    assert [m for m in METRICS if found[m] is None] == counts
     assert [m for m in METRICS if found[m] == "min"] == [
         "fn", "fp", "adj_fn", "adj_fp", "nonadj_fn", "nonadj_fp", "official_mfn", "official_mfp",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ from coin_ray.study.study import resolve
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "search_spaces" / "study.schema.json"
-FILES = sorted([*ROOT.glob("ablations/*.yaml"), *ROOT.glob("search_spaces/*.yaml")])
+FILES = sorted([*ROOT.glob("ablations/**/*.yaml"), *ROOT.glob("search_spaces/*.yaml")])
 SCHEMA = json_schema()
 
 
@@ -122,7 +122,9 @@ def test_bad_files_do_not(name: str) -> None:
 def test_metrics_are_all_that_evaluation_computes() -> None:
     true = np.zeros((8, 8), np.int32)
     true[1:3, 1:3], true[1:3, 3:5] = 1, 2
-    assert set(evaluate(true, true, Evaluate(adjacency_neighbours=2))) == set(METRICS)
+    assert set(evaluate(true, true, Evaluate(adjacency_neighbours=2, adjacency_miou=True))) == set(
+        METRICS
+    )
 
 
 def test_the_page_about_the_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

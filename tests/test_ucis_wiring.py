@@ -314,7 +314,7 @@ def test_one_table_of_a_model_alone_and_with_coin(tmp_path: Path) -> None:
 
 
 def test_the_shipped_study_has_every_model_alone_and_with_coin() -> None:
-    study = resolve("ucis_models", Request())
+    study = resolve("main_comparison", Request())
     assert study.levels == ("SSA", "SSA + COIN", "PSM", "PSM + COIN", "stain", "stain + COIN")
     for cell in study.cells:
         model, _, coin = cell.level.partition(" + ")

@@ -201,7 +201,7 @@ def split_instances(
     (:func:`footprint_radius`) are px at 0.25 um/px; instances of fewer than ``min_area`` px are
     dropped. ``markers`` (H, W) int32 replace the peaks; a component that they miss gets one of its
     own (with ``keep_border``; without it, it is lost). The method "components" takes the
-    4-connected components and uses no marker.
+    4-connected components and uses no marker, "whole" splits nothing.
 
     >>> from coin_ray.imaging.settings import Instances
     >>> mask = np.zeros((5, 11), dtype=bool)
@@ -218,7 +218,9 @@ def split_instances(
         mask = binary_opening(mask, max(1, round(instances.opening * scale)))
     if instances.closing:
         mask = binary_closing(mask, max(1, round(instances.closing * scale)))
-    if instances.method == "components":
+    if instances.method == "whole":
+        out = mask.astype(np.int32)
+    elif instances.method == "components":
         out = label(mask)[0].astype(np.int32)
     else:
         from skimage.segmentation import watershed

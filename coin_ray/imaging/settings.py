@@ -12,7 +12,9 @@ from coin_ray.section import Pixels, Radius, Section
 class Instances(Section):
     """Mask to instances (Eq. 5)."""
 
-    method: Literal["watershed", "components"] = "watershed"
+    method: Literal["watershed", "components", "whole"] = Field(
+        "watershed", description="whole: all foreground is one instance, as before it is split"
+    )
     footprint: int = Field(
         12, ge=1, le=200, description="radius of the peak footprint, px at 0.25 um/px"
     )

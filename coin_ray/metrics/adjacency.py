@@ -10,6 +10,8 @@ truth, without the predictions that belong to other cells, and without the pixel
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,13 +46,14 @@ def split_metrics(
     *,
     radius: int,
     least: Neighbours = 1,
+    miou: bool = False,
 ) -> dict[str, float]:
     """AJI and foreground IoU, FN, FP of each part: adj_aji, adj_iou, ..., nonadj_fp; n_adjacent.
 
     Adjacent cells have ``least`` neighbours or more, lone ones none; of those in between there are
     ``n_one_neighbour``. A prediction belongs to the true instance it overlaps most (the lower id on
     a tie) and is left out of the other part; one that overlaps none counts as wrong in both. A part
-    without truth is NaN.
+    without truth is NaN. ``miou`` adds the mean over nuclei and background (adj_miou, nonadj_miou).
     """
     check_maps(true, predicted)
     true, predicted = relabel(true), relabel(predicted)
@@ -63,9 +66,10 @@ def split_metrics(
     out = {"n_adjacent": float(parts["adj"].sum())}
     if least > 1:
         out["n_one_neighbour"] = float((connected == 1).sum())
+    measured = ("iou", "fn", "fp", *["miou"] * miou)
     for name, members in parts.items():
         if not members.any():
-            out |= dict.fromkeys((f"{name}_{m}" for m in ("aji", "iou", "fn", "fp")), float("nan"))
+            out |= dict.fromkeys((f"{name}_{m}" for m in ("aji", *measured)), float("nan"))
             continue
         foreign = np.concatenate([[False], ~members])[true]
         kept = np.concatenate([[False], (owner < 0) | members[owner]])
@@ -73,5 +77,7 @@ def split_metrics(
             np.where(foreign, 0, true), np.where(foreign | ~kept[predicted], 0, predicted)
         )
         out[f"{name}_aji"] = aji(part)
-        out |= {f"{name}_{k}": v for k, v in semantic(part).items() if k in ("iou", "fn", "fp")}
+        # Pixels of other cells' truth are no background that could be right or wrong.
+        own = semantic(replace(part, pixels=part.pixels - int(foreign.sum())))
+        out |= {f"{name}_{k}": own[k] for k in measured}
     return out

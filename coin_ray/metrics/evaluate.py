@@ -51,6 +51,11 @@ def evaluate(
     if official:
         out |= evaluate_official(true, predicted)
     if settings.adjacency_radius is not None:
-        radius, least = settings.adjacency_radius, settings.adjacency_neighbours
-        out |= split_metrics(true, predicted, radius=radius, least=least)
+        out |= split_metrics(
+            true,
+            predicted,
+            radius=settings.adjacency_radius,
+            least=settings.adjacency_neighbours,
+            miou=settings.adjacency_miou,
+        )
     return out

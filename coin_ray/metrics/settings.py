@@ -32,6 +32,11 @@ class Evaluate(Section):
         description="cells that an adjacent one is connected to at least; 2 as the supplement "
         "says, which leaves cells with exactly one out of both parts",
     )
+    adjacency_miou: bool = Field(
+        False,
+        description="of both parts also the IoU as the mean over nuclei and background, which is "
+        "what the paper's tables call IoU",
+    )
     result: Literal["final"] | Step = Field(
         "final",
         description="the step whose label maps are the result, after which nothing is trained: "

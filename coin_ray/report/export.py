@@ -7,14 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coin_ray.data.sample import Image
+from coin_ray.data.sample import Image, Sample
 from coin_ray.files import write_text
 from coin_ray.identity import digest
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.training import round_facts
 from coin_ray.report.panels import write_panels
+from coin_ray.store.keys import Key
+
+TIMES = "times.json"
 
 
 def export(
@@ -27,9 +32,9 @@ def export(
 ) -> None:
     """Write what a user takes away: label maps, overlays, the configuration, the per-image rows.
 
-    ``folder``/predictions/<image>.tif, overlays/<image>.png, config.yaml, metrics.json; each file
-    appears whole or not at all. ``config`` is the cell's own, where ``run`` ends before its last
-    round.
+    ``folder``/predictions/<image>.tif, overlays/<image>.png, config.yaml, metrics.json and
+    times.json (see ``seconds``); each file appears whole or not at all. ``config`` is the cell's
+    own, where ``run`` ends before its last round.
     """
     import yaml
 
@@ -45,11 +50,12 @@ def export(
     facts = {"cell": dict(cell), "rounds": _round_facts(run), "made_of": made_of}
     metrics = json.dumps({**facts, "rows": rows})
     written = {folder / "config.yaml": settings, folder / "metrics.json": metrics}
-    if all(
+    if (folder / TIMES).is_file() and all(
         path.is_file() and path.read_text(encoding="utf-8") == text
         for path, text in written.items()
     ):
         return
+    written = {folder / TIMES: json.dumps(seconds(run, samples)), **written}
     for name in ("predictions", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for sample in samples:
@@ -70,6 +76,39 @@ def export(
     # Last the metrics: a reader takes this file as the sign that the others are there.
     for path, text in written.items():
         write_text(path, text)
+
+
+def seconds(run: CellRun, samples: Sequence[Sample]) -> dict[str, float]:
+    """``train``: of all that was computed for what the cell trains, whichever cell computed it;
+    ``infer``: of what came after that, an image. Left out where the store has not all of it."""
+    chain, rounds = run.chain, run.config.rounds.count
+    if refs.elsewhere(chain):
+        return {}
+    trained = [run.key("round", round_=rounds)] if rounds else []
+    if run.config.ucis.trained is not None:
+        trained.append(run.key("ucis_model"))
+    last = refs.final_step(chain)
+    shown = [chain.key(refs.behind(chain, sample.image, last)) for sample in samples]
+    parts = {"train": _below(chain, trained), "infer": _below(chain, shown, trained=False)}
+    found = {}
+    for name, keys in parts.items():
+        if keys and all(map(run.store.has, keys)):
+            found[name] = sum(map(run.store.seconds, keys))
+    if "infer" in found:
+        found["infer"] /= len(samples)
+    return found
+
+
+def _below(chain: Chain, keys: Sequence[Key], *, trained: bool = True) -> list[Key]:
+    """Keys and all that they are made of, but for what is ``trained``."""
+    found: dict[str, Key] = {}
+    left = list(keys)
+    while left:
+        key = left.pop()
+        if key.digest not in found and (trained or not STAGES[key.stage].trains):
+            found[key.digest] = key
+            left += chain.memo.inputs(key)
+    return list(found.values())
 
 
 def _made_of(run: CellRun, image: Image, step: str) -> str:

@@ -96,6 +96,10 @@ class Store:
         """The small values of an artifact, without reading its arrays. Raises as ``load``."""
         return dict(self._manifest(key)["info"])
 
+    def seconds(self, key: Key) -> float:
+        """What it took to compute an artifact, without its inputs. Raises as ``load``."""
+        return float(self._manifest(key)["seconds"])
+
     def load(self, key: Key) -> Artifact:
         """Read and verify. Raises FileNotFoundError if there is none, CorruptArtifact if anything
         of it is not what was written."""

@@ -18,6 +18,7 @@ from coin_ray.metrics.settings import Step
 from coin_ray.pipeline.refs import step_named
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.section import LARGEST_SEED, Positive
+from coin_ray.study.errors import suggestion
 from coin_ray.study.grammar import Node
 from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import Objective, Published
@@ -182,4 +183,10 @@ def read_published(node: Node, labels: Sequence[str]) -> Published | None:
         for level in rows.keys:
             if level not in labels:
                 rows.unknown(level, labels, "level", "levels")
-    return read_block(node, Published, "published")
+    found = read_block(node, Published, "published")
+    for said in found.statements if found and labels else ():
+        for level in (*said.levels, *(said.than or ())):
+            if level not in labels:
+                hint = suggestion(level, labels, "levels")
+                node.value["statements"].note(f"unknown level '{level}'", hint)
+    return found

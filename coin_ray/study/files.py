@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,10 @@ from coin_ray.study.errors import nearest
 Shelf = Literal["search_spaces", "ablations"]
 SHELVES: Mapping[Shelf, str] = {"search_spaces": "profile", "ablations": "study"}
 """What a file of each folder is called."""
+
+
+PARTS = ("", "paper")
+"""Folders of a shelf: one's own, and that of the tables and figures of the paper."""
 
 
 def shelves(shelf: Shelf) -> list[Path]:
@@ -33,7 +38,8 @@ def shelves(shelf: Shelf) -> list[Path]:
 
 def available(shelf: Shelf) -> list[str]:
     """Names (file stems) on a shelf, sorted."""
-    return sorted({f.stem for folder in shelves(shelf) for f in folder.glob("*.yaml")})
+    folders = [folder / part for folder in shelves(shelf) for part in PARTS]
+    return sorted({f.stem for folder in folders for f in folder.glob("*.yaml")})
 
 
 def find(name: str, shelf: Shelf) -> Path | None:
@@ -44,14 +50,14 @@ def find(name: str, shelf: Shelf) -> Path | None:
     if asked.is_absolute() or ".." in asked.parts:
         return None
     tail = asked.relative_to(shelf) if asked.parts[:1] == (shelf,) else asked
-    if len(tail.parts) != 1:
+    parts = PARTS if len(tail.parts) == 1 else tail.parts[:-1]
+    if len(tail.parts) > 2 or parts[-1] not in PARTS:
         return None
     stem = tail.stem if tail.suffix in (".yaml", ".yml") else tail.name
-    for folder in shelves(shelf):
-        for suffix in (".yaml", ".yml"):
-            path = folder / (stem + suffix)
-            if exists(path) and path.is_file():
-                return path
+    for folder, part, suffix in itertools.product(shelves(shelf), parts, (".yaml", ".yml")):
+        path = folder / part / (stem + suffix)
+        if exists(path) and path.is_file():
+            return path
     return None
 
 

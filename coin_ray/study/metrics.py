@@ -13,9 +13,10 @@ instances an image."""
 
 Metric = Literal[
     "aji", "aji_plus", "pq", "sq", "dq", "dice", "iou", "miou", "fn", "fp", "n_true", "n_predicted",
-    "n_adjacent", "n_one_neighbour", "adj_aji", "adj_iou", "adj_fn", "adj_fp", "nonadj_aji",
-    "nonadj_iou", "nonadj_fn", "nonadj_fp", "official_aji", "official_pq", "official_sq",
-    "official_dq", "official_dice", "official_miou", "official_mfn", "official_mfp",
+    "n_adjacent", "n_one_neighbour", "adj_aji", "adj_iou", "adj_miou", "adj_fn", "adj_fp",
+    "nonadj_aji", "nonadj_iou", "nonadj_miou", "nonadj_fn", "nonadj_fp", "official_aji",
+    "official_pq", "official_sq", "official_dq", "official_dice", "official_miou",
+    "official_mfn", "official_mfp",
 ]  # fmt: skip
 """What a label map is measured by against the true one: all that ``metrics.evaluate`` computes."""
 

@@ -29,12 +29,34 @@ Until = Literal["ucis_model"]
 
 
 @dataclass(frozen=True)
+class Statement:
+    """A sentence of a paper that its tables do not hold, as a number: ``value`` is what it says.
+
+    ``spread``: the best of ``levels`` less the worst; ``difference``: their mean less that of
+    ``than``; ``flat``: the last round less the one after ``share`` of them; ``trend``: the last
+    round less the first, of a fact that reads no label (``score_std``); ``slower``: seconds of
+    ``train`` or of ``infer`` over those of ``than``, less 1. Where ``tolerance`` is not said it is
+    that of the numbers.
+    """
+
+    says: str
+    kind: Literal["spread", "difference", "flat", "trend", "slower"]
+    metric: Metric | LabelFree | Literal["train", "infer"]
+    levels: OneOrMore[str]
+    value: float
+    than: OneOrMore[str] | None = None
+    share: Share = 0.4
+    tolerance: NotNegative | None = None
+
+
+@dataclass(frozen=True)
 class Published:
     """Numbers of a paper to stand beside ours.
 
-    ``rows``: level label -> data set name -> metric -> value, metrics under our names.
-    ``comparable`` names the profiles whose cells measure the same thing; beside any other profile
-    the numbers are shown as not comparable.
+    ``rows``: level label -> data set name -> metric -> value, metrics under our names; a data set
+    without metrics is one that the paper has and whose numbers are not known. ``comparable`` names
+    the profiles whose cells measure the same thing; beside any other profile the numbers are shown
+    as not comparable, as are those of ``unlike``: metric -> why the paper's is another.
     """
 
     source: str
@@ -42,6 +64,8 @@ class Published:
     tolerance: NotNegative = 0.01
     comparable: OneOrMore[str] = ("coin", "official")
     note: str = ""
+    unlike: Mapping[Metric, str] = field(default_factory=dict)
+    statements: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _block(kind: type) -> Schema:
     required = blocks.required_keys(kind)
     properties = {key: _of(annotation) for key, annotation in blocks.keys_of(kind).items()}
     for f in dataclasses.fields(kind):
-        if f.name not in required and f.default is not None:
+        if f.name not in required and f.default not in (None, dataclasses.MISSING):
             plain = list(f.default) if isinstance(f.default, tuple) else f.default
             properties[f.name]["default"] = plain
     about = " ".join(inspect.getdoc(kind).replace("``", "").split())  # type: ignore[union-attr]
@@ -178,6 +178,8 @@ def _of(annotation: Any) -> Schema:
         return {"type": "object", "additionalProperties": _of(args[1])}
     if origin in (Union, UnionType):
         return _any(*(_of(member) for member in args))
+    if origin is tuple and dataclasses.is_dataclass(args[0]):
+        return {"type": "array", "items": _block(args[0])}  # type: ignore[arg-type]
     found = adapter(annotation).json_schema()
     if "items" in found and takes_one(args[1:]):
         kept: Schema = {key: found.pop(key) for key in ("description", "default") if key in found}

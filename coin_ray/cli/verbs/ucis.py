@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Coarse masks: train the models that make them.")
 
-STUDY = "ucis_models"
+STUDY = "main_comparison"
 """The shipped study whose coarse models these are."""
 
 Model = Annotated[Literal["ssa", "psm"], typer.Argument(help="which model to train")]

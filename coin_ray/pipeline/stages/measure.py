@@ -33,10 +33,12 @@ def _truth(ref: Ref) -> Content:
     return Content(truth.digest, lambda: truth.sample.load_label_map())
 
 
+ONE_NEIGHBOUR = {"adjacency_neighbours": 1, "adjacency_miou": False}
+"""What was measured before there was a choice."""
 EVALUATE = Stage(
     "evaluate",
     _evaluate,
-    reads=(Read("evaluate", but=("result",), old={"adjacency_neighbours": 1}),),
+    reads=(Read("evaluate", but=("result",), old=ONE_NEIGHBOUR),),
     takes=(
         Take(
             "labels",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coin_ray.report.document.blocks import Block, Notes, Section, Table, Value
+from coin_ray.report.document.blocks import Notes, Section, Table, Value
 from coin_ray.report.document.numbers import (
     DASH,
     MISSING,
@@ -13,10 +13,8 @@ from coin_ray.report.document.numbers import (
     interval,
     p_value,
     plain,
-    signed,
 )
 from coin_ray.report.values.across_data import aggregate
-from coin_ray.report.values.published import MEANING, verdict
 from coin_ray.report.values.result_tables import ResultTable, seeds_and_images
 from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import metric_title
@@ -124,43 +122,6 @@ def _across(results: Results) -> list[Table]:
     columns = ("level", "interquartile mean", "Δ", "P(better)", *["average rank"] * ranked)
     title = f"{len(results.study.data)} data sets together, each with the same weight"
     return [_by_metric(title, columns, groups)]
-
-
-def published_section(results: Results) -> Section | None:
-    """Our means beside a paper's; None where the study names no paper."""
-    published = results.study.published
-    if published is None:
-        return None
-    blocks: list[Block] = []
-    for table in results.tables:
-        assert table.published is not None
-        rows = tuple(
-            _claim(table, level, metric, value, published.tolerance)
-            for level, values in table.published.rows.items()
-            if level in table.rows
-            for metric, value in values.items()
-        )
-        notes = (table.published.note,)
-        columns = ("level", "metric", "ours", "published", "difference", "verdict")
-        title = f"{table.dataset}: {published.source}"
-        blocks.append(Table(title, columns, rows, 2, notes=notes) if rows else Notes(notes))
-    if any(table.published and table.published.comparable for table in results.tables):
-        blocks.append(Notes((MEANING.format(tolerance=published.tolerance),)))
-    return Section("Against published numbers", tuple(blocks))
-
-
-def _claim(table: ResultTable, level: str, metric: str, value: float, tolerance: float) -> Row:
-    assert table.published is not None
-    own, comparable = table.at_end(level, metric), table.published.comparable
-    said, inside = verdict(own, value, tolerance=tolerance, comparable=comparable)
-    return (
-        Value(level),
-        Value(metric_title(metric)),
-        estimated(own),
-        Value(f"{value:.3f}"),
-        Value(signed(own.mean - value) if own is not None and comparable else DASH),
-        Value(said, "inside our interval" if said == "differs" and inside else ""),
-    )
 
 
 def label_free_section(results: Results) -> Section | None:

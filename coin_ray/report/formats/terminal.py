@@ -10,6 +10,7 @@ from coin_ray import safe
 from coin_ray.report.document import sections
 from coin_ray.report.document.blocks import Notes, Table, Value
 from coin_ray.report.document.numbers import DASH, MISSING
+from coin_ray.report.document.published import published_section
 from coin_ray.report.values.study_results import Results
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def renderables(results: Results, width: int) -> list[RenderableType]:
     first metric) for a rich console of ``width`` characters."""
     against = sections.baseline_section(results)
     tables = [b for b in against.blocks if isinstance(b, Table)] if against else []
-    paper = sections.published_section(results)
+    paper = published_section(results)
     out: list[RenderableType] = [safe.styled(results.study.title, "bold")]
     for block in (
         *sections.results_section(results).blocks,

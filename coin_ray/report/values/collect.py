@@ -29,12 +29,13 @@ ROUND_SCHEMA = {
 class Collected:
     """``frame``: the tidy table; ``facts``: cell -> label-free fact of the finished student ->
     value; ``rounds``: one row (``ROUND_SCHEMA``) a fact of each round; ``outdated``: cells that
-    have only results of other settings."""
+    have only results of other settings; ``seconds``: cell -> what training and inference took."""
 
     frame: pl.DataFrame
     facts: dict[str, dict[str, float]]
     rounds: pl.DataFrame
     outdated: tuple[str, ...]
+    seconds: dict[str, dict[str, float]]
 
 
 def collect(study: ResolvedStudy, folder: Path) -> Collected:
@@ -44,6 +45,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
     as missing, so that no number stands under a label that is not its own.
     """
     tables, facts, rounds, missing = [tidy([])], {}, [], []
+    seconds: dict[str, dict[str, float]] = {}
     for cell in study.cells:
         found = _result(study, cell, folder)
         if found is None:
@@ -52,6 +54,9 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
         who = {"study": study.name, **_who(cell)}
         # A table a cell: the rows of a thousand cells as Python objects would fill the memory.
         tables.append(tidy(found["rows"], **who))
+        times = folder / cell.key_label / "times.json"
+        if times.is_file():
+            seconds[cell.key_label] = json.loads(times.read_text(encoding="utf-8"))
         facts[cell.key_label] = {
             name: value for name, value in found["cell"].items() if isinstance(value, float)
         }
@@ -62,7 +67,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
             if fact != "round"
         ]
     told = pl.DataFrame(rounds, schema=ROUND_SCHEMA)
-    return Collected(pl.concat(tables), facts, told, _outdated(missing, folder, facts))
+    return Collected(pl.concat(tables), facts, told, _outdated(missing, folder, facts), seconds)
 
 
 def _who(cell: StudyCell) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class Results:
     """``frame``: per-image values; ``tables``: one a data set; ``compared``: levels against the
     baseline; ``facts``: cell -> label-free fact -> value; ``rounds``: the same facts by round;
     ``sweep``: how it was made, as far as it is known (see ``keep_sweep``); ``ends``: where each
-    level's chain ended."""
+    level's chain ended; ``seconds``: cell -> what its training took, and its student an image
+    (``train``, ``infer``)."""
 
     study: ResolvedStudy
     runs: Path
@@ -39,6 +40,7 @@ class Results:
     rounds: pl.DataFrame
     sweep: Mapping[str, Any]
     ends: Ends
+    seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def objective_by_level(results: Results, dataset: str | None) -> dict[str, float]:
@@ -84,6 +86,7 @@ def read_results(study: ResolvedStudy, runs: Path) -> Results:
         found.rounds,
         sweep,
         ended,
+        found.seconds,
     )
 
 
