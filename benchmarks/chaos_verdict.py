@@ -13,7 +13,7 @@ from pathlib import Path
 
 from coin_ray.store.artifacts import LEASES, SCRATCH
 
-VARYING = (".html", ".md", ".tex", ".svg", ".pdf", ".jsonl", "sweep.json")
+VARYING = (".html", ".md", ".tex", ".svg", ".pdf", ".jsonl", "sweep.json", "times.json")
 """Ends of names of files that tell the time, the command or the machine: only their being there
 counts."""
 TIMES = ("seconds", "stages_computed", "stages_reused", "study_computed", "study_reused")

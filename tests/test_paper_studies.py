@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import coin_ray
+from coin_ray.cli import VERBS
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.study.files import find_study
 from coin_ray.study.study import resolve
@@ -72,3 +73,13 @@ def test_adjacency_is_read_both_ways(table: str) -> None:
     assert {c.config.evaluate.adjacency_neighbours for c in one.cells} == {1}
     assert {c.config.evaluate.adjacency_neighbours for c in two.cells} == {2}
     assert one.levels == two.levels and one.published == two.published
+
+
+def test_the_page_names_every_study_and_no_other() -> None:
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    first = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert sorted(name.strip(" `") for cell in first for name in cell.split(",")) == list(PAPER)
+    for line in text.splitlines():
+        if (words := line.split()) and words[0] == "coin-ray":
+            assert words[1] in VERBS, line
+            assert all(w in PAPER for w in words[2:] if w.startswith(("table_", "figure_"))), line

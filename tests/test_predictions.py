@@ -19,6 +19,7 @@ from coin_ray.data.pairs import Unpaired
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
+from coin_ray.execution.order import screened, validity
 from coin_ray.labels import relabel
 from tests.test_metrics_properties import discs
 
@@ -143,3 +144,18 @@ def test_what_is_missing_is_refused(folder: Path) -> None:
     )
     with pytest.raises(UserError, match="two combinations of levels are called 'mae'"):
         coin_ray.load_study("beside.yaml")
+
+
+def test_screening_keeps_masks_made_elsewhere(folder: Path) -> None:
+    levels = "levels: {stain: {uss.family: none}, mae: {}, dinov1: {uss.family: dinov1}}"
+    text = STUDY.replace("levels: {stain: {uss.family: none}, mae: {}}", levels)
+    (folder / "beside.yaml").write_text(text + "screen: {keep: 1}\n")
+    study = coin_ray.load_study("beside.yaml").resolved
+    agreement = {"mae": 0.5, "dinov1": 0.6, "stain": 0.1}
+    metrics = {
+        c.key_label: {"agreement": agreement[c.level]} if c.level in agreement else {}
+        for c in study.cells
+    }
+    kept, reasons = screened(study, metrics)
+    assert kept == ("stain", "dinov1", "U2Seg") and list(reasons) == ["mae"]
+    assert "n = 0" in validity(study, metrics, {})[0]

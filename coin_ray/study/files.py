@@ -42,6 +42,12 @@ def available(shelf: Shelf) -> list[str]:
     return sorted({f.stem for folder in folders for f in folder.glob("*.yaml")})
 
 
+def paper() -> list[str]:
+    """Names of the studies that are tables and figures of the paper, sorted."""
+    folders = [folder / PARTS[1] for folder in shelves("ablations")]
+    return sorted({f.stem for folder in folders for f in folder.glob("*.yaml")})
+
+
 def find(name: str, shelf: Shelf) -> Path | None:
     """The file of a name, or of a path as it would be in a checkout (``ablations/x.yaml``)."""
     asked = Path(name)
