@@ -9,6 +9,7 @@ import pytest
 import coin_ray
 from coin_ray.cli import VERBS
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.errors import UserError
 from coin_ray.study.files import find_study
 from coin_ray.study.study import resolve
 from tests.conftest import ROOT
@@ -83,3 +84,14 @@ def test_the_page_names_every_study_and_no_other() -> None:
         if (words := line.split()) and words[0] == "coin-ray":
             assert words[1] in VERBS, line
             assert all(w in PAPER for w in words[2:] if w.startswith(("table_", "figure_"))), line
+
+
+@pytest.mark.filterwarnings("ignore::coin_ray.data.resolution.MissingMpp")
+def test_step_2_has_no_result_of_images_that_are_not_trained_on(
+    tiles: Path, tmp_path: Path
+) -> None:
+    generated_samples(tmp_path / "others", 1, size=64, seed=2)
+    data = {"data": f"MoNuSeg-train={tiles}", "train": tmp_path / "others"}
+    loaded = coin_ray.load_study("table_10", workspace=tmp_path, **data)
+    with pytest.raises(UserError, match="pseudo labels are made for images that are trained on"):
+        coin_ray.plan(loaded)
