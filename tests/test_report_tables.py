@@ -331,4 +331,5 @@ def test_columns_of_several_steps_for_any_metric() -> None:
         "PQ coarse", "PQ round 1", "PQ", "AJI coarse", "AJI round 1", "AJI",
     ]  # fmt: skip
     assert table.rows["mae"][1] == entry(frame, "mae", Column("round_1", "pq"))
+    assert columns(frame, ("aji",), ("final",)) == [Column("final", "aji")]
     assert table.at_end("mae", "pq") == entry(frame, "mae", Column("round_2", "pq"))

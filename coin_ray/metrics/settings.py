@@ -15,6 +15,8 @@ Step = (
 )
 """What comes before the end: the coarse mask, its propagation (Step 1), the accepted instances as
 the segmenter draws them (Step 2), the student of a round (Step 3)."""
+Result = Literal["final"] | Step
+"""And the end itself: the last round, or Step 1 where there is none."""
 
 
 class Evaluate(Section):
@@ -37,7 +39,7 @@ class Evaluate(Section):
         description="of both parts also the IoU as the mean over nuclei and background, which is "
         "what the paper's tables call IoU",
     )
-    result: Literal["final"] | Step = Field(
+    result: Result = Field(
         "final",
         description="the step whose label maps are the result, after which nothing is trained: "
         "final (the last round, or step 1 without one), coarse, step 1, pseudo labels (of images "

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from pydantic import Field
 
 from coin_ray.data.label_files import Binary
-from coin_ray.metrics.settings import Step
+from coin_ray.metrics.settings import Result
 from coin_ray.pipeline.refs import step_named
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.section import LARGEST_SEED, Positive
@@ -140,7 +140,7 @@ def read_seeds(node: Node) -> tuple[tuple[int, ...], int | None]:
 
 def read_steps(node: Node) -> tuple[str, ...]:
     """Steps as people call them, as tables of values do."""
-    found = [read(item, Step, "a step") for item in node.each()]
+    found = [read(item, Result, "a step") for item in node.each()]
     return tuple(dict.fromkeys(step_named(step) for step in found if step is not BAD))
 
 

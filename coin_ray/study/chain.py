@@ -37,7 +37,7 @@ KEYS: Mapping[str, str] = {
     "seeds": "random seeds: how many, which, or {first, max}",
     "objective": "what ranks cells",
     "report": "metrics of the result table",
-    "steps": "steps that it has columns of beside the end; unsaid, all of them, of the AJI alone",
+    "steps": "steps of its columns, the end always among them; unsaid, all, of the AJI alone",
     "analysis": "intervals and tests",
     "published": "numbers of a paper to stand beside ours",
     "budget": "hours beyond which the study does not start",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from coin_ray.metrics.settings import Step
+from coin_ray.metrics.settings import Result
 from coin_ray.section import Seed
 from coin_ray.study import blocks, data_block
 from coin_ray.study.chain import KEYS, PROFILE_KEYS, STUDY_KEYS
@@ -98,7 +98,7 @@ def _values() -> dict[str, Schema]:
         ),
         "objective": _block(Objective),
         "report": _one_or_more(_of(Metric)),
-        "steps": _one_or_more(_of(Step)),
+        "steps": _one_or_more(_of(Result)),
         "analysis": _block(Analysis),
         "published": _block(Published),
         "budget": _block(Budget),

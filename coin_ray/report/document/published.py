@@ -14,7 +14,7 @@ from coin_ray.report.values.tidy import metric_title
 from coin_ray.study.resolved import Published
 
 Row = tuple[Value, ...]
-_WAYS = {True: "in the same direction", False: "in the other direction", None: ""}
+_WAYS = {True: "in the same direction", False: "not in the same direction", None: ""}
 
 
 def published_section(results: Results) -> Section | None:

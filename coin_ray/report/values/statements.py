@@ -21,7 +21,7 @@ from coin_ray.study.resolved import Statement
 @dataclass(frozen=True)
 class Said:
     """A statement with our number for it; ``same_way``: whether that has its sign, None where the
-    statement is that nothing changes."""
+    statement is that little changes."""
 
     statement: Statement
     own: Estimate | None
@@ -41,7 +41,8 @@ def statements(results: Results, dataset: str) -> list[Said]:
         tolerance = published.tolerance if said.tolerance is None else said.tolerance
         comparable = told.comparable and said.metric not in published.unlike
         word, _ = verdict(own, said.value, tolerance=tolerance, comparable=comparable)
-        same = own.mean * said.value > 0 if own is not None and said.value else None
+        changes = own is not None and abs(said.value) > tolerance
+        same = own.mean * said.value > 0 if own is not None and changes else None
         out.append(Said(said, own, word, same))
     return out
 

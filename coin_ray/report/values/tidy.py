@@ -99,7 +99,8 @@ def columns(
     The AJI at the end stands on its own only where it is not the same column for every level.
     """
     if wanted:
-        return [Column(step, metric) for metric in metrics for step in (*wanted, FINAL)]
+        steps = [*(step for step in wanted if step != FINAL), FINAL]
+        return [Column(step, metric) for metric in metrics for step in steps]
     steps = frame["step"].unique().to_list()
     known = [step for step in (*_STEP_TITLES,) if step in steps]
     found = [Column(s, "aji") for s in [*known, *sorted(filter(_round, steps), key=_round)]]
