@@ -9,9 +9,9 @@ import pytest
 
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
-from coin_ray.report.paper import Part, paper_document, summed_up, write_paper
+from coin_ray.report.verdict_page import Part, paper_document, summed_up, write_paper
 from coin_ray.study.command_line import Request
-from coin_ray.study.paper import tables_asked
+from coin_ray.study.paper_tables import tables_asked
 from coin_ray.study.study import resolve
 from tests.cli_calls import call
 from tests.report_study import NUMBERS, finished

@@ -13,8 +13,8 @@ from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
     from coin_ray.execution.executor import Executor
-    from coin_ray.report.paper import Part
-    from coin_ray.study.paper import Asked
+    from coin_ray.report.verdict_page import Part
+    from coin_ray.study.paper_tables import Asked
 
 Tables = Annotated[
     list[str] | None,
@@ -60,8 +60,8 @@ def paper(
     """
     from coin_ray.report.document.blocks import Table
     from coin_ray.report.formats.terminal import table
-    from coin_ray.report.paper import overview, write_paper
-    from coin_ray.study.paper import tables_asked
+    from coin_ray.report.verdict_page import overview, write_paper
+    from coin_ray.study.paper_tables import tables_asked
 
     executor = None if report else options.executor(address, workers, device, local=local)
     parts, failed = [], False
@@ -88,7 +88,7 @@ def _part(
     from coin_ray.api import runs
     from coin_ray.api.studies import with_images
     from coin_ray.cli.screen.live import watch
-    from coin_ray.report.paper import Part
+    from coin_ray.report.verdict_page import Part
 
     title = one.study.title
     if one.request is None:
