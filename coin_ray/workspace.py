@@ -30,6 +30,11 @@ class Workspace(PosixPath):
         return Path(self, "runs")
 
     @property
+    def paper(self) -> Path:
+        """The page about the tables and figures of the paper."""
+        return Path(self, "paper")
+
+    @property
     def journal(self) -> Path:
         """What happened: ``<study>.jsonl``."""
         return Path(self, "journal")

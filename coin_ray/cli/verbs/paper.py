@@ -73,7 +73,7 @@ def paper(
     assert isinstance(shown, Table)
     screen = console()
     screen.print(table(shown, screen.width))
-    folder = out or asked.workspace / "paper"
+    folder = out or asked.workspace.paper
     files = write_paper(parts, folder, overwrite=overwrite or out is None)
     say(f"wrote {files[0]} and {files[1].name} beside it")
     if failed:
