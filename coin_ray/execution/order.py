@@ -87,7 +87,7 @@ def validity(study: ResolvedStudy, before: Metrics, after: Metrics) -> list[str]
         for level in study.levels:
             own = [c for c in study.cells if c.level == level and c.data.name == spec.name]
             ends = [after[c.key_label][goal] for c in own if goal in after.get(c.key_label, {})]
-            start = [found[metric] for c in own if metric in (found := before.get(c.key_label, {}))]
+            start = [told[metric] for c in own if metric in (told := before.get(c.key_label, {}))]
             if ends and start:
                 pairs.append((start[0], fmean(ends)))
         found = spearman([x for x, _ in pairs], [y for _, y in pairs])
