@@ -90,7 +90,7 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
     train = node.value["train"].each() if found.train else []
     trains = tuple(existing(child, folder) for child in train)
     kind: Kind = "dataset" if found.split else "folder"
-    labels = _existing(node.value["labels"], folder) if found.labels else None
+    labels = existing(node.value["labels"], folder) if found.labels else None
     return DataSpec(
         name, kind, path, found.split, trains, found.mpp, binary=found.binary, labels=labels
     )
