@@ -237,9 +237,7 @@ def identities(
         for cell in cells
         if (path := mask_folder(cell.config)) is not None
     }
-    masks = {
-        (path, name): _masks(config, data[name]) for (path, name), config in named.items()
-    }
+    masks = {(path, name): _masks(config, data[name]) for (path, name), config in named.items()}
     return {name: registry.identity(name) for name in names}, masks
 
 

@@ -9,7 +9,6 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.report.values.ends import ends
 from coin_ray.report.values.published import Verdict, published_for, verdict
 from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import by_metric
@@ -104,7 +103,7 @@ _MEASURED: Mapping[str, Callable[[Results, str, Statement], Estimate | None]] = 
 
 
 def _at_end(results: Results, dataset: str, level: str, metric: str) -> Values:
-    return ends(results.frame, results.study)[dataset, level].values.get(metric, {})
+    return results.ends[dataset, level].values.get(metric, {})
 
 
 def _of_seeds(values: Sequence[float]) -> Estimate | None:
