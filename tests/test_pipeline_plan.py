@@ -23,10 +23,11 @@ from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.stages import LARGE, STAGES
 from coin_ray.planning.asked import cell_stages
+from coin_ray.planning.contents import identities
 from coin_ray.planning.estimate import estimate
 from coin_ray.planning.ledger import read_ledger
 from coin_ray.planning.machines import Node, refuse_impossible
-from coin_ray.planning.plan import identities, plan_cells
+from coin_ray.planning.plan import plan_cells
 from coin_ray.planning.states import stages_by_cell
 from coin_ray.report.export import export
 from coin_ray.store.artifacts import CHECKPOINTS, Artifact, Store

@@ -131,7 +131,7 @@ class Chain:
         def read() -> LabelMap:
             from coin_ray.data.predictions import read_prediction
 
-            return read_prediction(self._whole.predictions, image)
+            return read_prediction(self.whole.predictions, image)
 
         found = self._coarse(self.config.predictions.path or "", image.name)
         return Content(found, read) if found else None

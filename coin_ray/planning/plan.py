@@ -12,22 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from coin_ray import safe
 from coin_ray.data.dataset import DataSet
 from coin_ray.data.sample import Image
-from coin_ray.errors import UserError
 from coin_ray.pipeline import steps
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.memo import BIT, Memo
 from coin_ray.pipeline.needs import (
-    mask_digest,
-    mask_folder,
-    needed_weights,
-    uses_crf,
     with_cache,
 )
-from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.alike import Alike, repeated
@@ -41,6 +34,7 @@ from coin_ray.planning.asked import (
     rounds_asked,
     trained,
 )
+from coin_ray.planning.contents import identities
 from coin_ray.planning.passes import cheaper_cache
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
@@ -216,31 +210,6 @@ def _left(
     return {digest: which for digest, which in found.items() if digest in memo_of}
 
 
-def identities(
-    cells: Sequence[CellIdentity], data: Mapping[str, DataSet], until: str | None = None
-) -> tuple[dict[str, str], dict[tuple[str, str], dict[str, str]]]:
-    """Content digests of the weights by name, and of the mask files by folder and data set."""
-    from coin_ray.propagation.crf import load_dense_crf
-    from coin_ray.weights import registry
-
-    names = sorted({name for cell in cells for name in needed_weights(cell.config, until)})
-    missing = [n for n in names if not registry.path_of(registry.entry(n)).is_file()]
-    if len(missing) > 1:
-        raise UserError(
-            f"{len(missing)} weight files are missing: {', '.join(missing)}",
-            do=f"`coin-ray models fetch {safe.shell(*missing)}`; without them: `--profile mini`",
-        )
-    if until is None and any(uses_crf(cell.config) for cell in cells):
-        load_dense_crf()
-    named = {
-        (path, cell.data.name): cell.config
-        for cell in cells
-        if (path := mask_folder(cell.config)) is not None
-    }
-    masks = {(path, name): _masks(config, data[name]) for (path, name), config in named.items()}
-    return {name: registry.identity(name) for name in names}, masks
-
-
 def open_chains(
     cells: Sequence[CellIdentity],
     data: Mapping[str, DataSet],
@@ -349,12 +318,3 @@ def _coarse(
     masks: Mapping[tuple[str, str], Mapping[str, str]], data: str
 ) -> Callable[[str, str], str]:
     return lambda folder, name: masks[folder, data][name]
-
-
-def _masks(config: Cell, data: DataSet) -> dict[str, str]:
-    if config.predictions.path:
-        from coin_ray.data.predictions import prediction_digests
-
-        return prediction_digests(config.predictions, [s.image for s in data.samples])
-    folder = config.ucis.folder or ""
-    return {image.name: mask_digest(folder, image.name) for image in data.images}

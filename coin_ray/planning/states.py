@@ -18,7 +18,8 @@ from coin_ray.planning.asked import (
     parts,
     rounds_asked,
 )
-from coin_ray.planning.plan import identities, open_chains
+from coin_ray.planning.contents import identities
+from coin_ray.planning.plan import open_chains
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
 from coin_ray.workspace import Workspace
