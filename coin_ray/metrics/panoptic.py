@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coin_ray.metrics.contingency import Contingency
 
 
@@ -15,10 +18,13 @@ class Panoptic(NamedTuple):
     dq: float
 
 
+def matches(table: Contingency) -> NDArray[np.bool_]:
+    """(K,) True for the pairs that match: above 0.5, so that they are one-to-one by themselves."""
+    return 2 * table.intersection > table.union  # exact, unlike the quotient
+
+
 def panoptic(table: Contingency) -> Panoptic:
     """DQ = TP / (TP + FP/2 + FN/2), SQ = mean Jaccard index of the matches (0 without any).
-
-    A pair matches above 0.5, so that the matches are one-to-one by themselves.
 
     >>> import numpy as np
     >>> from coin_ray.metrics.contingency import contingency
@@ -29,7 +35,7 @@ def panoptic(table: Contingency) -> Panoptic:
     """
     if table.empty:
         return Panoptic(float("nan"), float("nan"), float("nan"))
-    matches = table.jaccard[2 * table.intersection > table.union]  # exact, unlike the quotient
-    dq = 2 * len(matches) / (len(table.true_areas) + len(table.predicted_areas))
-    sq = float(matches.sum()) / len(matches) if len(matches) else 0.0
+    found = table.jaccard[matches(table)]
+    dq = 2 * len(found) / (len(table.true_areas) + len(table.predicted_areas))
+    sq = float(found.sum()) / len(found) if len(found) else 0.0
     return Panoptic(dq * sq, sq, dq)
