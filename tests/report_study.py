@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from coin_ray.report.panels import write_panels
+from coin_ray.data.dataset import DataSet
+from coin_ray.data.sample import file_sample
+from coin_ray.data.write import write_image, write_label_map
 from coin_ray.report.values.study_results import Results, read_results
 from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -47,6 +49,8 @@ DESIGNS = {
     "leave_one_out": SWITCHES,
     "ladder": SWITCHES,
 }
+NUCLEUS = np.zeros((40, 40), np.int32)
+NUCLEUS[10:20, 10:20] = 1
 Value = Callable[[StudyCell, int, int], float]
 """AJI of a cell at a step (0, 1, ...) on an image."""
 
@@ -103,18 +107,19 @@ def _leave(cell: StudyCell, place: Path, value: Value, images: int) -> None:
     told = {"cell": cell.key_label, "agreement": end + 0.1}
     facts: dict[str, Any] = {"cell": told, "rounds": rounds, "rows": rows}
     (place / "metrics.json").write_text(json.dumps(facts))
-    nucleus = np.zeros((40, 40), np.int32)
-    nucleus[10:20, 10:20] = 1
-    (place / "overlays").mkdir()
+    (place / "predictions").mkdir()
     for image in range(images):
-        write_panels(
-            place / "overlays" / f"tile_{image}.png",
-            np.full((40, 40, 3), 200, np.uint8),
-            coarse=nucleus,
-            accepted=nucleus,
-            final=nucleus,
-            truth=nucleus,
-        )
+        write_label_map(place / "predictions" / f"tile_{image}.tif", NUCLEUS)
+
+
+def tiles(folder: Path, count: int) -> dict[str, DataSet]:
+    """The images of such a study, with their truth."""
+    for image in range(count):
+        write_label_map(folder / f"tile_{image}.tif", NUCLEUS)
+        write_image(folder / f"tile_{image}.png", np.full((40, 40, 3), 200, np.uint8))
+    named = [folder / f"tile_{image}" for image in range(count)]
+    samples = (file_sample(p.name, p.with_suffix(".png"), p.with_suffix(".tif")) for p in named)
+    return {"generated": DataSet((), tuple(samples))}
 
 
 def finished(folder: Path, text: str, without: Sequence[str] = (), **options: Any) -> Results:
@@ -122,4 +127,4 @@ def finished(folder: Path, text: str, without: Sequence[str] = (), **options: An
     given = study(folder, text)
     without = [name for level in without for name in labels_of(given, level)]
     finish(given, folder / "runs", without=without, **options)
-    return read_results(given, folder / "runs")
+    return read_results(given, folder / "runs", tiles(folder, options.get("images", 3)))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coin_ray.cli.verbs.export import open_finished
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.pipeline.cell import CellRun
@@ -24,6 +23,7 @@ from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.plan import plan_cells
 from coin_ray.planning.states import stages_by_cell
+from coin_ray.report.values.finished import open_finished
 from coin_ray.weights import registry
 from tests.test_pipeline_stages import FULL, SMALL, places
 

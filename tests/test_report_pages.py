@@ -87,7 +87,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(tmp_path: Path) -> None:
     assert "url(" not in text and "@import" not in text
     assert len(page.ids) == len(set(page.ids))
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
-    assert sum(a.startswith("data:image/jpeg") for a in page.addresses) == 6  # 3 images, 2 levels
+    assert sum(a.startswith("data:image/jpeg") for a in page.addresses) == 3  # images
     for level in (*LEVELS, "Small & <simple> study", "Does 50 % of it_matter?"):
         assert level in page.text
     assert "i" not in page.tags and "simple" not in page.tags

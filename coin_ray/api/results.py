@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
     from coin_ray.execution.study_run import Outcome
     from coin_ray.report.document.blocks import Plot
+    from coin_ray.report.figures.pictures import Picture
     from coin_ray.report.values.study_results import Results as StudyResults
 
 
 @dataclass(frozen=True)
 class Results:
     """What the finished cells of a study say. ``values``: all that its report is made of;
-    ``outcome``: what this run computed and how it ended, None for results that were only read.
+    ``workspace``: where its store is; ``outcome``: what this run computed and how it ended, None
+    for results that were only read.
 
     >>> import coin_ray
     >>> found = coin_ray.results(folder, "first.yaml")
@@ -38,6 +40,7 @@ class Results:
     """
 
     values: StudyResults
+    workspace: Path
     outcome: Outcome | None = None
 
     @property
@@ -112,6 +115,26 @@ class Results:
             expected=there or "a finished cell with labelled images",
             do="take one of these" if there else "see .failed and .report()",
         )
+
+    def pictures(
+        self,
+        kind: str,
+        *,
+        images: Sequence[str] = (),
+        levels: Sequence[str] = (),
+        window: Sequence[int] = (),
+        round_: int | None = None,
+        metric: str | None = None,
+        compute: bool = False,
+    ) -> list[Picture]:
+        """What `coin-ray figure` draws: pictures of a kind (stages, labels, scores, adjacency,
+        compare, failures, curves) as the store has them. A notebook shows one, and
+        ``to("pdf")`` (svg, png) are its bytes. ``window``: (side,) or (x, y, side) px;
+        ``compute``: what is missing is made again."""
+        from coin_ray.report.figures import pictures
+
+        asked = pictures.Asked(tuple(images), tuple(levels), tuple(window), round_, metric, compute)
+        return pictures.pictures(self.values, self.workspace, kind, asked)
 
     def report(self, folder: str | Path | None = None) -> Path:
         """Write the report (one page, Markdown, LaTeX, tables, figures) into a folder, by default

@@ -125,11 +125,11 @@ def run_and_report(
             workers=where.workers,
         )
         keep_sweep(runs, {**facts, "missing": {**outcome.left_out, **outcome.failed}})
-        values = read_results(with_proposals(resolved, runs), runs)
+        values = read_results(with_proposals(resolved, runs), runs, data)
         files = write_report(values, runs / "report", overwrite=True)
         record.report(files, summary(values.tables).to_dicts())
         record.comparisons(values.compared.to_dicts())
-    return Results(values, outcome)
+    return Results(values, workspace, outcome)
 
 
 def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
@@ -161,7 +161,7 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
             where=str(runs),
             do="run `coin-ray sweep` with the same options, or name its --workspace",
         )
-    return Results(read_results(with_proposals(study.resolved, runs), runs))
+    return Results(read_results(with_proposals(study.resolved, runs), runs, study.data), place)
 
 
 def _admitted(study: Study, executor: Executor, listen: Listen) -> Target:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.files import whole
 from coin_ray.labels import LabelMap, boundaries
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 COLOURS = {
     "coarse mask": (255, 221, 0),
@@ -67,24 +63,6 @@ def write_panels(
         sheet.paste(Image.fromarray(panel.repeat(zoom, 0).repeat(zoom, 1)), (x, y + bar))
     with whole(path) as part:
         sheet.save(part)
-
-
-def middles(sheet: Image.Image, panels: int, side: int) -> Image.Image:
-    """The middle of each panel of a sheet that ``write_panels`` made, at most ``side`` px wide and
-    high, in one row and without the words."""
-    from PIL import Image
-
-    width = (sheet.width + GAP) // COLUMNS - GAP
-    bar = 2 * max(12, width // 36)
-    rows = -(-panels // COLUMNS)
-    height = (sheet.height + GAP) // rows - GAP - bar
-    w, h = min(side, width), min(side, height)
-    row = Image.new("RGB", (panels * (w + GAP) - GAP, h), (255, 255, 255))
-    for i in range(panels):
-        x = (i % COLUMNS) * (width + GAP) + (width - w) // 2
-        y = (i // COLUMNS) * (height + bar + GAP) + bar + (height - h) // 2
-        row.paste(sheet.crop((x, y, x + w, y + h)), (i * (w + GAP), 0))
-    return row
 
 
 def outlined(image: NDArray[np.uint8], label_map: LabelMap, kind: str) -> NDArray[np.uint8]:

@@ -10,9 +10,9 @@ from coin_ray import safe
 from coin_ray.outputs import claim
 from coin_ray.report.document import head, sections
 from coin_ray.report.document.blocks import Document, Plot, Section
-from coin_ray.report.document.gallery import LEGEND, gallery
 from coin_ray.report.document.provenance import provenance
 from coin_ray.report.document.published import published_section
+from coin_ray.report.figures.gallery import LEGEND, gallery
 from coin_ray.report.figures.of_study import figures_section
 from coin_ray.report.formats.html import page
 from coin_ray.report.formats.latex import latex
@@ -66,10 +66,7 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
 
 def report_document(results: Results, figures: Section, files: tuple[str, ...]) -> Document:
     """The whole report as data; ``files`` are listed at its end."""
-    study = results.study
-    others = (t.best_level(study.report[0], baseline=False) for t in results.tables)
-    best = next((level for level in others if level is not None), None)
-    photos = gallery(study, results.frame, results.runs, best)
+    study, photos = results.study, gallery(results)
     found = (
         head.in_short(results),
         sections.results_section(results),

@@ -10,15 +10,11 @@ import typer
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
-from coin_ray.study.errors import nearest
-from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from coin_ray.data.dataset import DataSet
-    from coin_ray.data.sample import Image
     from coin_ray.pipeline.cell import CellRun
+    from coin_ray.study.resolved import StudyCell
 
 Named = Annotated[
     str,
@@ -56,6 +52,7 @@ def finished(
     STUDY:LEVEL.
 
     UserError for a cell that has not finished."""
+    from coin_ray.report.values.finished import choose, open_finished
     from coin_ray.study import files
     from coin_ray.study.datasets import resolve_data
 
@@ -68,39 +65,3 @@ def finished(
     cell = choose(resolved, level or None)
     found = resolve_data(cell.data, asked.workspace)
     return resolved.name, cell, open_finished(cell, found.train, asked.workspace, device), found
-
-
-def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
-    """The first cell of a level. Raises UserError naming the levels there are."""
-    wanted = study.baseline_level if level is None else level
-    for cell in study.cells:
-        if cell.level == wanted:
-            return cell
-    guess = nearest(wanted, study.levels)
-    raise UserError(
-        f"no level '{wanted}' in this study",
-        where=study.name,
-        expected=", ".join(study.levels),
-        do=f"did you mean '{guess}'?" if guess else "take one of these",
-    )
-
-
-def open_finished(cell: StudyCell, train: Sequence[Image], workspace: Path, device: str) -> CellRun:
-    """A cell of whose trainings the store has all, which another kind of device may have done than
-    ``device``. UserError if it has not."""
-    from coin_ray.pipeline.runner import open_local
-    from coin_ray.planning.states import KINDS
-
-    rounds = cell.config.rounds.count
-    for kind in dict.fromkeys((device, *KINDS)):
-        run = open_local(cell.config, cell.seed, train, workspace, device=device, trained=kind)
-        trained = [run.key("round", round_=rounds)] if rounds else []
-        if cell.config.ucis.trained is not None:
-            trained.append(run.key("ucis_model"))
-        if all(map(run.store.has, trained)):
-            return run
-    raise UserError(
-        "this cell has not finished, so not all that it trains is there yet",
-        where=cell.key_label,
-        do="run `coin-ray sweep` with the same options first",
-    )

@@ -117,6 +117,11 @@ def _slice(
             x0, mean, marker="D" if own else "o", color=colour, markersize=4.5, zorder=3 + own
         )
     axis.set_xlabel(setting.key)
+    set_scale(axis, setting, levels)
+
+
+def set_scale(axis: Axes, setting: Varied, levels: Sequence[str]) -> None:
+    """The setting's own axis, with ticks at the values of ``levels``."""
     if setting.numeric and all(float(v).is_integer() for v in setting.values.values()):
         axis.locator_params(axis="x", integer=True)
     if setting.logarithmic:

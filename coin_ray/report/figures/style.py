@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
@@ -44,19 +45,40 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "coin-ray",
     "pdf.fonttype": 42,
 }
+_UNDATED: dict[str, Any] = {
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+    "png": {"Software": None},
+}
+DPI = 300
+"""Of pixels, and of what is no vector in SVG and PDF."""
 
 
-def render(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
-    """What ``draw`` draws as SVG and as PDF, without a date, so that equal numbers are equal
-    bytes."""
+@contextmanager
+def look() -> Iterator[None]:
+    """In it figures are drawn and saved."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        drawn, svg, pdf = draw(), io.BytesIO(), io.BytesIO()
-        drawn.savefig(svg, format="svg", metadata={"Date": None})
-        drawn.set_layout_engine("none")  # everything is in its place: not once more
-        drawn.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    return svg.getvalue(), pdf.getvalue()
+        yield
+
+
+def saved(figure: Figure, suffix: str) -> bytes:
+    """A drawn figure as svg, pdf, png or jpg, without a date, so that equal numbers are equal
+    bytes."""
+    out = io.BytesIO()
+    with look():
+        figure.savefig(out, format=suffix, metadata=_UNDATED.get(suffix), dpi=DPI)
+    return out.getvalue()
+
+
+def render(draw: Callable[[], Figure]) -> tuple[bytes, bytes]:
+    """What ``draw`` draws as SVG and as PDF."""
+    with look():
+        drawn = draw()
+    svg = saved(drawn, "svg")
+    drawn.set_layout_engine("none")  # everything is in its place: not once more
+    return svg, saved(drawn, "pdf")
 
 
 def plot(kind: str, dataset: str, caption: str, draw: Callable[[], Figure]) -> Plot:

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.files import write_text
 from coin_ray.report.values.collect import collect
 from coin_ray.report.values.comparisons import comparisons
@@ -29,7 +30,7 @@ class Results:
     baseline; ``facts``: cell -> label-free fact -> value; ``rounds``: the same facts by round;
     ``sweep``: how it was made, as far as it is known (see ``keep_sweep``); ``ends``: where each
     level's chain ended; ``seconds``: cell -> what its training took, and its student an image
-    (``train``, ``infer``)."""
+    (``train``, ``infer``); ``data``: the images of each data set, as far as they were read."""
 
     study: ResolvedStudy
     runs: Path
@@ -41,6 +42,7 @@ class Results:
     sweep: Mapping[str, Any]
     ends: Ends
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    data: Mapping[str, DataSet] = field(default_factory=dict)
 
 
 def objective_by_level(results: Results, dataset: str | None) -> dict[str, float]:
@@ -71,8 +73,11 @@ def objective_points(
     }
 
 
-def read_results(study: ResolvedStudy, runs: Path) -> Results:
-    """Read ``runs``/<cell>/ of every cell of ``study`` and compute the tables."""
+def read_results(
+    study: ResolvedStudy, runs: Path, data: Mapping[str, DataSet] | None = None
+) -> Results:
+    """Read ``runs``/<cell>/ of every cell of ``study`` and compute the tables. Without its ``data``
+    no picture can be drawn."""
     found, sweep = collect(study, runs), last_sweep(runs)
     old = dict.fromkeys(found.outdated, "has run with other settings, and not again")
     ended = ends(found.frame, study)
@@ -87,6 +92,7 @@ def read_results(study: ResolvedStudy, runs: Path) -> Results:
         sweep,
         ended,
         found.seconds,
+        data or {},
     )
 
 

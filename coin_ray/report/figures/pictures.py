@@ -1,0 +1,288 @@
+"""Pictures of a finished study by their kind: which images and levels they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from coin_ray.data.sample import Sample
+from coin_ray.errors import UserError
+from coin_ray.pipeline import refs
+from coin_ray.report.figures import of_results
+from coin_ray.report.figures.of_curves import curves
+from coin_ray.report.figures.of_steps import Made, draw_labels, draw_scores, draw_stages
+from coin_ray.report.figures.style import look, saved
+from coin_ray.report.figures.tiles import Window, window_of
+from coin_ray.report.values import images
+from coin_ray.report.values.finished import choose, open_finished, stored
+from coin_ray.report.values.study_results import Results
+from coin_ray.study.errors import shortened
+from coin_ray.study.names import file_word
+from coin_ray.study.resolved import StudyCell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDE = 256
+"""Pixels of the window that is shown: outlines of more nuclei run together in a column."""
+ROWS = 3
+"""Images of a picture that shows several."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What pictures are to show. Empty: chosen by their kind. ``window``: (side,) or (x, y, side),
+    px; ``round_``: whose labels and scores; ``metric``: of curves; ``compute``: what is missing is
+    made again."""
+
+    images: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    window: tuple[int, ...] = ()
+    round_: int | None = None
+    metric: str | None = None
+    compute: bool = False
+
+    def view(self, interest: NDArray[Any]) -> Window:
+        """The window, by itself the one with most of ``interest`` (H, W)."""
+        if len(self.window) < 3:
+            return window_of(interest, *(self.window or (SIDE,)))
+        x, y, side = self.window
+        height, width = interest.shape
+        if x + side > width or y + side > height:
+            raise UserError(
+                "the window leaves the image",
+                expected=f"X + SIDE up to {width}, Y + SIDE up to {height}",
+                found=f"{x},{y},{side}",
+                do="take a window inside it, or name its side alone",
+            )
+        return Window(y, x, side, side)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``name``: of its file, without a suffix; ``caption``: what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+    def to(self, suffix: str) -> bytes:
+        """As svg, pdf, png or jpg."""
+        return saved(self.figure, suffix)
+
+    def _repr_svg_(self) -> str:
+        """How a notebook shows it."""
+        return self.to("svg").decode()
+
+
+def pictures(results: Results, workspace: Path, kind: str, asked: Asked) -> list[Picture]:
+    """The pictures of a kind. UserError for names that are not there, and for what the kind needs
+    and the study has not."""
+    if kind not in KINDS:
+        raise UserError(
+            f"there are no pictures of {kind!r}", expected=", ".join(KINDS), do="take one of these"
+        )
+    with look():
+        return list(KINDS[kind](results, workspace, asked))
+
+
+Draw = Callable[[Made, Asked], "tuple[Figure, str]"]
+
+
+def _stages(made: Made, asked: Asked) -> tuple[Figure, str]:
+    return draw_stages(made, asked.view), "What each step made of it."
+
+
+def _labels(made: Made, asked: Asked) -> tuple[Figure, str]:
+    round_ = _round(made, asked, max(1, made.run.config.rounds.count))
+    figure = draw_labels(made, asked.view, round_)
+    return figure, f"What the student of round {round_} is told, and what it is not."
+
+
+def _scores(made: Made, asked: Asked) -> tuple[Figure, str]:
+    round_ = _round(made, asked, 1)
+    said = f"Instances of the highest and of the lowest score in round {round_}; dot: the prompt."
+    return draw_scores(made, round_), said
+
+
+def _round(made: Made, asked: Asked, usual: int) -> int:
+    count = max(1, made.run.config.rounds.count)
+    if asked.round_ is not None and not 1 <= asked.round_ <= count:
+        raise UserError(
+            "this level has no such round", expected=f"1 to {count}", found=str(asked.round_)
+        )
+    return asked.round_ or usual
+
+
+def _of_steps(kind: str, draw: Draw) -> Callable[[Results, Path, Asked], Iterator[Picture]]:
+    """A picture an image, of what the steps of a level made of it."""
+
+    def each(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
+        found = images.find(results, asked.images)
+        (cell,) = _cells(results, asked, found, one=True)
+        device = results.sweep.get("environment", {}).get("device", "cpu")
+        run = open_finished(cell, found.data.train, workspace, device)
+        trained = [image.name for image in found.data.train]
+        fits = trained if kind != "stages" else [s.name for s in found.data.samples]
+        for sample in found.samples or _typical(results, cell, fits):
+            if kind != "stages" and sample.name not in trained:
+                raise UserError(
+                    "no labels are made of an image that is not trained on",
+                    found=sample.name,
+                    expected=shortened(", ".join(trained)),
+                    do="take one of these",
+                )
+            values = images.by_step(results, cell, sample.name)
+            made = Made(sample, run, partial(stored, run, compute=asked.compute), values)
+            figure, said = draw(made, asked)
+            yield _picture(kind, cell, sample, figure, said)
+
+    return each
+
+
+def _adjacency(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
+    from coin_ray.metrics.adjacency import adjacent_cells
+
+    found = images.find(results, asked.images)
+    (cell,) = _cells(results, asked, found, one=True)
+    radius = cell.config.evaluate.adjacency_radius
+    if radius is None:
+        raise UserError(
+            "this study does not tell adjacent cells from others",
+            where=cell.level,
+            found="evaluate.adjacency_radius: null",
+            do="leave the setting out, or give a number of pixels",
+        )
+    for sample in _check_labelled(found) or _typical(results, cell, _labelled(found)):
+        adjacent = adjacent_cells(sample.load_label_map(), radius=radius)
+        parts = [
+            value
+            for part in ("adj_aji", "nonadj_aji")
+            if (value := images.at_the_end(results, cell, sample.name, part)) is not None
+        ]
+        result = result_of(results, cell, sample)
+        figure = of_results.draw_adjacency(sample, adjacent, result, parts, asked.view)
+        said = f"Adjacent: others within {radius} px of the outline"
+        yield _picture("adjacency", cell, sample, figure, f"{said}; AJI of these and the others.")
+
+
+def _compare(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
+    """Levels beside each other: the best one beside the baseline, on the images on which that is
+    worst, in the middle and best."""
+    found = images.find(results, asked.images)
+    cells = _cells(results, asked, found)
+    if not (samples := found.samples):
+        samples = images.find(results, tuple(images.telling(results, cells[0]))).samples
+    rows = [(s, [result_of(results, cell, s) for cell in cells]) for s in samples]
+    figure = of_results.draw_compare(rows, asked.view)
+    said = "Counts and AJI: of the whole image. A prediction matches above an IoU of 0.5."
+    shown = f"{', '.join(s.name for s in samples)} ({found.spec.name})"
+    levels = f"{', '.join(cell.level for cell in cells)}, random seed {cells[0].seed}"
+    yield Picture(_name("compare", found, asked), f"{shown}: {levels}. {said}", figure)
+
+
+def _failures(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
+    found = images.find(results, asked.images)
+    (cell,) = _cells(results, asked, found, one=True)
+    device = results.sweep.get("environment", {}).get("device", "cpu")
+    run = open_finished(cell, found.data.train, workspace, device)
+    samples = _check_labelled(found)
+    names = images.ranked(results, cell)[:ROWS]
+    rows = []
+    for sample in samples or images.find(results, names).samples:
+        wanted = {"instances": refs.step1(sample.image)}
+        step1 = stored(run, wanted, compute=asked.compute)["instances"].arrays["array"]
+        rows.append((sample, step1, result_of(results, cell, sample)))
+    figure, said = of_results.draw_failures(rows, asked.view)
+    worst = "" if samples else "; the worst images"
+    head = f"{found.spec.name}: {cell.level}, random seed {cell.seed}{worst}"
+    yield Picture(_name("failures", found, asked), f"{head}. {'. '.join(said)}.", figure)
+
+
+def _curves(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
+    metric = asked.metric or results.study.report[0]
+    for table in results.tables:
+        for name, said, figure in curves(results, table, metric):
+            yield Picture(f"curves-{name}-{file_word(table.dataset)}", said, figure)
+
+
+KINDS: dict[str, Callable[[Results, Path, Asked], Iterator[Picture]]] = {
+    "stages": _of_steps("stages", _stages),
+    "labels": _of_steps("labels", _labels),
+    "scores": _of_steps("scores", _scores),
+    "adjacency": _adjacency,
+    "compare": _compare,
+    "failures": _failures,
+    "curves": _curves,
+}
+
+
+def _cells(
+    results: Results, asked: Asked, found: images.Found, *, one: bool = False
+) -> list[StudyCell]:
+    """The finished cells of the levels asked for; by themselves of the baseline and, unless it is
+    to be ``one``, of the best other level."""
+    levels = list(dict.fromkeys(asked.levels))
+    if one and len(levels) > 1:
+        raise UserError(
+            "this picture is of one level", found=", ".join(levels), do="name one --level"
+        )
+    usual = [results.study.baseline_level] if one else images.best_levels(results, found.spec)
+    cells = []
+    for level in levels or usual:
+        choose(results.study, level)
+        if (cell := images.finished_cell(results, level, found.spec)) is None:
+            raise UserError(
+                "no cell of this level has finished",
+                where=f"{level}, {found.spec.name}",
+                do="run `coin-ray sweep` with the same options first, or take another level",
+            )
+        cells.append(cell)
+    return cells
+
+
+def _typical(results: Results, cell: StudyCell, fits: Sequence[str]) -> tuple[Sample, ...]:
+    """Of the images that fit the one in the middle by its AJI; where nothing is measured, the
+    first."""
+    order = [name for name in images.ranked(results, cell) if name in fits] or fits[:1]
+    return images.find(results, (order[len(order) // 2],)).samples
+
+
+def _labelled(found: images.Found) -> list[str]:
+    return [sample.name for sample in found.data.samples if sample.has_truth]
+
+
+def _check_labelled(found: images.Found) -> tuple[Sample, ...]:
+    """The images asked for. UserError where one of them, or all there are, have no labels."""
+    labelled = _labelled(found)
+    bare = [sample.name for sample in found.samples if not sample.has_truth]
+    if bare or not labelled:
+        raise UserError(
+            "this picture shows what is right and wrong, and "
+            + ("an image has no labels" if labelled else "no image of this study has labels"),
+            where=", ".join(bare) or found.spec.name,
+            expected=shortened(", ".join(labelled)),
+        )
+    return found.samples
+
+
+def result_of(results: Results, cell: StudyCell, sample: Sample) -> of_results.Result:
+    """What a cell ends with."""
+    aji = images.at_the_end(results, cell, sample.name)
+    return of_results.Result(cell.level, images.label_map_of(results, cell, sample), aji)
+
+
+def _picture(kind: str, cell: StudyCell, sample: Sample, figure: Figure, said: str) -> Picture:
+    whose = f"{sample.name} ({cell.data.name}): {cell.level}, random seed {cell.seed}"
+    return Picture(f"{kind}-{file_word(sample.name)}", f"{whose}. {said}", figure)
+
+
+def _name(kind: str, found: images.Found, asked: Asked) -> str:
+    """By its image if it is of one, else by the data set."""
+    of_one = len(asked.images) == 1
+    return f"{kind}-{file_word(asked.images[0] if of_one else found.spec.name)}"
