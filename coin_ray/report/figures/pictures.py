@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
 from coin_ray.pipeline import refs
+from coin_ray.pipeline.cell import CellRun
 from coin_ray.report.figures import of_results
 from coin_ray.report.figures.of_curves import curves
 from coin_ray.report.figures.of_steps import Made, draw_labels, draw_scores, draw_stages
@@ -125,8 +126,7 @@ def _of_steps(kind: str, draw: Draw) -> Callable[[Results, Path, Asked], Iterato
     def each(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
         found = images.find(results, asked.images)
         (cell,) = _cells(results, asked, found, one=True)
-        device = results.sweep.get("environment", {}).get("device", "cpu")
-        run = open_finished(cell, found.data.train, workspace, device)
+        run = _open(results, workspace, cell)
         trained = [image.name for image in found.data.train]
         fits = trained if kind != "stages" else [s.name for s in found.data.samples]
         for sample in found.samples or _typical(results, cell, fits):
@@ -189,10 +189,9 @@ def _compare(results: Results, workspace: Path, asked: Asked) -> Iterator[Pictur
 def _failures(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
     found = images.find(results, asked.images)
     (cell,) = _cells(results, asked, found, one=True)
-    device = results.sweep.get("environment", {}).get("device", "cpu")
-    run = open_finished(cell, found.data.train, workspace, device)
+    run = _open(results, workspace, cell)
     samples = _check_labelled(found)
-    names = images.ranked(results, cell)[:ROWS]
+    names = (images.ranked(results, cell) or _labelled(found))[:ROWS]
     rows = []
     for sample in samples or images.find(results, names).samples:
         wanted = {"instances": refs.step1(sample.image)}
@@ -244,6 +243,12 @@ def _cells(
             )
         cells.append(cell)
     return cells
+
+
+def _open(results: Results, workspace: Path, cell: StudyCell) -> CellRun:
+    """A cell on what computed it."""
+    device = results.sweep.get("environment", {}).get("device", "cpu")
+    return open_finished(cell, results.data[cell.data.name].train, workspace, device)
 
 
 def _typical(results: Results, cell: StudyCell, fits: Sequence[str]) -> tuple[Sample, ...]:
