@@ -66,7 +66,7 @@ def words(svg: bytes) -> list[str]:
 
 
 def boxes(svg: bytes, kind: str) -> int:
-    return len(re.findall(rf'id="box-{kind}-\d+"', svg.decode()))
+    return len(re.findall(rf'id="box-{kind}-\d+-\d+"', svg.decode()))
 
 
 def drawn(results: Results, kind: str, **options: object) -> tuple[str, bytes]:

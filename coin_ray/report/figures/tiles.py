@@ -86,11 +86,11 @@ def draw_panel(axis: Axes, panel: Panel, wide: float) -> None:
     extent = (x.start, x.stop, y.stop, y.start)
     low, high = panel.limits or (None, None)  # of a map; colours have none
     axis.imshow(part, extent=extent, interpolation="none", cmap="viridis", vmin=low, vmax=high)
-    thick = max(0.5, min(1.0, wide * 72 / panel.window.width * 1.6))
+    thick = max(0.35, min(1.0, wide * 72 / panel.window.width * 2.4))
     for kind, label_map in panel.outlines.items():
         _outline(axis, kind, label_map, panel.window, thick)
     for kind, label_map, ids in panel.boxed:
-        _boxes(axis, kind, label_map, ids, panel.window)
+        _boxes(axis, kind, label_map, ids, panel.window, thick)
     if panel.points is not None:
         py, px = panel.points.T
         axis.plot(px + 0.5, py + 0.5, "o", ms=3.2, mfc="white", mec=SEAM, mew=0.7)
@@ -111,10 +111,10 @@ def _outline(axis: Axes, kind: Kind, label_map: LabelMap, window: Window, thick:
             continue
         own = np.pad(label_map[y0:y1, x0:x1] == i, 1)
         lines += [line[:, ::-1] + (x0 - 0.5, y0 - 0.5) for line in find_contours(own, 0.5)]
-    seam = [Stroke(linewidth=thick + 0.8, foreground=SEAM, alpha=0.55), Normal()]
+    seam = [Stroke(linewidth=1.9 * thick, foreground=SEAM, alpha=0.55), Normal()]
     _, colour, style = LOOKS[kind]
     drawn = LineCollection(lines, colors=colour, linewidths=thick, linestyles=style)
-    drawn.set(path_effects=seam, gid=f"outlines-{kind}")
+    drawn.set(path_effects=seam, gid=f"outlines-{kind}-{_nth(axis)}")
     axis.add_collection(drawn, autolim=False)
 
 
@@ -125,7 +125,12 @@ def _meet(box: tuple[int, int, int, int], window: Window) -> bool:
 
 
 def _boxes(
-    axis: Axes, kind: Kind, label_map: LabelMap, ids: NDArray[np.integer], window: Window
+    axis: Axes,
+    kind: Kind,
+    label_map: LabelMap,
+    ids: NDArray[np.integer],
+    window: Window,
+    thick: float,
 ) -> None:
     """A box around each of the instances whose middle the window shows."""
     from matplotlib.patches import Rectangle
@@ -137,11 +142,18 @@ def _boxes(
         y0, x0, y1, x1 = found[i - 1].tolist()
         if not (y.start <= (y0 + y1) / 2 < y.stop and x.start <= (x0 + x1) / 2 < x.stop):
             continue
-        box = Rectangle((x0 - 2, y0 - 2), x1 - x0 + 4, y1 - y0 + 4, fill=False, lw=0.9)
-        seam = [Stroke(linewidth=1.7, foreground=SEAM, alpha=0.6), Normal()]
+        box = Rectangle((x0 - 2, y0 - 2), x1 - x0 + 4, y1 - y0 + 4, fill=False, lw=thick)
+        seam = [Stroke(linewidth=1.9 * thick, foreground=SEAM, alpha=0.55), Normal()]
         _, colour, style = LOOKS[kind]
-        box.set(edgecolor=colour, linestyle=style, path_effects=seam, gid=f"box-{kind}-{i}")
+        box.set(
+            edgecolor=colour, linestyle=style, path_effects=seam, gid=f"box-{kind}-{_nth(axis)}-{i}"
+        )
         axis.add_patch(box)
+
+
+def _nth(axis: Axes) -> int:
+    """Which panel of its figure it is: an id stands once in an SVG."""
+    return len(axis.figure.axes)
 
 
 def scale_bar(axis: Axes, window: Window, mpp: float) -> None:
@@ -154,7 +166,7 @@ def scale_bar(axis: Axes, window: Window, mpp: float) -> None:
     x, y = window.x + 0.05 * window.width, window.y + 0.94 * window.height
     seam = [withStroke(linewidth=2.6, foreground=SEAM)]
     axis.plot([x, x + length / mpp], [y, y], color="white", lw=1.6, path_effects=seam,
-              solid_capstyle="butt", gid="scale-bar")  # fmt: skip
+              solid_capstyle="butt", gid=f"scale-bar-{_nth(axis)}")  # fmt: skip
     said = f"{length:g} µm"
     seam = [withStroke(linewidth=1.4, foreground=SEAM)]
     axis.text(
