@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import coin_ray
 from coin_ray.api.results import Results
@@ -34,7 +35,7 @@ baseline:
   student.iterations: 2
   student.later_iterations: 2
   student.width: 4
-data: {generated: {test: 3, size: 96}}
+data: {generated: {train: 0, test: 3, size: 96}}
 factors:
   backbone:
     baseline: mae
@@ -190,19 +191,23 @@ def test_curves_over_a_setting(tmp_path: Path) -> None:
     assert {"ot.lambda", "mean PQ", "step 1", "end of the chain"} <= set(words(over.to("svg")))
 
 
-def test_pictures_without_labels(folder: Path) -> None:
-    bare = folder / "bare"
+def test_pictures_without_labels_of_images_that_are_not_trained_on(folder: Path) -> None:
+    bare, other = folder / "bare", folder / "other"
     tiles = coin_ray.load_study(folder / "drawn.yaml", workspace=folder).data["generated"].samples
-    bare.mkdir()
-    for sample in tiles[:2]:
-        shutil.copy(sample.image.path, bare)
-    given = coin_ray.load_study(folder / "drawn.yaml", data=bare, workspace=folder)
+    for place, sample in ((bare, tiles[0]), (bare, tiles[1]), (other, tiles[2])):
+        place.mkdir(exist_ok=True)
+        shutil.copy(sample.image.path, place)
+    given = coin_ray.load_study(folder / "drawn.yaml", data=bare, train=other, workspace=folder)
     results = coin_ray.run(given, tracking=False)
     _, svg = drawn(results, "compare")
     assert not boxes(svg, "extra") and "truth" not in words(svg)
     assert any(text.endswith(" nuclei") for text in words(svg))
-    drawn(results, "stages")
-    drawn(results, "scores")
+    _, svg = drawn(results, "stages")
+    assert not {"scores", "pseudo labels"} & set(words(svg)) and "round 2" in words(svg)
+    caption, _ = drawn(results, "scores")
+    assert caption.startswith(f"{tiles[2].name} (")
+    with pytest.raises(coin_ray.UserError, match=f"not trained on(?s:.*){tiles[2].name}"):
+        results.pictures("scores", images=[tiles[0].name])
     for kind in ("adjacency", "failures"):
         with pytest.raises(coin_ray.UserError, match="no image of this study has labels"):
             results.pictures(kind)
@@ -299,7 +304,7 @@ def test_nothing_is_cut_off_or_written_over() -> None:
             width=COLUMN,
         )
         saved(figure, "png")
-        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        renderer = FigureCanvasAgg(figure).get_renderer()
         places = [text.get_window_extent(renderer) for text in figure.texts]
     width, height = figure.get_size_inches() * figure.dpi
     assert all(p.x0 >= 0 and p.x1 <= width and p.y0 >= 0 and p.y1 <= height for p in places)
