@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from coin_ray.metrics.contingency import contingency
 from coin_ray.metrics.errors import Errors, errors
 from coin_ray.report.figures.of_steps import View
 from coin_ray.report.figures.sheet import Row, draw_sheet
-from coin_ray.report.figures.tiles import EMPTY, NUCLEUS, ORANGE, Kind, Panel
+from coin_ray.report.figures.tiles import EMPTY, IGNORED, NUCLEUS, ORANGE, Kind, Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,28 +103,26 @@ def _causes(wrong: Errors) -> str:
 
 def draw_adjacency(
     sample: Sample,
-    adjacent: NDArray[np.bool_],
+    members: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     result: Result,
     parts: Sequence[float],
     view: View,
 ) -> Figure:
-    """Cells by their part; ``adjacent`` (N,) of the true instances, ``parts``: AJI of the
-    adjacent ones and of the others."""
+    """Cells by their part; ``members``: (N,) which of the true instances are adjacent, and which
+    are not; ``parts``: AJI of both."""
     truth, pixels = sample.load_label_map(), sample.load_image()
-    colours = np.array([EMPTY, *np.where(adjacent[:, None], ORANGE, NUCLEUS)])
-    cells: NDArray[Any] = colours[truth]
-    window = view(np.concatenate([[False], adjacent])[truth])
-    found = " and ".join(f"{value:.2f}" for value in parts)
-    together = int(adjacent.sum())
-    panels = [
-        Panel((sample.name, f"truth, {len(adjacent)} nuclei"), pixels, window, {"true": truth}),
-        Panel(
-            ("cells", f"{together} adjacent, {len(adjacent) - together} not"), cells, window
-        ),
-        Panel(
-            (result.level, f"AJI {found}" if found else ""), cells, window,
-            {"found": result.label_map},
-        ),
-    ]  # fmt: skip
+    adjacent, alone = members
     fills = {"adjacent": ORANGE, "not adjacent": NUCLEUS}
+    colours = np.select([adjacent[:, None], alone[:, None]], list(fills.values()), IGNORED)
+    cells = np.concatenate([[EMPTY], colours])[truth]
+    window = view(np.concatenate([[False], adjacent])[truth])
+    counted = f"{adjacent.sum()} adjacent, {alone.sum()} not"
+    found = " and ".join(f"{value:.2f}" for value in parts)
+    outlined: dict[Kind, LabelMap] = {"found": result.label_map}
+    title = (sample.name, f"truth, {truth.max(initial=0)} nuclei")
+    panels = [
+        Panel(title, pixels, window, {"true": truth}),
+        Panel(("cells", counted), cells, window),
+        Panel((result.level, f"AJI {found}" if found else ""), cells, window, outlined),
+    ]
     return draw_sheet([Row(panels, mpp=sample.mpp)], legend=("true", "found"), fills=fills)

@@ -20,7 +20,7 @@ from coin_ray.report.figures.of_steps import Made, draw_labels, draw_scores, dra
 from coin_ray.report.figures.style import look, saved
 from coin_ray.report.figures.tiles import Window, window_of
 from coin_ray.report.values import images
-from coin_ray.report.values.finished import choose, open_finished, stored
+from coin_ray.report.values.finished import check_level, open_finished, stored
 from coin_ray.report.values.study_results import Results
 from coin_ray.study.errors import shortened
 from coin_ray.study.names import file_word
@@ -160,13 +160,14 @@ def _adjacency(results: Results, workspace: Path, asked: Asked) -> Iterator[Pict
         )
     for sample in _check_labelled(found) or _typical(results, cell, _labelled(found)):
         adjacent = adjacent_cells(sample.load_label_map(), radius=radius)
+        members = (adjacent, ~adjacent)
         parts = [
             value
             for part in ("adj_aji", "nonadj_aji")
             if (value := images.at_the_end(results, cell, sample.name, part)) is not None
         ]
         result = result_of(results, cell, sample)
-        figure = of_results.draw_adjacency(sample, adjacent, result, parts, asked.view)
+        figure = of_results.draw_adjacency(sample, members, result, parts, asked.view)
         said = f"Adjacent: others within {radius} px of the outline"
         yield _picture("adjacency", cell, sample, figure, f"{said}; AJI of these and the others.")
 
@@ -234,7 +235,7 @@ def _cells(
     usual = [results.study.baseline_level] if one else images.best_levels(results, found.spec)
     cells = []
     for level in levels or usual:
-        choose(results.study, level)
+        check_level(results.study, level)
         if (cell := images.finished_cell(results, level, found.spec)) is None:
             raise UserError(
                 "no cell of this level has finished",

@@ -19,12 +19,17 @@ from coin_ray.study.resolved import ResolvedStudy, StudyCell
 def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
     """The first cell of a level. Raises UserError naming the levels there are."""
     wanted = study.baseline_level if level is None else level
-    for cell in study.cells:
-        if cell.level == wanted:
-            return cell
-    guess = nearest(wanted, study.levels)
+    check_level(study, wanted)
+    return next(cell for cell in study.cells if cell.level == wanted)
+
+
+def check_level(study: ResolvedStudy, level: str) -> None:
+    """UserError naming the levels there are, unless this is one."""
+    if level in study.levels:
+        return
+    guess = nearest(level, study.levels)
     raise UserError(
-        f"no level '{wanted}' in this study",
+        f"no level '{level}' in this study",
         where=study.name,
         expected=", ".join(study.levels),
         do=f"did you mean '{guess}'?" if guess else "take one of these",
