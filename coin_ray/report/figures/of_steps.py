@@ -173,7 +173,8 @@ def draw_scores(made: Made, round_: int) -> Figure:
         table = contingency(truth, instances)
         np.maximum.at(overlap, table.predicted_index, table.jaccard)
     order = np.argsort(-scores, kind="stable")
-    shown = {"highest": order[:BEST], "lowest": order[BEST:][-BEST:]}
+    half = min(BEST, -(-len(order) // 2))
+    shown = {"highest": order[:half], "lowest": order[half:][-BEST:]}
     extents = boxes(instances)
     side = max(
         (int(1.7 * (extents[i, 2:] - extents[i, :2]).max()) for i in order[:BEST]), default=0
