@@ -16,12 +16,12 @@ import coin_ray
 from coin_ray.api.results import Results
 from coin_ray.metrics.adjacency import adjacent_cells
 from coin_ray.metrics.contingency import contingency
-from coin_ray.metrics.errors import errors
+from coin_ray.metrics.mistakes import errors
 from coin_ray.report.figures.gallery import gallery
+from coin_ray.report.figures.panel import Panel, Window, window_of
 from coin_ray.report.figures.pictures import KINDS, Asked, pictures
 from coin_ray.report.figures.sheet import COLUMN, PAGE, Row, draw_sheet, fitted, text_width
 from coin_ray.report.figures.style import look, saved
-from coin_ray.report.figures.tiles import Panel, Window, window_of
 from coin_ray.report.values import images
 from coin_ray.report.values.tidy import measured
 from tests.cli_calls import call

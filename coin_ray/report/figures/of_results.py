@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from coin_ray.data.sample import Sample
 from coin_ray.labels import LabelMap
 from coin_ray.metrics.contingency import contingency
-from coin_ray.metrics.errors import Errors, errors
+from coin_ray.metrics.mistakes import Errors, errors
 from coin_ray.report.figures.of_steps import View
+from coin_ray.report.figures.panel import EMPTY, IGNORED, NUCLEUS, ORANGE, Kind, Panel
 from coin_ray.report.figures.sheet import Row, draw_sheet
-from coin_ray.report.figures.tiles import EMPTY, IGNORED, NUCLEUS, ORANGE, Kind, Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from coin_ray.labels import InstanceMasks, LabelMap, boxes
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.stage import Ref
+from coin_ray.report.figures.panel import EMPTY, IGNORED, NUCLEUS, Kind, Panel, Window
 from coin_ray.report.figures.sheet import COLUMN, Row, draw_sheet
-from coin_ray.report.figures.tiles import EMPTY, IGNORED, NUCLEUS, Kind, Panel, Window
 from coin_ray.store.artifacts import Artifact
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from coin_ray.pipeline.cell import CellRun
 from coin_ray.report.figures import of_results
 from coin_ray.report.figures.of_curves import curves
 from coin_ray.report.figures.of_steps import Made, draw_labels, draw_scores, draw_stages
+from coin_ray.report.figures.panel import Window, window_of
 from coin_ray.report.figures.style import look, saved
-from coin_ray.report.figures.tiles import Window, window_of
 from coin_ray.report.values import images
 from coin_ray.report.values.finished import check_level, open_finished, stored
 from coin_ray.report.values.study_results import Results

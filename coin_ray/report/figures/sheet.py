@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
+from coin_ray.report.figures.panel import LOOKS, SEAM, SMALL, Kind, Panel, draw_panel, scale_bar
 from coin_ray.report.figures.style import INK, MUTED
-from coin_ray.report.figures.tiles import LOOKS, SEAM, SMALL, Kind, Panel, draw_panel, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

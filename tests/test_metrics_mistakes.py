@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coin_ray.metrics.contingency import contingency
-from coin_ray.metrics.errors import CAUSES, errors
+from coin_ray.metrics.mistakes import CAUSES, errors
 from coin_ray.metrics.panoptic import panoptic
 from tests.test_metrics_definitions import SQUARE, draw
 
