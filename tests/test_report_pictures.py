@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import coin_ray
 from coin_ray.api.results import Results
-from coin_ray.metrics.adjacency import adjacent_cells
+from coin_ray.metrics.adjacency import neighbours
 from coin_ray.metrics.contingency import contingency
 from coin_ray.metrics.mistakes import errors
 from coin_ray.report.figures.gallery import gallery
@@ -120,9 +120,9 @@ def test_scores_from_the_highest_to_the_lowest(results: Results, folder: Path) -
 def test_adjacent_cells_are_counted_as_the_metric_counts_them(results: Results) -> None:
     sample = results.values.data["generated"].samples[1]
     caption, svg = drawn(results, "adjacency", images=[sample.name])
-    adjacent = adjacent_cells(sample.load_label_map(), radius=1)
-    count = int(adjacent.sum())
-    assert f"{count} adjacent, {len(adjacent) - count} not" in words(svg)
+    near = neighbours(sample.load_label_map(), radius=1)
+    count = int((near > 0).sum())
+    assert f"{count} adjacent, {len(near) - count} not" in words(svg)
     assert "within 1 px" in caption
 
 

@@ -63,5 +63,11 @@ def finished(
             break
     resolved = asked._replace(study=study).resolve()
     cell = choose(resolved, level or None)
+    if cell.config.predictions.path is not None:
+        raise UserError(
+            "masks made elsewhere segment no other image",
+            where=cell.level,
+            do="take a level that coin-ray computes",
+        )
     found = resolve_data(cell.data, asked.workspace)
     return resolved.name, cell, open_finished(cell, found.train, asked.workspace, device), found

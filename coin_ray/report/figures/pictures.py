@@ -146,11 +146,14 @@ def _of_steps(kind: str, draw: Draw) -> Callable[[Results, Path, Asked], Iterato
 
 
 def _adjacency(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
-    from coin_ray.metrics.adjacency import adjacent_cells
+    from coin_ray.metrics.adjacency import neighbours
 
     found = images.find(results, asked.images)
     (cell,) = _cells(results, asked, found, one=True)
-    radius = cell.config.evaluate.adjacency_radius
+    radius, least = (
+        cell.config.evaluate.adjacency_radius,
+        cell.config.evaluate.adjacency_neighbours,
+    )
     if radius is None:
         raise UserError(
             "this study does not tell adjacent cells from others",
@@ -159,8 +162,8 @@ def _adjacency(results: Results, workspace: Path, asked: Asked) -> Iterator[Pict
             do="leave the setting out, or give a number of pixels",
         )
     for sample in _check_labelled(found) or _typical(results, cell, _labelled(found)):
-        adjacent = adjacent_cells(sample.load_label_map(), radius=radius)
-        members = (adjacent, ~adjacent)
+        near = neighbours(sample.load_label_map(), radius=radius)
+        members = (near >= least, near == 0)
         parts = [
             value
             for part in ("adj_aji", "nonadj_aji")
@@ -168,7 +171,7 @@ def _adjacency(results: Results, workspace: Path, asked: Asked) -> Iterator[Pict
         ]
         result = result_of(results, cell, sample)
         figure = of_results.draw_adjacency(sample, members, result, parts, asked.view)
-        said = f"Adjacent: others within {radius} px of the outline"
+        said = f"Adjacent: {least} or more others within {radius} px of the outline"
         yield _picture("adjacency", cell, sample, figure, f"{said}; AJI of these and the others.")
 
 
