@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coin_ray.errors import UserError
 
 SCRATCH = ".coin-ray-"
 """How the names of unfinished files begin; nobody else's file is ever taken for one."""
+UNSEEN, POLL = 90.0, 0.1
+"""Seconds after which every machine sees what another has written, and between two looks. A client
+of NFS remembers for up to a minute that a name was not there."""
 
 
 def scratch(path: Path) -> Path:
@@ -30,7 +34,7 @@ def whole(path: Path) -> Iterator[Path]:
     folder cannot be written or the disk is full: ``path`` is then as it was.
     """
     part = scratch(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         yield part
         with part.open("rb") as file:
@@ -53,6 +57,47 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes, whole."""
     with whole(path) as part:
         part.write_bytes(content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. One that is there already, but too young to be seen by this
+    machine, is one, too; FileExistsError for anything else."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if os.path.lexists(path) and not path.is_dir():
+            raise
+    except FileNotFoundError:
+        make_folder(path.parent)
+        with suppress(FileExistsError):  # somebody else's, meanwhile
+            path.mkdir()
+
+
+def seen(path: Path) -> bool:
+    """As ``exists``, but one that its folder lists is waited for: a listing asks the server."""
+    until = time.monotonic() + UNSEEN
+    while not os.path.lexists(path) and _listed(path) and time.monotonic() < until:
+        time.sleep(POLL)
+    return exists(path)
+
+
+def _listed(path: Path) -> bool:
+    try:
+        return path.name in os.listdir(path.parent)
+    except FileNotFoundError:
+        return not os.path.lexists(path.parent) and _listed(path.parent)
+    except NotADirectoryError:
+        return False
+
+
+def clock(folder: Path) -> float:
+    """Now, s since 1970, by the clock that stamps the files of ``folder``, which may be a server's;
+    by ours where nothing can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def exists(path: Path) -> bool:

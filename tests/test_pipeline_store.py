@@ -194,7 +194,7 @@ def test_what_lies_in_the_place_of_a_lease_is_waited_for_and_then_gone(
 ):
     path, now = tmp_path / "claim", time.monotonic()
     path.mkdir() if content is None else path.write_bytes(content)
-    assert lease.holder(path) is not None
+    assert lease.holder(path, time.time()) is not None
     assert lease.acquire(path) is None
     monkeypatch.setattr(time, "monotonic", lambda: now + lease.STALE + 1)
     assert lease.acquire(path) is None
@@ -257,11 +257,11 @@ def test_reading_marks_an_artifact_as_used(tmp_path: Path):
 
 def test_who_holds_a_lease(tmp_path: Path):
     path = tmp_path / "claim"
-    assert lease.holder(path) is None
+    assert lease.holder(path, time.time()) is None
     lease.acquire(path)
-    mine = lease.holder(path)
+    mine = lease.holder(path, time.time())
     assert mine is not None and mine.alive and mine.pid == str(os.getpid())
     path.write_text("elsewhere:1:token")
-    assert lease.holder(path).alive
+    assert lease.holder(path, time.time()).alive
     os.utime(path, (0, time.time() - lease.STALE - 1))
-    assert not lease.holder(path).alive
+    assert not lease.holder(path, time.time()).alive

@@ -17,6 +17,7 @@ from coin_ray.events.events import (
     StudyFinished,
 )
 from coin_ray.events.tracked import File, Metrics, Table, Tags
+from coin_ray.files import seen
 from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -59,7 +60,7 @@ class Recorder:
 
     def _files(self, cell: str) -> None:
         folder = self._runs / cell
-        if not (folder / "metrics.json").is_file():
+        if not seen(folder / "metrics.json"):
             return  # nothing but its coarse model was asked for
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         if rows:

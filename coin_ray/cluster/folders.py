@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coin_ray.errors import UserError
+from coin_ray.files import clock
 from coin_ray.store import lease
 from coin_ray.workspace import Workspace
 
@@ -58,11 +59,12 @@ def session_folder() -> Iterator[Path]:
 def abandoned(workspace: Path) -> list[Path]:
     """What killed runs have left: folders of this workspace, and this user's sessions on this
     machine."""
-    now = time.time()
+    place = Workspace(workspace).ray
+    now = clock(place)
     runs = [
         folder
-        for folder in _listed(Workspace(workspace).ray, "*")
-        if not ((holder := lease.holder(folder / "lease")) and holder.alive)
+        for folder in _listed(place, "*")
+        if not ((holder := lease.holder(folder / "lease", now)) and holder.alive)
         and now - _last_change(folder) > QUIET
     ]
     sessions = {folder for place in _places() for folder in _listed(place, f"{PREFIX}*")}

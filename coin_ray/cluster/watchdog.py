@@ -10,8 +10,8 @@ from itertools import islice
 from coin_ray.events.events import Event, Stalled
 from coin_ray.execution.tally import Pulse
 from coin_ray.planning.machines import Request
-from coin_ray.store import lease
-from coin_ray.store.artifacts import LEASES, Store
+from coin_ray.store.artifacts import Store
+from coin_ray.store.upkeep import leases
 
 MOST = 12
 """Lines for cells and for leases each."""
@@ -59,14 +59,12 @@ def who_waits(
     is, and what is asked for against what is free (Ray's resources). ``pending``: groups of
     processes for which there is no place yet."""
     lines = [f"{cell}: last heard of at {step}" for cell, step in islice(running.items(), MOST)]
-    for path in islice(sorted((store.root / LEASES).glob("*/*")), MOST):
-        holder = lease.holder(path)
-        if holder is not None:
-            state = f"alive {holder.silent:.0f} s ago" if holder.alive else "has ended"
-            lines.append(
-                f"{path.parent.name} {path.name} is held by {holder.host}, process {holder.pid}, "
-                f"which {'was ' if holder.alive else ''}{state}"
-            )
+    for work in islice(leases(store), MOST):
+        holder, stage, name = work.holder, *work.path.split("/")
+        state = f"was alive {holder.silent:.0f} s ago" if holder.alive else "has ended"
+        lines.append(
+            f"{stage} {name} is held by {holder.host}, process {holder.pid}, which {state}"
+        )
     for request in requests:
         times = f"{request.count} × " if request.count > 1 else ""
         lines.append(f"{request.where} asks for {times}({request})")

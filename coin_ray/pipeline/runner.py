@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.data.sample import Image, Sample
+from coin_ray.files import POLL
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
@@ -155,6 +156,6 @@ def reserve(store: Store, key: Key, stack: ExitStack) -> bool:
         token = store.reserve(key)
         if token is not None:
             stack.enter_context(lease.held(store.claim(key), token))
-            return not store.has(key)
-        time.sleep(lease.POLL)
+            return not store.holds(key)
+        time.sleep(POLL)
     return False

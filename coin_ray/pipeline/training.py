@@ -25,6 +25,7 @@ from typing import Any
 from coin_ray.data.sample import Image
 from coin_ray.distillation.memory import refuse_large
 from coin_ray.errors import UserError
+from coin_ray.files import seen
 from coin_ray.identity import code_identity
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
@@ -62,7 +63,7 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
     import torch
 
     key = run.chain.key(ref)
-    missing = not run.store.has(key)
+    missing = not run.store.holds(key)
     # All ranks must have looked before rank 0 can write, or they would disagree.
     world.barrier()
     if not missing:
@@ -70,7 +71,7 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
     if ref.stage == "round" and refs.refresh(run.chain, ref.round) == ref.round:
         relabel(run, world, ref.round)
     folder, every = run.store.checkpoints(key), run.config.rounds.checkpoint
-    resumed, start = folder.exists(), time.perf_counter()
+    resumed, start = seen(folder / "state"), time.perf_counter()
     checkpoint = Checkpoint(
         folder / "state", f"{key.digest} {code_identity()}", every, last=False, anew=True
     )

@@ -21,18 +21,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
+from coin_ray.files import POLL, UNSEEN, make_folder
 from coin_ray.identity import code_identity
 from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.keys import Key
 from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal
 
+T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 SCRATCH, LEASES, CHECKPOINTS = "tmp", "leases", "checkpoints"
 """Folders of the root that hold no artifacts."""
@@ -94,7 +96,40 @@ class Store:
 
     def info(self, key: Key) -> Values:
         """The small values of an artifact, without reading its arrays. Raises as ``load``."""
-        return dict(self._manifest(key)["info"])
+        return dict(self._awaited(key, self._manifest)["info"])
+
+    def holds(self, key: Key) -> bool:
+        """As ``has``, but an artifact that another machine has just written is waited for."""
+        try:
+            self._awaited(key, self._manifest)
+        except (FileNotFoundError, CorruptArtifact):
+            return False
+        return True
+
+    def _awaited(self, key: Key, look: Callable[[Key], T]) -> T:
+        """What ``look`` finds, if need be as soon as this machine sees it."""
+        until = time.monotonic() + UNSEEN
+        while True:
+            try:
+                return look(key)
+            except FileNotFoundError:
+                if not self._placed(key) or time.monotonic() > until:
+                    raise
+            time.sleep(POLL)
+
+    def _placed(self, key: Key) -> bool:
+        """Whether an artifact's folder is there for the file server, or may be: what this machine
+        remembers of names answers everything but whether a folder can be made."""
+        if key.stage not in self.folders(""):
+            return False
+        folder = self.inside(self.folder(key))
+        try:
+            folder.mkdir()
+            folder.rmdir()
+        except OSError as error:
+            # ENOENT: there is such a stage, but this machine does not see it yet.
+            return error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
+        return False
 
     def seconds(self, key: Key) -> float:
         """What it took to compute an artifact, without its inputs. Raises as ``load``."""
@@ -145,7 +180,7 @@ class Store:
         scratch = self.root / SCRATCH / uuid.uuid4().hex
         with self._writing(key):
             try:
-                self.inside(scratch).mkdir(parents=True)
+                make_folder(self.inside(scratch))
                 _write(scratch / DATA, raw)
                 _write(scratch / FILE, seal(manifest))
                 self._place(scratch, key)
@@ -156,16 +191,16 @@ class Store:
         target = self.inside(self.folder(key))
         if target.parent.exists() and not target.parent.is_dir():
             self.discard(target.parent, "it is no folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         while True:
             try:
                 scratch.rename(target)
                 return
-            except OSError:
-                if not os.path.lexists(target):
+            except OSError as error:
+                if error.errno not in _TAKEN:
                     raise
             try:
-                self._manifest(key)
+                self._awaited(key, self._manifest)
                 return
             except (FileNotFoundError, CorruptArtifact) as error:
                 self.discard(target, str(error))
@@ -183,8 +218,8 @@ class Store:
                 return self.load(key)
             token = self.reserve(key)
             if token is None:
-                time.sleep(lease.POLL)
-                leave_out(lease.POLL)
+                time.sleep(POLL)
+                leave_out(POLL)
                 continue
             with lease.held(self.claim(key), token):
                 with contextlib.suppress(FileNotFoundError, CorruptArtifact):
@@ -203,10 +238,11 @@ class Store:
                 return artifact
 
     def sound(self, key: Key) -> Artifact:
-        """As ``load``, but a damaged artifact has been thrown away when CorruptArtifact comes.
-        UserError where the store cannot be written."""
+        """As ``load``, but an artifact that another machine has just written is waited for, and a
+        damaged one has been thrown away when CorruptArtifact comes. UserError where the store
+        cannot be written."""
         try:
-            return self.load(key)
+            return self._awaited(key, self.load)
         except CorruptArtifact as error:
             with self._writing(key):
                 self.discard(self.folder(key), str(error))
@@ -259,7 +295,7 @@ class Store:
     def discard(self, folder: Path, fault: str = "") -> None:
         """Remove an entry, atomically for readers. ``fault``: it was damaged, and how."""
         grave = self.inside(self.root / SCRATCH / uuid.uuid4().hex)
-        grave.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(grave.parent)
         try:
             self.inside(folder).rename(grave)
         except FileNotFoundError:
@@ -324,6 +360,7 @@ def data_digest(raw: bytes) -> str:
     return hashlib.blake2b(raw, digest_size=32).hexdigest()
 
 
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from coin_ray.files import make_folder
+
 HEARTBEAT = 5.0
 STALE = 30.0
-POLL = 0.1
 
 
 _seen: dict[Path, tuple[tuple[str, int], float]] = {}
@@ -31,7 +32,7 @@ def acquire(path: Path) -> str | None:
     """Take the lease if it is free or its owner is dead; a token, or None if somebody holds it.
     OSError where the lease cannot be written."""
     token = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
@@ -79,8 +80,7 @@ def _text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease: machine, process, seconds since the last heartbeat as the clocks of this
-    machine and of the file system have them."""
+    """Who holds a lease: machine, process, seconds since the last heartbeat."""
 
     host: str
     pid: str
@@ -98,10 +98,10 @@ class Holder:
         return self.silent <= STALE and not self.ended
 
 
-def holder(path: Path) -> Holder | None:
-    """Who holds the lease; None if nobody does."""
+def holder(path: Path, now: float) -> Holder | None:
+    """Who holds the lease; None if nobody does. ``now`` by the clock of the lease's file system."""
     try:
-        text, silent = _text(path), time.time() - path.stat().st_mtime
+        text, silent = _text(path), now - path.stat().st_mtime
     except FileNotFoundError:
         return None
     return _owner(text, max(0.0, silent))

@@ -88,9 +88,14 @@ def absent(folder: Path, error: OSError) -> Exception:
     """What a file that is not there means: no artifact, or one that is not whole."""
     if not os.path.lexists(folder):
         return FileNotFoundError(error.errno, "no such artifact", str(folder))
-    if not folder.is_dir():
+    try:
+        files = {one.name for one in os.scandir(folder) if one.is_file(follow_symlinks=False)}
+    except OSError:
         return CorruptArtifact("it is no folder")
-    return CorruptArtifact(f"{Path(error.filename).name} is missing")
+    for name in (FILE, DATA):
+        if name not in files:
+            return CorruptArtifact(f"{name} is missing")
+    return FileNotFoundError(error.errno, "not seen here yet", str(folder))
 
 
 def _no_number(text: str) -> float:

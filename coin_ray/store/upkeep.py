@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from coin_ray.errors import UserError
+from coin_ray.files import clock
 from coin_ray.identity import text_digest
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
@@ -80,9 +80,9 @@ class AtWork:
 
 def leases(store: Store) -> Iterator[AtWork]:
     """Every lease, those of the dead too."""
-    root = store.root / LEASES
+    root, now = store.root / LEASES, clock(store.root)
     for path in sorted(root.glob("*/*")):
-        holder = lease.holder(path)
+        holder = lease.holder(path, now)
         if holder is not None:
             yield AtWork(str(path.relative_to(root)), holder)
 
@@ -90,7 +90,7 @@ def leases(store: Store) -> Iterator[AtWork]:
 def orphans(store: Store) -> list[Path]:
     """What killed processes have left: unfinished artifacts, leases of the dead, and checkpoints of
     trainings that have ended otherwise or that nobody has gone on with for a long time."""
-    now = time.time()
+    now = clock(store.root)
     kept = sorted((store.root / CHECKPOINTS).glob("*/*"))
     old = [
         path
@@ -100,7 +100,6 @@ def orphans(store: Store) -> list[Path]:
     ]
     scratch = store.root / SCRATCH
     left = [path for path in _children(scratch) if now - path.stat().st_mtime > ORPHANED]
-    # The clock of another machine may be wrong by more than a lease lasts.
     dead = [work for work in leases(store) if work.holder.ended or work.holder.silent > ORPHANED]
     return left + old + [store.root / LEASES / work.path for work in dead]
 

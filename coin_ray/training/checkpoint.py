@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coin_ray.errors import UserError
-from coin_ray.files import whole
+from coin_ray.files import seen, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -66,7 +66,6 @@ class Checkpoint:
         kept |= state_of(model, optimiser)
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()})
         head = {"run": self.run, "seconds": log.seconds, "digest": _digest(content)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(self.path) as part, part.open("wb") as file:
             file.write(json.dumps(head).encode() + b"\n")
             file.write(content)
@@ -81,11 +80,10 @@ class Checkpoint:
         """
         from safetensors.torch import load
 
-        try:
-            with self.path.open("rb") as file:
-                head, content = _header(file.readline()), file.read()
-        except FileNotFoundError:
+        if not seen(self.path):
             return Log(loss=[])
+        with self.path.open("rb") as file:
+            head, content = _header(file.readline()), file.read()
         sound = head.get("digest") == _digest(content)
         if not sound or head["run"] != self.run:
             if self.anew:

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from coin_ray.files import seen
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.values.tidy import tidy
 from coin_ray.study.cells import config_digest
@@ -46,8 +47,9 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
     """
     tables, facts, rounds, missing = [tidy([])], {}, [], []
     seconds: dict[str, dict[str, float]] = {}
+    there = {path.name for path in folder.glob("*")}
     for cell in study.cells:
-        found = _result(study, cell, folder)
+        found = _result(study, cell, folder) if cell.key_label in there else None
         if found is None:
             missing.append(cell)
             continue
@@ -105,12 +107,12 @@ def _outdated(missing: Sequence[StudyCell], folder: Path, read: Container[str]) 
 
 def _read(place: Path) -> dict[str, Any] | None:
     path = place / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if seen(path) else None
 
 
 def _same_configuration(place: Path, cell: StudyCell) -> bool:
     config = place / "config.yaml"
-    if not config.is_file():
+    if not seen(config):
         return False
     return _digest_of(config.read_text(encoding="utf-8")) == _digest_of(cell.config)
 
