@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from coin_ray import bucket
 from coin_ray.errors import UserError
 
 SCRATCH = ".coin-ray-"
@@ -26,12 +27,13 @@ def scratch(path: Path) -> Path:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, shared: bool = True) -> Iterator[Path]:
     """A file to write that becomes ``path`` when the body ends, and vanishes if it raises; its
     folder is made if it is missing.
 
     A reader sees the old file or the new one, also after a crash of the machine. OSError where the
-    folder cannot be written or the disk is full: ``path`` is then as it was.
+    folder cannot be written or the disk is full: ``path`` is then as it was. What is ``shared`` is
+    an object, too, where the folder stands for a bucket.
     """
     part = scratch(path)
     make_folder(path.parent)
@@ -40,6 +42,8 @@ def whole(path: Path) -> Iterator[Path]:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        if shared:
+            bucket.send(path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(part)):
             error.filename = str(path)  # the name that its user knows
@@ -74,7 +78,10 @@ def make_folder(path: Path) -> None:
 
 
 def seen(path: Path) -> bool:
-    """As ``exists``, but one that its folder lists is waited for: a listing asks the server."""
+    """As ``exists``, but one that its folder lists is waited for: a listing asks the server. What
+    stands for an object is fetched, as it is now."""
+    if bucket.address(path) is not None:
+        return _fetch(path)
     until = time.monotonic() + UNSEEN
     while not os.path.lexists(path) and _listed(path) and time.monotonic() < until:
         time.sleep(POLL)
@@ -88,6 +95,53 @@ def _listed(path: Path) -> bool:
         return not os.path.lexists(path.parent) and _listed(path.parent)
     except NotADirectoryError:
         return False
+
+
+def at_hand(path: Path) -> Path:
+    """``path``, fetched if it stands for an object and is not here: for what never changes."""
+    if bucket.address(path) is not None and not exists(path):
+        _fetch(path)
+    return path
+
+
+def brought(text: str) -> Path:
+    """The path of a user's folder; one in a bucket has been fetched."""
+    folder = bucket.local(text)
+    pull(folder)
+    return folder
+
+
+def pull(folder: Path) -> None:
+    """Fetch what a folder stands for in a bucket, all that is not here or has another size."""
+    for name, size in bucket.names(folder).items():
+        path = folder / name
+        if not (path.is_file() and path.stat().st_size == size):
+            _fetch(path)
+
+
+def longest(path: Path) -> Path:
+    """``path``, which is only added to, fetched if the object that it stands for is longer."""
+    content = bucket.read(path)
+    if content is not None and (not exists(path) or len(content) > path.stat().st_size):
+        _keep(path, content)
+    return path
+
+
+def _fetch(path: Path) -> bool:
+    content = bucket.read(path)
+    if content is not None:
+        _keep(path, content)
+    return content is not None
+
+
+def _keep(path: Path, content: bytes) -> None:
+    part = scratch(path)
+    make_folder(path.parent)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def clock(folder: Path) -> float:

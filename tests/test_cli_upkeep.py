@@ -171,7 +171,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     seen = {"head": "", "worker": ""}
     monkeypatch.setattr(
         "coin_ray.cluster.nodes.probe",
-        lambda address, folder: Probed(seen, [] if address else SOCKETS),
+        lambda address, folder: Probed(seen, [] if address else SOCKETS, {}),
     )
     return seen
 

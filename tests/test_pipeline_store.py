@@ -14,8 +14,9 @@ import pytest
 
 from coin_ray.identity import canonical
 from coin_ray.store import lease
-from coin_ray.store.artifacts import Artifact, CorruptArtifact, Store, leave_out
+from coin_ray.store.artifacts import Artifact, CorruptArtifact, Store
 from coin_ray.store.keys import make_key
+from coin_ray.store.timing import leave_out
 
 
 def key(value: float = 0.1, name: str = "tile"):

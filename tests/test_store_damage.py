@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
-    monkeypatch.setattr(rooms, "_write", full)
+    monkeypatch.setattr(rooms, "write", full)
     with pytest.raises(UserError, match="No space left") as told:
         store.get(KEY, lambda: MADE)
     assert KEY.path in str(told.value) and "store gc" in str(told.value)

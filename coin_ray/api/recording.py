@@ -17,7 +17,7 @@ from coin_ray.events.events import (
     StudyFinished,
 )
 from coin_ray.events.tracked import File, Metrics, Table, Tags
-from coin_ray.files import seen
+from coin_ray.files import pull, seen
 from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -65,6 +65,7 @@ class Recorder:
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         if rows:
             self._record(Table("per_image", rows, cell))
+        pull(folder / "overlays")
         for picture in sorted((folder / "overlays").glob("*.png"))[:MOST_PICTURES]:
             self._record(File(str(picture), "overlays", cell=cell))
 

@@ -17,6 +17,7 @@ from coin_ray.execution.local import Local
 from coin_ray.execution.refusals import Target, target
 from coin_ray.execution.tally import unfailing
 from coin_ray.execution.trial_log import runs_folder, with_proposals
+from coin_ray.files import seen
 from coin_ray.study.resolved import Budget
 
 if TYPE_CHECKING:
@@ -152,8 +153,9 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
     study = _loaded(study, workspace)
     place = study.workspace if workspace is None else default_workspace(workspace)
     runs = runs_folder(study.resolved, place)
+    ran = seen(runs / "sweep.json")
+    values = read_results(with_proposals(study.resolved, runs), runs, study.data)
     if not any(runs.glob("*/metrics.json")):
-        ran = (runs / "sweep.json").exists()
         raise UserError(
             "no cell of this study has finished"
             if ran
@@ -161,7 +163,7 @@ def results(workspace: PathLike | None, study: Study | PathLike) -> Results:
             where=str(runs),
             do="run `coin-ray sweep` with the same options, or name its --workspace",
         )
-    return Results(read_results(with_proposals(study.resolved, runs), runs, study.data), place)
+    return Results(values, place)
 
 
 def _admitted(study: Study, executor: Executor, listen: Listen) -> Target:

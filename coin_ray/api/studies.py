@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from coin_ray import safe
+from coin_ray import bucket, safe
 from coin_ray.data.dataset import DataSet
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
 from coin_ray.files import expanded
@@ -96,9 +96,11 @@ def with_images(study: ResolvedStudy, workspace: Path) -> Study:
 
 
 def default_workspace(given: PathLike | None = None) -> Path:
-    """The given folder, else COIN_RAY_WORKSPACE, else ``.coin-ray`` in the working folder.
-    UserError for a file, or a name that no address of a tracker can hold."""
-    chosen = Path(given or os.environ.get("COIN_RAY_WORKSPACE") or WORKSPACE)
+    """The given folder or bucket (the folder that stands for it), else COIN_RAY_WORKSPACE, else
+    ``.coin-ray`` in the working folder. UserError for a file, or a name that no address of a
+    tracker can hold."""
+    said = given or os.environ.get("COIN_RAY_WORKSPACE") or WORKSPACE
+    chosen = bucket.local(os.fspath(said))
     try:
         found = expanded(chosen).resolve()
     except RuntimeError as error:

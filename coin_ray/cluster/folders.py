@@ -13,7 +13,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from coin_ray import bucket
 from coin_ray.errors import UserError
 from coin_ray.files import clock
 from coin_ray.store import lease
@@ -39,6 +41,18 @@ def run_folder(workspace: Path) -> Iterator[Path]:
             yield folder
     finally:
         _remove(folder)
+        bucket.remove_all(folder)
+
+
+def storage(folder: Path) -> dict[str, Any]:
+    """Where Tune and Train write: a folder that all nodes see, or the bucket that it stands for, by
+    the library that we ask it by."""
+    if bucket.address(folder) is None:
+        return {"storage_path": str(folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    system, name = bucket.system_of(folder)
+    return {"storage_path": name, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
 
 @contextmanager

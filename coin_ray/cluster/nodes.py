@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from coin_ray import safe
+from coin_ray import bucket, safe
 from coin_ray.cluster.own import listening
 from coin_ray.cluster.session import session
+from coin_ray.files import seen, write_bytes, write_text
 from coin_ray.planning.machines import Node
 
 
@@ -56,21 +58,27 @@ def limit(cpus: float, gpus: float, card: Any = None) -> None:
         torch.cuda.set_per_process_memory_fraction(gpus)
 
 
+MEASURED = 4_000_000
+"""Bytes by which a folder's speed is measured."""
+
+
 class Probed(NamedTuple):
     """``folder``: machine name -> what is wrong with it there, empty if nothing is; ``listening``:
-    (address, port, program) of a cluster of our own."""
+    (address, port, program) of a cluster of our own; ``speed``: machine name -> how fast the folder
+    is there, and how far its clock is from the folder's."""
 
     folder: dict[str, str]
     listening: list[tuple[str, int, str]]
+    speed: dict[str, str]
 
 
 def probe(address: str | None, folder: Path) -> Probed:
-    """Try a cluster: every node reads what this machine has written into ``folder`` and the other
-    way round. Without an address, a cluster of this machine alone is started for it."""
+    """Try a cluster: every node reads what this machine has written into ``folder``, or the bucket
+    that it stands for, and the other way round. Without an address, a cluster of this machine alone
+    is started for it."""
     mark = folder / f"probe-{uuid.uuid4().hex}"
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text("here", encoding="utf-8")
-    found, sockets = {}, list[tuple[str, int, str]]()
+    write_text(mark, "here")
+    found, speed, sockets = {}, {}, list[tuple[str, int, str]]()
     try:
         with session(address):
             for node in ray.nodes():
@@ -78,24 +86,43 @@ def probe(address: str | None, folder: Path) -> Probed:
                     continue
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 look = ray.remote(_look).options(num_cpus=0, scheduling_strategy=there)
-                host, problem = ray.get(look.remote(mark), timeout=60)
-                if not problem and not mark.with_suffix(f".{host}").is_file():
+                host, problem, speed[host] = ray.get(look.remote(mark), timeout=120)
+                answer = mark.with_name(f"{mark.name}.{host}")
+                if not problem and not seen(answer):
                     problem = "what is written there is not seen here"
+                bucket.remove(answer)
                 found[host] = problem
             if address is None:
                 sockets = listening()
     finally:
         for path in folder.glob(f"{safe.pattern(mark.name)}*"):
             path.unlink()
-    return Probed(found, sockets)
+        bucket.remove(mark)
+    return Probed(found, sockets, speed)
 
 
-def _look(mark: Path) -> tuple[str, str]:
+def _look(mark: Path) -> tuple[str, str, str]:
     host = socket.gethostname()
     try:
-        if mark.read_text(encoding="utf-8") != "here":
-            return host, "another file is there under the same name"
-        mark.with_suffix(f".{host}").write_text("there", encoding="utf-8")
+        if not seen(mark) or mark.read_text(encoding="utf-8") != "here":
+            return host, "what is written here is not seen there", ""
+        write_text(mark.with_name(f"{mark.name}.{host}"), "there")
+        return host, "", measured(mark.with_name(f"{mark.name}-speed.{host}"))
     except OSError as error:
-        return host, f"{type(error).__name__}: {error.strerror}"
-    return host, ""
+        return host, f"{type(error).__name__}: {error.strerror}", ""
+
+
+def measured(path: Path) -> str:
+    """How fast a file is written and read, and how far this machine's clock is from that of whoever
+    keeps it. OSError where it cannot be."""
+    content, begun = os.urandom(MEASURED), time.perf_counter()
+    write_bytes(path, content)
+    written = time.perf_counter()
+    (bucket.read if bucket.address(path) else Path.read_bytes)(path)
+    read, here = time.perf_counter(), time.time()
+    kept = bucket.modified(path) or path.stat().st_mtime
+    apart = here - kept - (read - written)
+    bucket.remove(path)
+    path.unlink()
+    fast = [f"{MEASURED / 1e6 / max(s, 1e-3):.0f}" for s in (written - begun, read - written)]
+    return f"{' and '.join(fast)} MB/s, clock {abs(apart):.0f} s off"

@@ -10,6 +10,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
+from coin_ray.cluster.folders import storage
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.tasks import task
 from coin_ray.execution.cell_spec import CellSpec, train_and_tell
@@ -47,7 +48,7 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
         ),
         run_config=ray.train.RunConfig(
             name=f"{spec.who['cell']}-{time.time_ns()}",
-            storage_path=str(spec.folder or Workspace(spec.workspace).ray),
+            **storage(spec.folder or Workspace(spec.workspace).ray),
             failure_config=ray.train.FailureConfig(
                 **{name: limit for name, limit in _LIMITS.items() if name in known}
             ),

@@ -16,8 +16,9 @@ from coin_ray.cluster.nodes import limit
 from coin_ray.labels import InstanceMasks
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.precision import Precision
-from coin_ray.store.artifacts import Done, Store, leave_out
+from coin_ray.store.artifacts import Done, Store
 from coin_ray.store.keys import Key
+from coin_ray.store.timing import leave_out
 
 WAIT = 120.0
 """Seconds that a prompt waits for a segmenter that there is not."""

@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from coin_ray.cluster.folders import storage
 from coin_ray.cluster.nodes import node_ids
 from coin_ray.cluster.trial import run_trial
 from coin_ray.events.events import Event, Note
@@ -142,7 +143,7 @@ def tune_jobs(
         ),
         run_config=tune.RunConfig(
             name=f"{batch.settings.study}-{time.time_ns()}",
-            storage_path=str(folder),
+            **storage(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[_Retold(tell)],

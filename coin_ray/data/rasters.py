@@ -15,6 +15,7 @@ from coin_ray.data.lossy import stream_loss, tif_loss
 from coin_ray.data.orientation import STATED, picture_orientation, tif_orientation, turned
 from coin_ray.data.signatures import PICTURES, TIF, first_bytes, other_kind
 from coin_ray.errors import UserError
+from coin_ray.files import at_hand
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 MAX_PIXELS = 150_000_000
@@ -51,8 +52,10 @@ class Raster(NamedTuple):
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Whatever a decoder raises on broken bytes, as a UserError that names the file."""
+    """A file that is there, of a bucket too. Whatever a decoder raises on broken bytes, as a
+    UserError that names the file."""
     try:
+        at_hand(path)
         yield
     except UserError:
         raise

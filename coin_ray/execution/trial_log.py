@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from coin_ray import bucket
+from coin_ray.files import longest
 from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.section import identity
@@ -80,11 +82,12 @@ class TrialLog:
             file.write(f"\n{json.dumps(line)}")
             file.flush()
             os.fsync(file.fileno())
+        bucket.send(self._path)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for text in longest(path).read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

@@ -20,8 +20,8 @@ from coin_ray.pipeline.needs import with_cache
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Content, Ref, Source, Together
 from coin_ray.pipeline.stages import STAGES
-from coin_ray.store.artifacts import device_of
 from coin_ray.store.keys import Key, make_key
+from coin_ray.store.timing import device_of
 
 
 class Chain:

@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from coin_ray import bucket
 from coin_ray.data.sample import Image
 from coin_ray.distillation.memory import refuse_large
 from coin_ray.errors import UserError
@@ -85,6 +86,7 @@ def _complete(run: CellRun, ref: Ref, world: World, progress: Progress | None) -
         # The end of a training says nothing of how long one takes; a round has added it up.
         seconds = artifact.info.get("seconds", 0.0 if resumed else time.perf_counter() - start)
         run.store.save(key, artifact, seconds)
+        bucket.remove_all(folder)
         shutil.rmtree(folder, ignore_errors=True)  # `store gc` may be at it too, and takes the rest
         if run.done is not None:
             run.done(key, seconds)

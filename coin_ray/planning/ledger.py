@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coin_ray.pipeline.stages import STAGES
-from coin_ray.store.artifacts import CorruptArtifact, Store, device_of
+from coin_ray.store.artifacts import CorruptArtifact, Store
+from coin_ray.store.timing import device_of
 
 SAMPLE = 48
 """Manifests read of each stage: opening all of a large store would take longer than the plan."""

@@ -10,15 +10,13 @@ away and made again, and ``damaged.txt`` says so.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,14 +24,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.errors import UserError
+from coin_ray import bucket
 from coin_ray.files import POLL, UNSEEN, make_folder
 from coin_ray.identity import code_identity
 from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.keys import Key
 from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal
+from coin_ray.store.placing import TAKEN, inside, placed, write, writing
+from coin_ray.store.timing import device_of, elsewhere, leave_out
 
+CACHE_GB = 20.0
+"""What of a bucket a machine keeps at most, unless COIN_RAY_CACHE_GB says otherwise: the artifacts
+used last."""
+_kept: Counter[Path] = Counter()
+"""Bytes that this process has added since it looked."""
 T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 SCRATCH, LEASES, CHECKPOINTS = "tmp", "leases", "checkpoints"
@@ -67,7 +72,9 @@ class Store:
         """True if the artifact is complete, as far as can be told without reading its arrays."""
         try:
             self._manifest(key)
-        except (FileNotFoundError, CorruptArtifact):
+        except FileNotFoundError:
+            return bucket.exists(self.folder(key))
+        except CorruptArtifact:
             return False
         return True
 
@@ -78,12 +85,15 @@ class Store:
         return manifest
 
     def stored(self, keys: Iterable[Key]) -> set[str]:
-        """Digests of those keys whose artifact is complete, from one listing a stage."""
-        found, folders = set(), dict[str, set[str]]()
+        """Digests of those keys whose artifact is complete, from one listing a stage; what a bucket
+        lists is complete."""
+        found, folders, objects = set(), dict[str, set[str]](), dict[str, dict[str, int]]()
         for key in keys:
             if key.stage not in folders:
                 folders[key.stage] = set(self.folders(key.stage))
-            if key.folder in folders[key.stage] and self.has(key):
+                objects[key.stage] = bucket.names(self.root / key.stage)
+            here = key.folder in folders[key.stage] and self.has(key)
+            if here or key.folder in objects[key.stage]:
                 found.add(key.digest)
         return found
 
@@ -99,7 +109,8 @@ class Store:
         return dict(self._awaited(key, self._manifest)["info"])
 
     def holds(self, key: Key) -> bool:
-        """As ``has``, but an artifact that another machine has just written is waited for."""
+        """As ``has``, but an artifact that another machine has just written is waited for, and
+        fetched from a bucket."""
         try:
             self._awaited(key, self._manifest)
         except (FileNotFoundError, CorruptArtifact):
@@ -111,25 +122,35 @@ class Store:
         until = time.monotonic() + UNSEEN
         while True:
             try:
-                return look(key)
+                return self._fetched(key, look)
             except FileNotFoundError:
-                if not self._placed(key) or time.monotonic() > until:
+                if not placed(self.root, key.path) or time.monotonic() > until:
                     raise
             time.sleep(POLL)
 
-    def _placed(self, key: Key) -> bool:
-        """Whether an artifact's folder is there for the file server, or may be: what this machine
-        remembers of names answers everything but whether a folder can be made."""
-        if key.stage not in self.folders(""):
-            return False
-        folder = self.inside(self.folder(key))
+    def _fetched(self, key: Key, look: Callable[[Key], T]) -> T:
+        """What ``look`` finds here, or in the bucket that the store stands for."""
         try:
-            folder.mkdir()
-            folder.rmdir()
-        except OSError as error:
-            # ENOENT: there is such a stage, but this machine does not see it yet.
-            return error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
-        return False
+            return look(key)
+        except FileNotFoundError:
+            raw = bucket.read(self.folder(key))
+            if raw is None:
+                raise
+        manifest, _, data = raw.partition(b"\n")
+        with writing(self.root, key.path):
+            self._keep(key, manifest, data)
+        return look(key)
+
+    def _make_room(self, size: int) -> None:
+        """Hold what lies in front of a bucket to its bound, looking now and then."""
+        from coin_ray.store.upkeep import collectable
+
+        most = 1e9 * float(os.environ.get("COIN_RAY_CACHE_GB") or CACHE_GB)
+        _kept[self.root] += size
+        if _kept[self.root] > most / 20:
+            _kept[self.root] = 0
+            for entry in collectable(self, most - size, self.stages()):
+                self.discard(self.root / entry.stage / entry.name)
 
     def seconds(self, key: Key) -> float:
         """What it took to compute an artifact, without its inputs. Raises as ``load``."""
@@ -138,6 +159,9 @@ class Store:
     def load(self, key: Key) -> Artifact:
         """Read and verify. Raises FileNotFoundError if there is none, CorruptArtifact if anything
         of it is not what was written."""
+        return self._fetched(key, self._load)
+
+    def _load(self, key: Key) -> Artifact:
         folder, manifest = self.folder(key), self._manifest(key)
         try:
             raw = (folder / DATA).read_bytes()
@@ -156,7 +180,8 @@ class Store:
         return Artifact(arrays, manifest["info"])
 
     def save(self, key: Key, artifact: Artifact, seconds: float) -> None:
-        """Write beside the store's entries and rename into place; an existing entry is kept.
+        """Write beside the store's entries and rename into place; an existing entry is kept. In a
+        bucket it is one object: the manifest, a line, and the data.
 
         ``seconds`` is what the stage itself took, without its inputs. UserError where the store
         cannot be written; nothing is left behind then.
@@ -177,18 +202,25 @@ class Store:
             "device": device_of(self.device, key.on_device),
             "code": code_identity(),
         }
+        sealed = seal(manifest)
+        with writing(self.root, key.path):
+            if bucket.write(self.folder(key), sealed + b"\n" + raw, new=True):
+                self._keep(key, sealed, raw)
+
+    def _keep(self, key: Key, manifest: bytes, data: bytes) -> None:
+        if bucket.address(self.root) is not None:
+            self._make_room(len(data))
         scratch = self.root / SCRATCH / uuid.uuid4().hex
-        with self._writing(key):
-            try:
-                make_folder(self.inside(scratch))
-                _write(scratch / DATA, raw)
-                _write(scratch / FILE, seal(manifest))
-                self._place(scratch, key)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            make_folder(inside(self.root, scratch))
+            write(scratch / DATA, data)
+            write(scratch / FILE, manifest)
+            self._place(scratch, key)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _place(self, scratch: Path, key: Key) -> None:
-        target = self.inside(self.folder(key))
+        target = inside(self.root, self.folder(key))
         if target.parent.exists() and not target.parent.is_dir():
             self.discard(target.parent, "it is no folder")
         make_folder(target.parent)
@@ -197,7 +229,7 @@ class Store:
                 scratch.rename(target)
                 return
             except OSError as error:
-                if error.errno not in _TAKEN:
+                if error.errno not in TAKEN:
                     raise
             try:
                 self._awaited(key, self._manifest)
@@ -216,21 +248,22 @@ class Store:
         while True:
             with contextlib.suppress(FileNotFoundError, CorruptArtifact):
                 return self.load(key)
+            asked = time.perf_counter()
             token = self.reserve(key)
             if token is None:
                 time.sleep(POLL)
-                leave_out(POLL)
+                leave_out(time.perf_counter() - asked)
                 continue
             with lease.held(self.claim(key), token):
                 with contextlib.suppress(FileNotFoundError, CorruptArtifact):
                     return self.sound(key)
-                outer, _elsewhere.seconds = _elsewhere.seconds, 0.0
+                outer, elsewhere.seconds = elsewhere.seconds, 0.0
                 begin = time.perf_counter()
                 try:
                     artifact = compute()
-                    seconds = time.perf_counter() - begin - _elsewhere.seconds
+                    seconds = time.perf_counter() - begin - elsewhere.seconds
                 finally:
-                    _elsewhere.seconds = outer
+                    elsewhere.seconds = outer
                 self.save(key, artifact, seconds)
                 leave_out(time.perf_counter() - begin)
                 if done is not None:
@@ -244,60 +277,30 @@ class Store:
         try:
             return self._awaited(key, self.load)
         except CorruptArtifact as error:
-            with self._writing(key):
+            with writing(self.root, key.path):
                 self.discard(self.folder(key), str(error))
             raise CorruptArtifact(f"{key.path}: {error}; the next run makes it again") from error
 
-    @contextmanager
-    def _writing(self, key: Key) -> Iterator[None]:
-        """Say what a store that cannot be written lacks."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            full = error.errno in _FULL
-            raise UserError(
-                f"{key.path} is not in the store, which cannot be written",
-                where=str(self.root),
-                found=str(error.strerror),
-                do="make room (`coin-ray store gc`) and give the same command again"
-                if full
-                else "a store for reading only serves what it has; compute in one of your own "
-                "(--workspace)",
-            ) from error
-
-    def inside(self, path: Path) -> Path:
-        """``path``, of which no folder is a link out of the store; else UserError."""
-        if not path.parent.resolve().is_relative_to(self.root.resolve()):
-            raise UserError(
-                "a link leads out of the store",
-                where=str(path.parent),
-                found=str(path.parent.resolve()),
-                do="remove the link: a store is one folder, which may be a link itself",
-            )
-        return path
-
     def claim(self, key: Key) -> Path:
         """The lease that is held while an artifact is computed."""
-        return self.inside(self.root / LEASES / key.path)
+        return inside(self.root, self.root / LEASES / key.path)
 
     def reserve(self, key: Key) -> str | None:
         """Take that lease: a token, or None if somebody holds it. UserError where the store cannot
         be written."""
-        with self._writing(key):
+        with writing(self.root, key.path):
             return lease.acquire(self.claim(key))
 
     def checkpoints(self, key: Key) -> Path:
         """A folder for what an interrupted computation of an artifact goes on from."""
-        return self.inside(self.root / CHECKPOINTS / key.path)
+        return inside(self.root, self.root / CHECKPOINTS / key.path)
 
     def discard(self, folder: Path, fault: str = "") -> None:
         """Remove an entry, atomically for readers. ``fault``: it was damaged, and how."""
-        grave = self.inside(self.root / SCRATCH / uuid.uuid4().hex)
+        grave = inside(self.root, self.root / SCRATCH / uuid.uuid4().hex)
         make_folder(grave.parent)
         try:
-            self.inside(folder).rename(grave)
+            inside(self.root, folder).rename(grave)
         except FileNotFoundError:
             return
         if grave.is_dir() and not grave.is_symlink():
@@ -305,6 +308,7 @@ class Store:
         else:
             grave.unlink()
         if fault:
+            bucket.remove(folder)
             with (self.root / DAMAGED).open("a", encoding="utf-8") as file:
                 file.write(f"{folder.relative_to(self.root)}: {fault}\n")
 
@@ -338,35 +342,6 @@ class Store:
 Done = Callable[[Key, float], None]
 
 
-def device_of(device: str, on_device: bool) -> str:
-    """``cpu`` or ``cuda``: what a stage runs on when ``device`` is asked for."""
-    return device.partition(":")[0] if on_device else "cpu"
-
-
-class _Elsewhere(threading.local):
-    seconds = 0.0
-
-
-_elsewhere = _Elsewhere()
-
-
-def leave_out(seconds: float) -> None:
-    """Say that so much of the running stage's time was another's: waiting, or an input."""
-    _elsewhere.seconds += seconds
-
-
 def data_digest(raw: bytes) -> str:
     """Hex digest of an artifact's data, as its manifest has it."""
     return hashlib.blake2b(raw, digest_size=32).hexdigest()
-
-
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())

@@ -14,17 +14,20 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
+from coin_ray import bucket
 from coin_ray.files import make_folder
 
 HEARTBEAT = 5.0
 STALE = 30.0
+ASK = 1.0
 
 
-_seen: dict[Path, tuple[tuple[str, int], float]] = {}
+_seen: dict[str, tuple[tuple[str, int], float]] = {}
 """Leases that this process waits for: what they looked like, and since when (monotonic)."""
 
 
@@ -49,26 +52,46 @@ def acquire(path: Path) -> str | None:
             else:
                 grave.unlink(missing_ok=True)
         return None
-    _seen.pop(path, None)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(token)
+        if _taken_in_bucket(path, token):
+            _seen.pop(str(path), None)
+            return token
     except OSError:  # a full disk: nobody holds it then
         path.unlink(missing_ok=True)
         raise
-    return token
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _taken_in_bucket(path: Path, token: str) -> bool:
+    """Take the object that stands for the lease, too: among machines. Its heartbeat is a number
+    behind the token. While this machine waits, one of its processes asks, every ``ASK`` seconds."""
+    if bucket.write(path, token.encode(), new=True):
+        return True
+    said, name = (bucket.read(path) or b"").decode(errors="replace"), bucket.address(path) or ""
+    if said.startswith(token):
+        return True  # the answer to our own first try was lost
+    if said and _silent(name, (said, 0)):
+        bucket.remove(path)
+    time.sleep(ASK)
+    return False
 
 
 def _abandoned(path: Path) -> bool:
     """Whether the process is known to have ended, or the lease to have been silent for long."""
     try:
-        look = _text(path), path.stat().st_mtime_ns
+        return _silent(str(path), (_text(path), path.stat().st_mtime_ns))
     except FileNotFoundError:
-        _seen.pop(path, None)
+        _seen.pop(str(path), None)
         return False
-    before, since = _seen.setdefault(path, (look, time.monotonic()))
+
+
+def _silent(name: str, look: tuple[str, int]) -> bool:
+    before, since = _seen.setdefault(name, (look, time.monotonic()))
     if before != look:
-        _seen[path] = look, time.monotonic()
+        _seen[name] = look, time.monotonic()
         return _owner(look[0]).ended
     return _owner(look[0]).ended or time.monotonic() - since > STALE
 
@@ -124,6 +147,9 @@ def _alive(pid: int) -> bool:
 
 def release(path: Path, token: str) -> None:
     """Give the lease back if it is still ours."""
+    with suppress(OSError):  # a bucket that is away: the lease falls silent
+        if (bucket.read(path) or b"").startswith(token.encode()):
+            bucket.remove(path)
     try:
         if _text(path) == token:
             path.unlink()
@@ -137,11 +163,17 @@ def held(path: Path, token: str) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(HEARTBEAT):
+        for beats in count(1):
+            if stop.wait(HEARTBEAT):
+                return
             try:
                 if _text(path) != token:
                     return  # taken for dead while this process was stopped
                 os.utime(path)
+                if bucket.address(path) is not None:
+                    if not (bucket.read(path) or b"").startswith(token.encode()):
+                        return
+                    bucket.write(path, f"{token}:{beats}".encode())
             except FileNotFoundError:
                 return
             except OSError:

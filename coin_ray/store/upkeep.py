@@ -19,6 +19,7 @@ from coin_ray.store import lease
 from coin_ray.store.artifacts import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
 from coin_ray.store.keys import SHORT
 from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, read_manifest
+from coin_ray.store.placing import inside
 
 ORPHANED = 3600.0
 """Seconds after which nobody is still writing an unfinished artifact."""
@@ -114,7 +115,7 @@ def remove(store: Store, path: Path, fault: str = "") -> None:
     name = path.relative_to(store.root).parts[0]
     if name not in (SCRATCH, LEASES, CHECKPOINTS):
         store.discard(path, fault)
-    elif store.inside(path).is_dir() and not path.is_symlink():
+    elif inside(store.root, path).is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

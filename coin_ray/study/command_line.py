@@ -12,7 +12,7 @@ from coin_ray import safe
 from coin_ray.data.dataset import DataSpec
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import NOT_TEXT, RENAME, UserError
-from coin_ray.files import exists, expanded
+from coin_ray.files import brought, exists, expanded
 from coin_ray.section import LARGEST_SEED
 from coin_ray.study.blocks import MOST_SEEDS
 from coin_ray.study.errors import Place, Problems
@@ -79,7 +79,7 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
 
 def _folder(text: str, option: str, problems: Problems) -> str:
     # Absolute: a Ray worker has another working folder.
-    path = expanded(text).absolute()
+    path = expanded(brought(text)).absolute()
     if not exists(path):
         problems.add(Place(option), "there is no such folder or image", f"looked at {path}")
     if not safe.is_text(str(path)):

@@ -12,7 +12,7 @@ from pydantic import Field
 from coin_ray.data.dataset import DataSpec, Kind
 from coin_ray.data.label_files import Binary
 from coin_ray.errors import UserError
-from coin_ray.files import exists, expanded
+from coin_ray.files import brought, exists, expanded
 from coin_ray.section import OneOrMore, Seed
 from coin_ray.study.blocks import keys_of, read_block
 from coin_ray.study.errors import Place, Problems
@@ -99,7 +99,7 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
 def existing(node: Node, folder: Path) -> str:
     """A path from ``folder`` as an absolute one; noted where nothing lies there."""
     try:
-        path = (folder / expanded(node.text)).absolute()
+        path = (folder / expanded(brought(node.text))).absolute()
     except UserError as error:
         node.note(error.what, error.do)
         return node.text

@@ -19,7 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from coin_ray import bucket
 from coin_ray.errors import UserError
+from coin_ray.files import longest
+
+SEND = 10.0
+"""Seconds between two writings of a journal into a bucket, where it is one object."""
 
 
 class Journal:
@@ -33,6 +38,7 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._descriptor: int | None = None
+        self._sent = -math.inf
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Write ``event`` with the time (``time``, ms since 1970) it was written.
@@ -49,6 +55,8 @@ class Journal:
                     self._descriptor = self._open()
                 with _alone(self._descriptor):
                     _write(self._descriptor, line)
+                if time.monotonic() - self._sent > SEND:
+                    self._send()
         except OSError as error:
             raise UserError(
                 "the journal of the study cannot be written",
@@ -56,6 +64,10 @@ class Journal:
                 found=str(error.strerror),
                 do="make room or mend its permissions, and give the same command again: it goes on",
             ) from error
+
+    def _send(self) -> None:
+        bucket.send(self.path)
+        self._sent = time.monotonic()
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +79,7 @@ class Journal:
         """Close the file; the next ``append`` opens it again."""
         with self._lock:
             if self._descriptor is not None:
+                self._send()
                 os.close(self._descriptor)
                 self._descriptor = None
 
@@ -96,6 +109,13 @@ def _write(descriptor: int, line: bytes) -> None:
     except OSError:
         os.ftruncate(descriptor, size)
         raise
+
+
+def journals(folder: Path) -> list[Path]:
+    """The journals of a workspace's folder, those of its bucket too."""
+    for name in bucket.names(folder):
+        longest(folder / name)
+    return sorted(path for path in folder.glob("*.jsonl") if path.is_file())
 
 
 def read_lines(

@@ -97,7 +97,7 @@ def connect(workspace: Path, uri: str) -> Any:
     with locked(workspace):
         if uri == database_uri(workspace) and not Workspace(workspace).database.exists():
             # Half of its tables, after a kill or on a full disk, could never be opened again.
-            with whole(Workspace(workspace).database) as part:
+            with whole(Workspace(workspace).database, shared=False) as part:
                 MlflowClient(tracking_uri=_address(part.resolve()))
                 # SQLite makes it 0644, whatever the umask.
                 part.chmod(Workspace(workspace).tracker_lock.stat().st_mode & 0o666)

@@ -12,6 +12,7 @@ from typing import Any
 from coin_ray.errors import UserError
 from coin_ray.identity import digest
 from coin_ray.store.keys import SHORT
+from coin_ray.tracking.journal import journals
 from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.mlflow_store import unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
@@ -85,7 +86,7 @@ def sync_journals(workspace: Path, *, uri: str = "", experiment: str = "") -> li
     """Replay every journal of a workspace into MLflow. UserError if there is none, or the tracker
     does not answer."""
     folder = Workspace(workspace).journal
-    paths = sorted(folder.glob("*.jsonl"))
+    paths = journals(folder)
     if not paths:
         raise UserError(
             "no journal to replay",

@@ -17,6 +17,7 @@ from coin_ray import safe
 from coin_ray.events import events
 from coin_ray.events.state import StageCount, StudyState
 from coin_ray.events.tracked import Description, File
+from coin_ray.files import longest
 from coin_ray.tracking import describe
 from coin_ray.tracking.journal import Journal, plain
 from coin_ray.tracking.lines import read_checked
@@ -65,7 +66,7 @@ class Tracker:
         told = warn or logging.getLogger(__name__).warning
         self._warn = lambda text: told(safe.printable(text))  # what a server says is any text
         path = journal_path(workspace, self.study)
-        self._journal = Journal(path)
+        self._journal = Journal(longest(path))
         self._described = _descriptions(path)
         writer = MlflowWriter(workspace, self.study, uri=self.uri, experiment=experiment)
         self._replay = Replay(path, writer)

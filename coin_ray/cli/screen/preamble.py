@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coin_ray import safe
+from coin_ray import bucket, safe
 from coin_ray.data.dataset import DataSpec
 from coin_ray.study.resolved import Dimension, ResolvedStudy, StudyCell
 
@@ -40,8 +40,9 @@ def _data(spec: DataSpec) -> str:
         where = f"{counts['test']} generated tiles of {counts['size']} px"
         where += f", {counts['train']} more to train on" if counts.get("train") else ""
     else:
-        where = f"{spec.path}{f' ({spec.split})' if spec.split else ''}"
-        where += f", trained on {', '.join(spec.train_paths)}" if spec.train_paths else ""
+        where = f"{bucket.shown(spec.path or '')}{f' ({spec.split})' if spec.split else ''}"
+        trained = ", ".join(map(bucket.shown, spec.train_paths))
+        where += f", trained on {trained}" if trained else ""
     return f"{where} ({spec.setting})"
 
 

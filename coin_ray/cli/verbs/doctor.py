@@ -8,12 +8,14 @@ import os
 import shutil
 import stat
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 
+from coin_ray import bucket
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.screen.output import say
@@ -114,7 +116,10 @@ def _weights() -> Iterator[Finding]:
 
 def _disk(workspace: Path) -> Iterator[Finding]:
     existing = _existing(workspace)
-    if os.access(existing, os.W_OK):
+    url = bucket.address(workspace)
+    if url is not None:
+        yield _reached(url, workspace)
+    elif os.access(existing, os.W_OK):
         yield Finding("ok", "workspace", str(workspace))
     else:
         do = "choose another with --workspace or COIN_RAY_WORKSPACE"
@@ -132,7 +137,22 @@ def _disk(workspace: Path) -> Iterator[Finding]:
         )
 
 
+def _reached(url: str, folder: Path) -> Finding:
+    """Whether objects can be written, read and removed from here."""
+    from coin_ray.cluster.nodes import measured
+
+    try:
+        told = measured(folder / f"probe-{uuid.uuid4().hex}")
+    except OSError as error:
+        do = "check the name, the rights and the credentials (docs/cluster.md)"
+        return Finding("fail", "workspace", f"{url}: {error.strerror or error}", do)
+    return Finding("ok", "workspace", f"{url}: read and written, {told}")
+
+
 def _existing(folder: Path) -> Path:
+    """What is there of a folder; one that stands for a bucket is made when it is written to."""
+    if bucket.address(folder) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
@@ -142,7 +162,7 @@ def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
 
     where = f"the cluster at {address}" if address else "a cluster of this machine"
     try:
-        seen, sockets = probe(address, _existing(workspace))
+        seen, sockets, speed = probe(address, _existing(workspace))
     except UserError as error:
         found = "; ".join(text for text in (error.what, error.where, error.found) if text)
         yield Finding("fail", "Ray", found, error.do)
@@ -155,11 +175,16 @@ def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
     if sockets:
         yield _open_to(sockets)
     for host, problem in seen.items():
-        do = f"{_existing(workspace)} has to be one folder that all nodes see and may write to"
+        told = speed.get(host, "")
+        url = bucket.address(workspace)
+        place = (
+            f"{url} has to be a bucket" if url else f"{_existing(workspace)} has to be one folder"
+        )
+        do = f"{place} that all nodes see and may write to"
         yield Finding(
             "fail" if problem else "ok",
             "store",
-            f"on {host}: {problem or 'read and written'}",
+            f"on {host}: {problem or 'read and written'}{', ' * bool(told)}{told}",
             do if problem else "",
         )
 

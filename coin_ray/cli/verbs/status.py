@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from coin_ray import bucket
 from coin_ray.cli import options
 from coin_ray.cli.screen.live import STYLES
 from coin_ray.cli.screen.output import say
@@ -80,10 +81,11 @@ def _studies(workspace: Workspace) -> None:
 
 def histories(workspace: Workspace) -> dict[str, StudyState]:
     """Name of the folder of runs -> what the youngest journal of that study says."""
+    from coin_ray.tracking.journal import journals
     from coin_ray.tracking.lines import read_checked
 
-    paths = (path for path in workspace.journal.glob("*.jsonl") if path.is_file())
-    found = [history(read_checked(path, skip=FOR_RUNS).good) for path in paths]
+    journalled = journals(workspace.journal)
+    found = [history(read_checked(path, skip=FOR_RUNS).good) for path in journalled]
     return {name: state for name, state in sorted(found, key=lambda one: one[1].time) if name}
 
 
@@ -141,7 +143,7 @@ def _study(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Workspa
     _show_work(
         [working[key.path] for own in stages for key in own.missing.values() if key.path in working]
     )
-    say(f"results: {runs}")
+    say(f"results: {bucket.shown(runs)}")
 
 
 def _row(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from coin_ray.data.dataset import DataSpec
+from coin_ray.files import seen
 from coin_ray.report.document.blocks import Photo
 from coin_ray.report.figures.of_results import draw_compare
 from coin_ray.report.figures.pictures import Asked, result_of
@@ -35,7 +36,7 @@ def _of(results: Results, spec: DataSpec) -> Iterator[Photo]:
         return
     samples = {sample.name: sample for sample in results.data[spec.name].samples}
     for name, why in images.telling(results, cells[0]).items():
-        there = [c for c in cells if images.file_of(results, c, samples[name]).is_file()]
+        there = [c for c in cells if seen(images.file_of(results, c, samples[name]))]
         if not there:
             continue
         shown = [result_of(results, cell, samples[name]) for cell in there]

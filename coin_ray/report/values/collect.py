@@ -47,9 +47,8 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
     """
     tables, facts, rounds, missing = [tidy([])], {}, [], []
     seconds: dict[str, dict[str, float]] = {}
-    there = {path.name for path in folder.glob("*")}
     for cell in study.cells:
-        found = _result(study, cell, folder) if cell.key_label in there else None
+        found = _result(study, cell, folder)
         if found is None:
             missing.append(cell)
             continue

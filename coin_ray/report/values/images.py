@@ -10,6 +10,7 @@ from coin_ray.data.dataset import DataSet, DataSpec
 from coin_ray.data.label_files import read_label_map
 from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
+from coin_ray.files import seen
 from coin_ray.labels import LabelMap
 from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import at_end, final_step, measured
@@ -104,7 +105,7 @@ def file_of(results: Results, cell: StudyCell, sample: Sample) -> Path:
 def label_map_of(results: Results, cell: StudyCell, sample: Sample) -> LabelMap:
     """What a finished cell left as the result of an image. UserError if that has gone."""
     path = file_of(results, cell, sample)
-    if not path.is_file():
+    if not seen(path):
         raise UserError(
             "the label map of this image has gone, or is none of this study",
             where=str(path),

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from coin_ray.data.dataset import DataSet
-from coin_ray.files import write_text
+from coin_ray.files import seen, write_text
 from coin_ray.report.values.collect import collect
 from coin_ray.report.values.comparisons import comparisons
 from coin_ray.report.values.ends import Ends, ends
@@ -110,4 +110,4 @@ def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
 def last_sweep(runs: Path) -> dict[str, Any]:
     """What ``keep_sweep`` wrote last; empty if no sweep did."""
     path = runs / SWEEP
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if seen(path) else {}
