@@ -56,7 +56,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
         # A table a cell: the rows of a thousand cells as Python objects would fill the memory.
         tables.append(tidy(found["rows"], **who))
         times = folder / cell.key_label / "times.json"
-        if times.is_file():
+        if seen(times):
             seconds[cell.key_label] = json.loads(times.read_text(encoding="utf-8"))
         facts[cell.key_label] = {
             name: value for name, value in found["cell"].items() if isinstance(value, float)
