@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import inspect
 import json
 import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,9 +96,14 @@ def report(path: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _where() -> str:
-    for frame in inspect.stack()[2:14]:
-        if "/coin_ray/" in frame.filename:
-            return f"{frame.filename.split('/coin_ray/')[-1]}:{frame.function}"
+    frame = sys._getframe(2)
+    for _ in range(12):
+        code = frame.f_code
+        if "/coin_ray/" in code.co_filename:
+            return f"{code.co_filename.split('/coin_ray/')[-1]}:{code.co_name}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
     return "elsewhere"
 
 

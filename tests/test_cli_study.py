@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from coin_ray.data.sample import Sample
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
@@ -41,7 +42,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return enter(tmp_path, monkeypatch, STUDY)
 
 
-def finish(study: ResolvedStudy, cell: StudyCell, runs: Path, value: float) -> None:
+def finish(
+    study: ResolvedStudy, cell: StudyCell, samples: tuple[Sample, ...], runs: Path, value: float
+) -> None:
     """Leave what a finished cell leaves."""
     place = runs / cell.key_label
     place.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def finish(study: ResolvedStudy, cell: StudyCell, runs: Path, value: float) -> N
         {"image": image, "step": step, "metric": metric, "value": value + shift}
         for step in ("ucis", "step1", "round_1")
         for metric in ("aji", "pq", "dice", "miou")
-        for image, shift in (("a", 0.0), ("b", 0.1))
+        for image, shift in zip((sample.name for sample in samples), (0.0, 0.1), strict=True)
     ]
     who = {"cell": cell.key_label, "level": cell.level, "data": cell.data.name, "seed": cell.seed}
     told = {**who, "content": study.contents[cell.data.name]}
@@ -82,7 +85,8 @@ class Runs:
                 failed[cell.key_label] = "ValueError: no"
                 listen(events.CellFailed(*who, cause="ValueError: no"))
                 continue
-            finish(study, cell, options["workspace"] / "runs" / study.run_name, self.value)
+            runs = options["workspace"] / "runs" / study.run_name
+            finish(study, cell, data[cell.data.name].samples, runs, self.value)
             listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
         traces = dict.fromkeys(failed.values(), "Traceback:\n  here")
         return Outcome(7, 3, failed, seconds=65.0, traces=traces, left_out=self.left_out)

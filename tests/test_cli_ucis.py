@@ -166,7 +166,7 @@ def test_segment_draws_with_a_trained_model(
 def test_the_same_command_continues_and_the_losses_are_tracked(
     trainings: Trainings, folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Replay, "run", lambda replay: 0)  # the journal is what MLflow gets
+    monkeypatch.setattr(Replay, "run", lambda replay, late: 0)  # the journal is what MLflow gets
     trainings.stop = 2
     stopped = call("ssa", "--data", images, *SETTINGS)
     assert stopped.exit_code == 130 and "the same command continues" in stopped.output
@@ -206,7 +206,7 @@ def test_missing_imagenet_weights_stop_before_anything_starts(
 def test_a_cluster_trains_the_same_model_and_nothing_else(
     folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Replay, "run", lambda replay: 0)
+    monkeypatch.setattr(Replay, "run", lambda replay, late: 0)
     made = []
     for where in ((), ("--local",)):
         shutil.rmtree(folder / ".coin-ray", ignore_errors=True)

@@ -158,7 +158,7 @@ def test_every_process_of_a_study_sees_the_card_that_it_was_given(
     drew = [line["given"] for line in said if line["where"] == "segmenter"]
     assert {*map(tuple, drew)} == {("0",), ("1",)}
     on_cards = {line["what"] for line in said if line["where"] == "device"}
-    assert on_cards == {"features", "predict", "round"}
+    assert on_cards == {"features", "centroids", "similarity", "predict", "round"}
     assert [] in held["step"]  # what is asked of them is made on CPUs, or is there
 
 

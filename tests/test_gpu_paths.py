@@ -20,7 +20,6 @@ from tests.fake_cuda_paths import PATHS
 ENDS = {  # once a training, an image or every twenty steps
     "training/layout.py:placed",
     "distillation/augment.py:<listcomp>",
-    "propagation/features.py:<genexpr>",
     "pretraining/backbone.py:pretrain_backbone",
     "pretraining/small_sam.py:pretrain_segmenter",
     "confidence/sam.py:__init__",

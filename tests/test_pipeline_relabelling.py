@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,28 @@ def test_the_student_is_built_once_and_the_cpu_works_beside_the_device(
     assert len(drawn) == 4 and not set(drawn) & set(predicted)
     monkeypatch.undo()
     assert all(finished.store.has(finished.key("select", image, 2)) for image in finished.train)
+    assert labels_of_round_2(finished) == expected
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_image_is_made_by_one_rank(
+    finished: CellRun, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    expected = labels_of_round_2(finished)
+    seen, predict, together = list[int](), inference.predict_batch, threading.Barrier(size)
+
+    def predicting(model: Any, images: Any, *others: Any) -> Any:
+        seen.append(len(images))
+        return predict(model, images, *others)
+
+    def barrier() -> None:
+        together.wait(60)
+
+    monkeypatch.setattr(inference, "predict_batch", predicting)
+    with ThreadPoolExecutor(size) as ranks:
+        worlds = [World(rank, size, barrier) for rank in range(size)]
+        list(ranks.map(lambda world: relabel(finished, world, 2), worlds))
+    assert sum(seen) == len(finished.train)
     assert labels_of_round_2(finished) == expected
 
 

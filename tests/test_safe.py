@@ -106,9 +106,10 @@ def _of_latex(source: str) -> str:
 @UNTIMED
 @given(TEXTS, TEXTS)
 def test_text_in_a_csv_file(text: str, other: str) -> None:
-    from coin_ray.report.write import _csv
+    from coin_ray.report.write import _plain
 
-    back = pl.read_csv(io.StringIO(_csv(pl.DataFrame({"level": [text, "x"]}))), infer_schema=False)
+    written = _plain(pl.DataFrame({"level": [text, "x"]})).write_csv()
+    back = pl.read_csv(io.StringIO(written), infer_schema=False)
     cell = back["level"][0] or ""
     assert cell in (text, f"'{text}")
     assert safe._NUMBER.fullmatch(cell) or not cell.startswith(("=", "+", "-", "@", "\t", "\r"))

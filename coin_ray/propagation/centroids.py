@@ -29,12 +29,14 @@ def class_sums(features: WindowFeatures, foreground: NDArray[np.bool_]) -> Class
     """Sums of one image, streamed over blocks of rows; ``foreground`` (H, W) bool."""
     import torch
 
+    from coin_ray.training.layout import moved
+
     if foreground.shape != features.shape:
         raise ValueError(f"mask {foreground.shape}, features of {features.shape}")
     sums: list[torch.Tensor] = []
     for rows, block in blocks(features):
         flat = block.flatten(0, 1)
-        inside = torch.from_numpy(foreground[rows].ravel()).to(flat.device)
+        inside = moved(foreground[rows].ravel(), flat.device)
         weight = 1 / flat.norm(dim=1).clamp_(min=1e-12)
         member = torch.stack([~inside, inside]) * weight
         # float32 inside a few thousand pixels, float64 between them: a sum over 10^8 pixels of a

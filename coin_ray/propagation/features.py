@@ -59,12 +59,11 @@ class WindowFeatures:
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]], device: str = "cpu") -> WindowFeatures:
         """Inverse of :meth:`to_arrays`; the tokens are given on ``device``."""
-        import torch
+        from coin_ray.training.layout import moved
 
         window, height, width = (int(value) for value in arrays["geometry"])
-        tokens = torch.from_numpy(arrays["tokens"])
-        moved = partial(map, lambda window: window.to(device), tokens)
-        return cls(moved, arrays["origins"], window, (height, width))
+        tokens = partial(map, partial(moved, device=device), arrays["tokens"])
+        return cls(tokens, arrays["origins"], window, (height, width))
 
 
 def window_side(shape: tuple[int, int], *, zoom: float, window: int | None) -> int:
@@ -111,16 +110,16 @@ def _tokens(
     """``sides`` of a window: in the image, after the zoom, and as the backbone takes it."""
     import torch
 
+    from coin_ray.training.layout import moved
+
     side, zoomed, final = sides
-    mean, std = (
-        torch.tensor(v, device=backbone.device)[:, None, None]
-        for v in (backbone.mean, backbone.std)
-    )
+    statistics = np.array([backbone.mean, backbone.std], np.float32)[:, :, None, None]
+    mean, std = moved(statistics, backbone.device)
     for first in range(0, len(origins), batch):
         crops = np.stack(
             [image[y : y + side, x : x + side] for y, x in origins[first : first + batch]]
         )
-        pixels = torch.from_numpy(crops).to(backbone.device).permute(0, 3, 1, 2).float() / 255
+        pixels = moved(crops, backbone.device).permute(0, 3, 1, 2).float() / 255
         pixels = _resize((_resize(pixels, zoomed).clamp_(0, 1) - mean) / std, final)
         with computing(str(backbone.device), uss.precision):
             found = backbone.tokens(pixels).float()
@@ -240,9 +239,11 @@ def _block(
     """
     import torch
 
+    from coin_ray.training.layout import moved
+
     first = bands[0][1][0][1]
     dim, device, side = len(first), first.device, len(down)
-    wide = torch.from_numpy(across).to(device)
+    wide = moved(across, device)
     block = torch.zeros(here.stop - here.start, width * dim, device=device)
     count = np.zeros((here.stop - here.start, width, 1), dtype=np.float32)
     for y, windows in bands:
@@ -255,6 +256,6 @@ def _block(
         for x, tokens in windows:
             strip[:, x : x + side] += wide @ tokens[:, used_rows].permute(1, 2, 0).float()
             count[own, x : x + side] += 1
-        tall = torch.from_numpy(np.ascontiguousarray(weights[:, used_rows])).to(device)
+        tall = moved(np.ascontiguousarray(weights[:, used_rows]), device)
         block[own].addmm_(tall, strip.flatten(1))
-    return block.view(-1, width, dim).div_(torch.from_numpy(count).to(device))
+    return block.view(-1, width, dim).div_(moved(count, device))

@@ -44,11 +44,13 @@ def stretched(maps: Float32, uss: Uss) -> Float32:
 def _cosine(features: WindowFeatures, centroids: NDArray[np.floating]) -> Float32:
     import torch
 
+    from coin_ray.training.layout import moved
+
     norms = np.linalg.norm(centroids, axis=1)
     unit = (centroids / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
     maps = []
     for _, block in blocks(features):
-        cosines = block @ torch.from_numpy(unit.T.copy()).to(block.device)
+        cosines = block @ moved(unit.T.copy(), block.device)
         maps.append(cosines / block.norm(dim=2, keepdim=True).clamp_(min=1e-12))
     return np.moveaxis(torch.cat(maps).cpu().numpy(), 2, 0).copy()
 
