@@ -34,9 +34,14 @@ def refused(port):
     except urllib.error.HTTPError as error:
         return error.code
 
+def mode():
+    return int(ray._private.authentication.authentication_token_setup.get_authentication_mode())
+
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+modes = [mode()]
 before = dict(os.environ)
 with session(cpus=1):
+    modes.append(mode())
     found = dict(zip(("file", "path", "address"), ray.get(ray.remote(look).remote())))
     try:
         ray.get(ray.remote(die).options(max_retries=0).remote())
@@ -56,6 +61,7 @@ with session(cpus=1):
         found["term"] = "ours"
 changed = {name for name, _ in set(before.items()) ^ set(os.environ.items())}
 found["environment"] = sorted(changed - {"PYTHONBREAKPOINT"})  # Ray's own leaving
+found["modes"] = [*modes, mode()]
 found["here"] = os.getcwd()
 print("FOUND", json.dumps(found))
 """
@@ -98,6 +104,7 @@ def test_it_listens_on_loopback_alone_and_asks_for_a_token(found: dict[str, Any]
     assert found["sockets"] == ["127.0.0.1"]
     assert (found["http"], found["gcs"]) == (401, "UNAUTHENTICATED")
     assert found["environment"] == [], "nothing of it stays behind"
+    assert found["modes"] == [0, 1, 0], "nor in Ray: it asks for a token in between alone"
 
 
 def test_workers_run_the_drivers_code_and_see_nothing_of_the_folder(

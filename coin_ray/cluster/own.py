@@ -36,7 +36,7 @@ def own_cluster(
 
     # The folder goes last, and the token stays until Ray has said goodbye to its processes.
     token = secrets.token_hex(32)
-    with session_folder() as folder, _environment(token, folder), _authentication():
+    with session_folder() as folder, _environment(token, folder):
         others = _children()
         _start(ray, cpus, folder, quiet, job)
         try:
@@ -137,7 +137,9 @@ def _free_port() -> int:
 
 @contextmanager
 def _environment(token: str, folder: Path) -> Iterator[None]:
-    """What our cluster's processes inherit; as it was afterwards."""
+    """What our cluster's processes inherit, and this one's Ray looks at; as it was afterwards."""
+    from ray._private import ray_constants
+
     ours = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
@@ -150,31 +152,23 @@ def _environment(token: str, folder: Path) -> Iterator[None]:
     }
     names = {*ours, "RAY_GCS_SERVER_PORT", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"}
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    network, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     os.environ.update(ours)
+    _look_again()
     try:
         yield
     finally:
         for name in names:
             os.environ.pop(name, None)
         os.environ.update(before)
+        ray_constants.ENABLE_RAY_CLUSTER = network
+        _look_again()
 
 
-@contextmanager
-def _authentication() -> Iterator[None]:
-    """Let Ray, which may have been imported and used before, look at the environment again."""
+def _look_again() -> None:
+    """Ray may have been imported and used before; how it asks for tokens it reads only once."""
     import ray
-    from ray._private import ray_constants
 
     raylet: Any = ray._raylet
-
-    def look() -> None:
-        raylet.Config.initialize("")
-        raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    look()
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        look()
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
