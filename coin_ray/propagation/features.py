@@ -151,6 +151,8 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
         return features
     import torch
 
+    from coin_ray.training.layout import moved
+
     held = list(features.tokens())
     dim, device = len(held[0]), held[0].device
     total = torch.zeros(dim, dtype=torch.float64, device=device)
@@ -168,9 +170,7 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     else:
         values, vectors = np.linalg.eigh(covariance)
         scale = (vectors / np.sqrt(np.maximum(values, 0) + floor)) @ vectors.T
-    matrix, centre = (
-        torch.from_numpy(values.astype(np.float32)).to(device) for values in (scale, mean[:, None])
-    )
+    matrix, centre = (moved(v.astype(np.float32), device) for v in (scale, mean[:, None]))
 
     def scaled(window: Tensor) -> Tensor:
         flat = matrix @ (window.flatten(1).float() - centre)
