@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     speed = rate(asked.device, 256 if asked.toy else 8192)
     sizes, checked = (TOY, TOY) if asked.toy else (FULL, SMALL)
     if asked.crop:
-        one = replace(sizes, student={**sizes.student, "crop": asked.crop}, steps=1 if cpu else 20)
+        one = replace(sizes, student={**sizes.student, "crop": asked.crop}, steps=2 if cpu else 20)
         print(f"{card}. {step_line(one, asked.device)}")
         return 0
     rows = measure(sizes, checked, asked.device, budget)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +29,7 @@ from coin_ray.propagation.backbones import Backbone, build_vit
 from coin_ray.propagation.features import extract_features, window_side
 from coin_ray.propagation.settings import Uss
 from coin_ray.training.layout import placed
-from coin_ray.training.world import World
+from coin_ray.training.world import Progress, World
 
 TILES, ROUNDS, NUCLEI = 37, 3, 480  # NUCLEI a tile, as a MoNuSeg test image has on average
 Run = Callable[[], Any]
@@ -254,12 +256,13 @@ def student(sizes: Sizes, **settings: Any) -> Student:
     return Student(**chosen)
 
 
-def rounds(sizes: Sizes, device: str, **settings: Any) -> Any:
+def rounds(sizes: Sizes, device: str, progress: Progress | None = None, **settings: Any) -> Any:
     pixels = image(sizes.tile)
     labels = (np.hypot(*(np.mgrid[: sizes.tile, : sizes.tile] % 40 - 20)) < 9).astype(np.int32)
     pseudo = PseudoLabels(labels, np.zeros(labels.shape, dtype=bool))
     world = World(device=device)
-    return train_round([(pixels, pseudo)], student(sizes, **settings), world=world)[1]
+    chosen = student(sizes, **settings)
+    return train_round([(pixels, pseudo)], chosen, world=world, progress=progress)[1]
 
 
 def step_check(sizes: Sizes, device: str) -> tuple[bool, str]:
@@ -278,7 +281,8 @@ def step(sizes: Sizes, device: str) -> tuple[Run, Run]:
 
 def step_parts(sizes: Sizes, device: str) -> tuple[float, float, int]:
     """Seconds of a step, of its network alone (forward, loss, backward), and the bytes that the
-    network keeps for the way back. On a CPU they are seconds of its work, whoever else is at it.
+    network keeps for the way back. On a CPU they are seconds of its work, whoever else is at it;
+    the fastest step of several counts.
     """
 
     def clock() -> float:
@@ -287,15 +291,9 @@ def step_parts(sizes: Sizes, device: str) -> tuple[float, float, int]:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    def more(run: Callable[[int], Any]) -> float:
-        """Of a step, by so many steps more: what sets up is in both."""
-        run(1)
-        took = []
-        for steps in (sizes.steps, 2 * sizes.steps):
-            began = clock()
-            run(steps)
-            took.append(clock() - began)
-        return (took[1] - took[0]) / sizes.steps
+    def fastest(stamps: list[tuple[int, float]]) -> float:
+        """Of (steps done, when) pairs."""
+        return min((t - s) / (b - a) for (a, s), (b, t) in itertools.pairwise(stamps))
 
     fast = precision(device)
     chosen = student(sizes, precision=fast)
@@ -312,20 +310,26 @@ def step_parts(sizes: Sizes, device: str) -> tuple[float, float, int]:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def network(steps: int) -> None:
-        for _ in range(steps):
-            with (
-                autocast(device, fast),
-                torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
-            ):
-                heads = [one for one in model(images) if one is not None]
-                loss = torch.stack([segmentation_loss(h, target, target > 0) for h in heads]).sum()
-            loss.backward()
+    def network(watch: AbstractContextManager[Any]) -> None:
+        with autocast(device, fast), watch:
+            heads = [one for one in model(images) if one is not None]
+            loss = torch.stack([segmentation_loss(h, target, target > 0) for h in heads]).sum()
+        model.zero_grad(set_to_none=True)
+        loss.backward()
 
+    whole, alone, steps = list[tuple[int, float]](), list[tuple[int, float]](), 4 * sizes.steps
     with arithmetic(device, fast, deterministic=False):
-        alone = more(network)
-    whole = more(lambda steps: rounds(sizes, device, precision=fast, iterations=steps))
-    return whole, alone, sum(kept.values())
+        network(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        for done in range(1, steps + 1):
+            network(nullcontext())
+            if done % sizes.steps == 0:
+                alone.append((done, clock()))
+
+    def stamp(done: int, total: int, loss: float) -> None:
+        whole.append((done, clock()))
+
+    rounds(sizes, device, stamp, precision=fast, iterations=steps)
+    return fastest(whole), fastest(alone), sum(kept.values())
 
 
 def _predict(sizes: Sizes, device: str, infer: Infer, *, plain: bool) -> NDArray[np.float32]:
