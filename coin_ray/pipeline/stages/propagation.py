@@ -72,12 +72,12 @@ def _centroids(given: Given) -> Artifact:
     """Sums (2, D) and pixel counts (2,) of the unit features in background and foreground."""
     from coin_ray.propagation.centroids import class_sums
 
-    features = _normalised(given, given["features"])
+    features = normalised(given, given["features"])
     sums = class_sums(features, given.array("ucis"))
     return Artifact(vars(sums))
 
 
-def _normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
+def normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
     """The features that a stage takes: stored, or made on the way."""
     from coin_ray.propagation.features import WindowFeatures, normalise_features
 
@@ -136,7 +136,7 @@ def _similarity(given: Given) -> Artifact:
             of_all = None
             if everyone:
                 of_all = merge(everyone[zoom :: len(own)], s.centroid_weight)
-            yield _normalised(given, found), centroids(own[zoom], of_all)
+            yield normalised(given, found), centroids(own[zoom], of_all)
 
     maps = similarity_map(pairs(), relu=s.relu)
     if any(name in s for name in STRETCH):
@@ -231,11 +231,14 @@ REFINE = Stage(
 
 
 def _instances(given: Given) -> Artifact:
-    """Label map (H, W) of a mask (Eq. 5)."""
+    """Label map (H, W) of a mask (Eq. 5); of a coarse mask that was made of instances, these."""
     from coin_ray.imaging.instances import split_instances
 
+    made = given["mask"].arrays
+    if "label_map" in made:
+        return Artifact({"array": made["label_map"]})
     instances = given.settings.section(Instances)
-    found = split_instances(given.array("mask"), instances, scale=given["scale"])
+    found = split_instances(made["array"], instances, scale=given["scale"])
     return Artifact({"array": found})
 
 
