@@ -354,7 +354,7 @@ def test_reliability_is_of_every_scored_instance(results: Results) -> None:
         np.testing.assert_allclose(iou, best[-len(masks) :])
     assert f"{count} instances of 3 images: mean true IoU {np.mean(best):.2f}" in caption
     said = words(svg)
-    assert {"score", "segmenter's estimate", "true IoU of the segmenter's mask"} <= set(said)
+    assert {"score", "segmenter's estimate", "true IoU of the mask"} <= set(said)
     with pytest.raises(coin_ray.UserError, match="no such round"):
         results.pictures("reliability", round_=9)
 

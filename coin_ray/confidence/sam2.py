@@ -23,6 +23,10 @@ LEVELS = ("quarter", "half", "embedding")
 """Features that the decoder takes, by their size beside the finest one's 256 px."""
 
 
+POINT, CORNERS = (1, 2), (2, 4)
+"""Ranges of the package's kinds of points: one on the object, the corners of a box."""
+
+
 class Sam2Segmenter:
     """As :class:`coin_ray.confidence.sam.SamSegmenter`; of a mask that is unstable the best of the
     three candidates takes its place, as the package builds the model.
@@ -69,11 +73,11 @@ class Sam2Segmenter:
 
         def decode(part: Prompts) -> tuple[Tensor, Tensor]:
             masks = None
-            if part.boxes_yxyx is not None:  # the package gives the corners as points of two kinds
-                xy, kinds = frame.boxes(part), [2, 3]
+            if part.boxes_yxyx is not None:
+                xy, kinds = frame.boxes(part), CORNERS
             else:
-                xy, kinds = frame.points(part), [1]
-            labels = torch.tensor([kinds] * len(xy), dtype=torch.int, device=self.device)
+                xy, kinds = frame.points(part), POINT
+            labels = torch.arange(*kinds, dtype=torch.int, device=self.device).expand(len(xy), -1)
             if part.masks is not None:
                 masks = frame.logits(part.masks).to(self.device)
             asked = (xy.to(self.device), labels)

@@ -28,7 +28,7 @@ def draw_reliability(scores: Mapping[str, Values], iou: Values, *, drawn: str) -
         axis.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         axis.scatter(values, iou, s=3, color=PALETTE[5], alpha=0.45, linewidths=0, rasterized=True)
         at, means = binned(values, iou)
-        axis.plot(at, means, color=INK, linewidth=1.4, marker="o", markersize=3.5)
+        axis.plot(at, means, color=INK, linewidth=1.4, marker="o", markersize=3.5, clip_on=False)
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=name)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])

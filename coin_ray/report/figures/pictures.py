@@ -236,7 +236,7 @@ def _reliability(results: Results, workspace: Path, asked: Asked) -> Iterator[Pi
     if not len(iou):
         raise UserError("no instance of these images was scored", where=cell.level)
     by = {"score": score, "segmenter's estimate": predicted}
-    whose = "the instance" if run.config.labels.source == "prediction" else "the segmenter's mask"
+    whose = "the instance" if run.config.labels.source == "prediction" else "the mask"
     figure = of_scores.draw_reliability(by, iou, drawn=whose)
     said = ". ".join(of_scores.told(score, iou, len(samples)))
     head = f"{found.spec.name}: {cell.level}, random seed {cell.seed}, round {round_}"
