@@ -69,12 +69,11 @@ def cut_window(tokens: NDArray[np.floating], maskcut: Maskcut) -> list[BoolArray
     split at its mean, has an object on the side of its largest absolute value, or on the other if
     that has CORNERS of the window's corners; the object is the connected part with the peak.
     """
-    from scipy.linalg import eigh
     from scipy.ndimage import label
 
-    vectors = _pooled(np.asarray(tokens, dtype=np.float32), maskcut.grid)
-    shape = vectors.shape[1:]
-    flat = vectors.reshape(len(vectors), -1).T
+    pooled = _pooled(np.asarray(tokens, dtype=np.float32), maskcut.grid)
+    shape = pooled.shape[1:]
+    flat = pooled.reshape(len(pooled), -1).T
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     weights = np.where(flat @ flat.T > maskcut.threshold, 1.0, WEAK)
     left = np.arange(len(flat))
@@ -84,10 +83,10 @@ def cut_window(tokens: NDArray[np.floating], maskcut: Maskcut) -> list[BoolArray
         if graph.min() == 1:
             break  # all alike: there is nothing to cut
         root = 1 / np.sqrt(graph.sum(axis=1))
-        last = len(left) - 1
-        _, pair = eigh(root[:, None] * graph * root, subset_by_index=[last - 1, last])
+        # All of them: LAPACK's search for two may find none where many are nearly equal.
+        vectors = np.linalg.eigh(root[:, None] * graph * root).eigenvectors
         value = np.zeros(shape)
-        value.ravel()[left] = pair[:, 0] * root
+        value.ravel()[left] = vectors[:, -2] * root
         value.ravel()[left] -= value.ravel()[left].mean()
         value = _object(value)
         parts, _ = label(value > 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from coin_ray.labels import BoolArray
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Stage, Take, Values
-from coin_ray.pipeline.stages.propagation import normalised
+from coin_ray.pipeline.stages.propagation import window_features
 from coin_ray.precision import arithmetic, computing
 from coin_ray.store.artifacts import Artifact
 from coin_ray.training.checkpoint import Checkpoint
@@ -134,7 +134,7 @@ def _cut(given: Given) -> Artifact:
     from coin_ray.ucis.maskcut import maskcut
 
     s = given.settings
-    found = normalised(given, given["features"])
+    found = window_features(given["features"], given.device)
     tokens = (window.cpu().numpy() for window in found.tokens())
     label_map = maskcut(
         tokens, found.origins, found.window, found.shape, s.maskcut.section(Maskcut),
@@ -173,7 +173,6 @@ UCIS = Stage(
         Read("ucis", ("path", *STAIN_MASK), when=_is("stain")),
         Read("ucis.maskcut", under="maskcut", when=_is("maskcut")),
         Read("ucis", ("min_area",), when=_is("maskcut")),
-        Read("uss", ("normalise",), when=_is("maskcut")),
     ),
     takes=(
         Take(

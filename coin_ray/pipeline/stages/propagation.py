@@ -72,20 +72,24 @@ def _centroids(given: Given) -> Artifact:
     """Sums (2, D) and pixel counts (2,) of the unit features in background and foreground."""
     from coin_ray.propagation.centroids import class_sums
 
-    features = normalised(given, given["features"])
+    features = _normalised(given, given["features"])
     sums = class_sums(features, given.array("ucis"))
     return Artifact(vars(sums))
 
 
-def normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
+def window_features(found: Artifact | Given, device: str) -> WindowFeatures:
     """The features that a stage takes: stored, or made on the way."""
-    from coin_ray.propagation.features import WindowFeatures, normalise_features
+    from coin_ray.propagation.features import WindowFeatures
 
     if isinstance(found, Artifact):
-        features = WindowFeatures.from_arrays(found.arrays, given.device)
-    else:
-        features = _extracted(found)
-    return normalise_features(features, given.settings.normalise)
+        return WindowFeatures.from_arrays(found.arrays, device)
+    return _extracted(found)
+
+
+def _normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
+    from coin_ray.propagation.features import normalise_features
+
+    return normalise_features(window_features(found, given.device), given.settings.normalise)
 
 
 CENTROIDS = Stage(
@@ -136,7 +140,7 @@ def _similarity(given: Given) -> Artifact:
             of_all = None
             if everyone:
                 of_all = merge(everyone[zoom :: len(own)], s.centroid_weight)
-            yield normalised(given, found), centroids(own[zoom], of_all)
+            yield _normalised(given, found), centroids(own[zoom], of_all)
 
     maps = similarity_map(pairs(), relu=s.relu)
     if any(name in s for name in STRETCH):
