@@ -52,7 +52,7 @@ STEPS = 2
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (96, 80, 3), dtype=np.uint8)
 INSIDE = np.hypot(*(np.mgrid[:96, :80] - 40)) < 20
-# Made before the trace: weights are drawn again until they lie in a range, which fake ones never do.
+# Made before the trace: its weights are drawn until they lie in a range, and fake ones never do.
 SAM2 = small_sam2() if find_spec("sam2") else None
 POINTS = np.array([[40.0, 40.0], [30.0, 50.0], [60.0, 20.0]])
 TINY_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2}
