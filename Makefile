@@ -42,6 +42,11 @@ $(BIN)/python:
 # The dense CRF is compiled here, so it comes second: where it does not build, all the rest works.
 $(STAMP): pyproject.toml setup.py $(CONSTRAINTS) | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	@echo "building SAM 2.1 (extra sam2)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) "setuptools>=77" \
+	  && SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) \
+	  --no-build-isolation -e ".[sam2]" \
+	  || echo "the extra sam2 did not build: studies with sam.model: sam2_… will say so" >&2
 	@if command -v g++ >/dev/null || command -v c++ >/dev/null; then \
 	  echo "building the dense CRF (extra crf), about a minute"; \
 	  $(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e ".[crf]" \

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks import literal
 from benchmarks.inputs import random_sam
 from coin_ray.compat import ensure_torchvision
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.distillation.inference import predict_probability
 from coin_ray.distillation.losses import segmentation_loss
@@ -218,7 +219,7 @@ def decoding_check(sizes: Sizes, device: str) -> tuple[bool, str]:
     shape, areas = (sizes.tile, sizes.tile), []
     for place in (device, "cpu"):
         segmenter = SamSegmenter(sam(sizes), batch=2, device=place)
-        masks = segmenter.decode({"embedding": _embedding()}, points(sizes), shape)
+        masks = segmenter.decode({"embedding": _embedding()}, Prompts(points(sizes)), shape)
         full = np.zeros((len(masks), *shape), dtype=bool)
         for layer, (y0, x0, y1, x1), crop in zip(full, masks.boxes, masks.crops, strict=True):
             layer[y0:y1, x0:x1] = crop
@@ -243,7 +244,7 @@ def decoding(sizes: Sizes, device: str) -> tuple[Run, Run]:
 
     def fast() -> None:
         with computing(device, precision(device)):
-            segmenter.decode({"embedding": embedding}, points(sizes), shape)
+            segmenter.decode({"embedding": embedding}, Prompts(points(sizes)), shape)
 
     return fast, slow
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.settings import Sam, Select
 from coin_ray.errors import UserError
 from coin_ray.imaging.settings import Instances
@@ -59,7 +60,7 @@ def prepare(size: int, seed: int = SEED) -> Inputs:
     label_map = split_instances(coarse, Instances())
     segmenter = mini_segmenter()
     points = prompt_points(label_map, "centroid")
-    masks = segmenter.decode(segmenter.encode(image), points, (size, size))
+    masks = segmenter.decode(segmenter.encode(image), Prompts(points), (size, size))
     scores = agreement(label_map, masks)
     accepted = accept(scores, Select(rule="top_fraction", value=0.5))
     return Inputs(image, truth, coarse, similarity, label_map, masks, scores, accepted)

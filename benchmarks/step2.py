@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.case import Agreement, Case, Result, equal, within
 from benchmarks.inputs import Inputs, mini_segmenter, random_sam
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.imaging.settings import Instances
 
 CROP = 512  # px, side of the public code's training crop
@@ -67,7 +68,7 @@ def decoding_ours(inputs: Inputs) -> Callable[[], Result]:
     segmenter, embedding, points = _prompting(inputs)
 
     def run() -> Result:
-        found = segmenter.decode(embedding, points, inputs.image.shape[:2])
+        found = segmenter.decode(embedding, Prompts(points), inputs.image.shape[:2])
         return {"boxes": found.boxes, "crops": found.crops}
 
     return run
@@ -81,7 +82,7 @@ def decoding_literal(inputs: Inputs) -> Callable[[], Result]:
 
     def run() -> Result:
         masks = literal.prompt_one_by_one(
-            lambda point: segmenter.decode(embedding, point, shape), points, shape
+            lambda point: segmenter.decode(embedding, Prompts(point), shape), points, shape
         )
         return {"masks": masks}
 
@@ -108,7 +109,7 @@ def sam_ours(inputs: Inputs) -> Callable[[], Result]:
     embedding, points = _sam_inputs(inputs)
 
     def run() -> Result:
-        found = segmenter.decode({"embedding": embedding}, points, inputs.image.shape[:2])
+        found = segmenter.decode({"embedding": embedding}, Prompts(points), inputs.image.shape[:2])
         return {"boxes": found.boxes, "crops": found.crops}
 
     return run

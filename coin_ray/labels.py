@@ -140,6 +140,15 @@ class InstanceMasks:
             out[y0:y1, x0:x1][self.crops[i]] = new_id
         return relabel(out)
 
+    def best_iou(self, label_map: LabelMap) -> NDArray[np.float64]:
+        """(N,) highest IoU of each mask with an instance of a contiguous label map; 0 if none."""
+        size, own, best = areas(label_map), self.areas(), np.zeros(len(self))
+        for i, (y0, x0, y1, x1) in enumerate(self.boxes.tolist()):
+            both = np.bincount(label_map[y0:y1, x0:x1][self.crops[i]], minlength=len(size) + 1)[1:]
+            if both.any():
+                best[i] = (both / (size + own[i] - both)).max()
+        return best
+
     def distinct(self, scores: NDArray[np.floating], max_iou: float) -> NDArray[np.int64]:
         """Indices of the masks that no better one covers, best first.
 

@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from benchmarks import literal
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.data.synthetic import generate_tile
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import InstanceMasks, relabel
@@ -182,8 +183,10 @@ def test_prompts_in_batches(tile: tuple[np.ndarray, np.ndarray]) -> None:
         segmenter = SmallSegmenter(SmallSam(), batch=8)
     points = literal.prompts(tile[1])[:12]
     embedding, shape = segmenter.encode(tile[0]), tile[1].shape
-    fast = segmenter.decode(embedding, points, shape)
-    slow = literal.prompt_one_by_one(lambda p: segmenter.decode(embedding, p, shape), points, shape)
+    fast = segmenter.decode(embedding, Prompts(points), shape)
+    slow = literal.prompt_one_by_one(
+        lambda p: segmenter.decode(embedding, Prompts(p), shape), points, shape
+    )
     assert_same_masks(fast, slow)
 
 
@@ -195,7 +198,9 @@ def test_prompts_of_segment_anything() -> None:
         sam = random_sam()
         embedding = torch.randn(256, 64, 64).half()
     points, shape = np.array([[10.0, 20.0], [70.0, 5.0], [33.0, 90.0]]), (100, 100)
-    fast = SamSegmenter(sam, batch=2).decode({"embedding": embedding.numpy()}, points, shape)
+    fast = SamSegmenter(sam, batch=2).decode(
+        {"embedding": embedding.numpy()}, Prompts(points), shape
+    )
     with torch.inference_mode():
         slow = literal.sam_one_by_one(sam, embedding.float()[None], points, shape)
     assert_same_masks(fast, slow)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from coin_ray.compat import ensure_torchvision
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.sam import SamSegmenter, load_sam
 from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.errors import UserError
@@ -86,7 +87,7 @@ def test_encoding_and_decoding_equal_the_predictor(shape: tuple[int, int]) -> No
 
     # From here on from the same rounded embedding, so that only the decoding is compared.
     predictor.features = torch.from_numpy(embedding["embedding"].astype(np.float32))[None]
-    masks = segmenter.decode(embedding, points, shape)
+    masks = segmenter.decode(embedding, Prompts(points), shape)
     assert len(masks) == len(points)
     shares = []
     for i, (y, x) in enumerate(points):
@@ -106,8 +107,8 @@ def test_the_result_does_not_depend_on_the_batch() -> None:
     embedding = one.encode(image)
     several = SamSegmenter(sam, batch=64)
     several.batch = 64  # as on a GPU
-    many = several.decode(embedding, points, (96, 120))
-    for i, crop in enumerate(one.decode(embedding, points, (96, 120)).crops):
+    many = several.decode(embedding, Prompts(points), (96, 120))
+    for i, crop in enumerate(one.decode(embedding, Prompts(points), (96, 120)).crops):
         assert crop.shape == many.crops[i].shape
         assert (crop != many.crops[i]).mean() < 1e-3
 
@@ -117,13 +118,13 @@ def test_boxes_fit_tightly_and_empty_masks_are_empty() -> None:
     segmenter = SamSegmenter(sam, batch=64)
     embedding = segmenter.encode(picture(80, 80))
     points = np.array([[40.0, 40.0], [10.0, 70.0]])
-    masks = segmenter.decode(embedding, points, (80, 80))
+    masks = segmenter.decode(embedding, Prompts(points), (80, 80))
     for crop in masks.crops:
         assert crop.any()
         for edge in (crop[0], crop[-1], crop[:, 0], crop[:, -1]):
             assert edge.any()
     sam.mask_threshold = 1e9
-    nothing = segmenter.decode(embedding, points, (80, 80))
+    nothing = segmenter.decode(embedding, Prompts(points), (80, 80))
     assert nothing.boxes.tolist() == [[0, 0, 0, 0]] * 2
     assert nothing.areas().tolist() == [0, 0]
     back = InstanceMasks.from_arrays(nothing.to_arrays())
@@ -132,7 +133,7 @@ def test_boxes_fit_tightly_and_empty_masks_are_empty() -> None:
 
 def test_no_points_give_no_masks() -> None:
     segmenter = SamSegmenter(tiny_sam(), batch=64)
-    masks = segmenter.decode(segmenter.encode(picture(30, 30)), np.zeros((0, 2)), (30, 30))
+    masks = segmenter.decode(segmenter.encode(picture(30, 30)), Prompts(np.zeros((0, 2))), (30, 30))
     assert len(masks) == 0
     assert masks.boxes.shape == (0, 4)
     assert masks.predicted_iou.shape == (0,)
@@ -191,7 +192,7 @@ def test_vit_b_in_the_official_format_loads_through_the_registry(
     predictor.is_image_set = True
     predictor.features = torch.from_numpy(embedding["embedding"].astype(np.float32))[None]
     points = np.array([[10.0, 12.0], [50.0, 30.0], [33.0, 5.0]])
-    masks = segmenter.decode(embedding, points, (64, 48))
+    masks = segmenter.decode(embedding, Prompts(points), (64, 48))
     for i, (y, x) in enumerate(points):
         found, iou, _ = predictor.predict(np.array([[x, y]]), np.array([1]))
         assert (full(masks, i, (64, 48)) != found[iou.argmax()]).mean() < 2e-3

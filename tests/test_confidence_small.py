@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from coin_ray import labels
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.confidence.small import SmallSegmenter, _corners, _place
 from coin_ray.confidence.small_model import PATCH, REACH, SIDE, SmallSam
@@ -56,7 +57,7 @@ def test_embedding_is_one_fp16_grid_a_window(tiny, shape, windows):
 def test_masks_are_crops_in_the_image(tiny):
     image, _ = generate_tile(0, 120)
     points = np.array([[0.0, 0.0], [119.0, 119.0], [60.2, 31.7]])
-    masks = tiny.decode(tiny.encode(image), points, (120, 120))
+    masks = tiny.decode(tiny.encode(image), Prompts(points), (120, 120))
     assert len(masks) == 3
     assert masks.predicted_iou.dtype == np.float32
     assert ((masks.predicted_iou >= 0) & (masks.predicted_iou <= 1)).all()
@@ -68,13 +69,13 @@ def test_masks_are_crops_in_the_image(tiny):
 
 def test_no_points_no_masks(tiny):
     image, _ = generate_tile(0, 64)
-    assert len(tiny.decode(tiny.encode(image), np.zeros((0, 2)), (64, 64))) == 0
+    assert len(tiny.decode(tiny.encode(image), Prompts(np.zeros((0, 2))), (64, 64))) == 0
 
 
 def test_an_embedding_of_another_size_is_refused(tiny):
     image, _ = generate_tile(0, 64)
     with pytest.raises(ValueError, match="do not belong"):
-        tiny.decode(tiny.encode(image), np.zeros((1, 2)), (500, 500))
+        tiny.decode(tiny.encode(image), Prompts(np.zeros((1, 2))), (500, 500))
 
 
 def test_the_neighbourhood_lies_around_the_point():
@@ -109,20 +110,20 @@ def test_a_point_does_not_depend_on_its_company(trained):
     image, label_map = generate_tile(21, 300)
     points = labels.centroids(label_map)[:9]
     embedding = trained.encode(image)
-    together = trained.decode(embedding, points, (300, 300))
+    together = trained.decode(embedding, Prompts(points), (300, 300))
     trained.batch, before = 2, trained.batch
-    small = trained.decode(embedding, points, (300, 300))
+    small = trained.decode(embedding, Prompts(points), (300, 300))
     trained.batch = before
     assert np.array_equal(together.boxes, small.boxes)
     assert np.allclose(together.predicted_iou, small.predicted_iou, atol=1e-5)
-    alone = trained.decode(embedding, points[4:5], (300, 300))
+    alone = trained.decode(embedding, Prompts(points[4:5]), (300, 300))
     assert np.array_equal(alone.crops[0], together.crops[4])
 
 
 def test_the_trained_masks_find_generated_nuclei(trained):
     image, label_map = generate_tile(10**9 + 77, 256, diameter=24, crowding=0.3)
     points = labels.centroids(label_map)
-    masks = trained.decode(trained.encode(image), points, (256, 256))
+    masks = trained.decode(trained.encode(image), Prompts(points), (256, 256))
     inside, iou = [], []
     areas = labels.areas(label_map)
     for i, (box, crop) in enumerate(zip(masks.boxes, masks.crops, strict=True)):

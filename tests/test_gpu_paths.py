@@ -23,6 +23,7 @@ ENDS = {  # once a training, an image or every twenty steps
     "pretraining/backbone.py:pretrain_backbone",
     "pretraining/small_sam.py:pretrain_segmenter",
     "confidence/sam.py:__init__",
+    "confidence/sam2.py:__init__",
     "confidence/small.py:__init__",
     "ucis/ssa.py:_magnifications",
     "ucis/ssa.py:places",
@@ -35,6 +36,9 @@ ENDS = {  # once a training, an image or every twenty steps
     "propagation/similarity.py:_cosine",
     "distillation/inference.py:predict_batch",
     "confidence/sam.py:encode",
+    "confidence/sam2.py:encode",
+    "confidence/sam2.py:<dictcomp>",
+    "confidence/sam2.py:<genexpr>",
     "confidence/small.py:encode",
     "ucis/ssa_prediction.py:ssa_mask",
     "ucis/psm.py:_probability",
@@ -42,7 +46,14 @@ ENDS = {  # once a training, an image or every twenty steps
     "ucis/psm_activation.py:self_activation_map",
 }
 KNOWN = {  # a batch of prompts: segment-anything's own boolean writes, and the masks
-    "segment anything": {"confidence/sam.py:decode", "confidence/sam.py:_exactly"},
+    **{
+        name: {
+            f"confidence/{file}:decode",
+            f"confidence/{file}:_exactly",
+            "confidence/frame.py:draw",
+        }
+        for name, file in (("segment anything", "sam.py"), ("sam 2.1", "sam2.py"))
+    },
     "small segmenter": {"confidence/small.py:_masks"},
     **{f"features of {name}": {"elsewhere"} for name in FAMILIES},  # the test's own model
 }

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.inputs import random_sam
 from benchmarks.measure import _reset_peak, _resident
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.labels import InstanceMasks
 
@@ -34,7 +35,7 @@ def test_decoding_takes_no_more_than_the_predictors_loop() -> None:
     predictor.is_image_set = True
 
     def ours() -> InstanceMasks:
-        return segmenter.decode({"embedding": embedding}, points, SHAPE)
+        return segmenter.decode({"embedding": embedding}, Prompts(points), SHAPE)
 
     def plain() -> list[np.ndarray]:
         found = (predictor.predict(np.array([[x, y]]), np.array([1])) for y, x in points)

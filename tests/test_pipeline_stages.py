@@ -60,12 +60,13 @@ CELLS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "no transport": {"ot": {"enabled": False}},
     "image scope": {"uss": {"centroid_scope": "image"}},
+    "maskcut": {"ucis": {"model": "maskcut", "maskcut": {"masks": 2}}},
     "files": {"ucis": {"model": "files", "path": "masks"}, "uss": {"family": "none"}},
     "ssa": {"ucis": {"model": "ssa", "weights": "none", "ssa": SSA}, "uss": {"family": "none"}},
     "psm": {"ucis": {"model": "psm", "weights": "none", "psm": PSM}, "uss": {"family": "none"}},
 }
-FROM_A_FILE = {("ucis_model", "encoder"), ("round", "encoder")}
-"""Inputs that only a pretrained encoder has: no file of one is here."""
+FROM_A_FILE = {("ucis_model", "encoder"), ("round", "encoder"), ("embed", "scale")}
+"""Inputs that only a pretrained encoder, or SAM on windows, has: no file of one is here."""
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.data.synthetic import generate_tile
 from coin_ray.distillation.inference import predict_probability
 from coin_ray.distillation.network import build_student
@@ -143,7 +144,7 @@ def test_segment_anything_in_bf16_knows_its_places_exactly(monkeypatch: pytest.M
     for precision in ("fp32", "bf16"):
         with computing("cpu", precision):
             embedding = segmenter.encode(image)
-            found[precision] = embedding, segmenter.decode(embedding, points, (90, 120))
+            found[precision] = embedding, segmenter.decode(embedding, Prompts(points), (90, 120))
     exact, rounded = found["fp32"], found["bf16"]
     assert rounded[0]["embedding"].dtype == np.float16
     assert not np.array_equal(exact[0]["embedding"], rounded[0]["embedding"])
@@ -164,7 +165,7 @@ def test_the_small_segmenter_draws_the_same_nuclei_in_bf16() -> None:
     drawn = []
     for precision in ("fp32", "bf16"):
         with computing("cpu", precision):
-            masks = segmenter.decode(segmenter.encode(image), points, (128, 128))
+            masks = segmenter.decode(segmenter.encode(image), Prompts(points), (128, 128))
         assert masks.predicted_iou.dtype == np.float32
         drawn.append([full(masks, i, (128, 128)) for i in range(len(points))])
     overlap = [(a & b).sum() / max(1, (a | b).sum()) for a, b in zip(*drawn, strict=True)]

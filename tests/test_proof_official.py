@@ -101,7 +101,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         seen.batch = [tensor.clone() for tensor in batch]
         return losses(model, *batch)
 
-    profile = yaml.safe_load((ROOT / "search_spaces" / "official.yaml").read_text())["baseline"]
+    profile = yaml.safe_load((ROOT / "search_spaces" / "official.yaml").read_text())
+    profile = profile["baseline"] | {"sam": {**profile["baseline"]["sam"], "model": "vit_h"}}
     profile["student"] |= SHORT
     profile["crf"]["enabled"] = profile["infer"]["crf"] = WITH_CRF
     threads = torch.get_num_threads()

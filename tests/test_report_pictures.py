@@ -18,11 +18,14 @@ from coin_ray.metrics.adjacency import neighbours
 from coin_ray.metrics.contingency import contingency
 from coin_ray.metrics.mistakes import errors
 from coin_ray.report.figures.gallery import gallery
+from coin_ray.report.figures.of_scores import binned, correlation, told
+from coin_ray.report.figures.of_steps import scored
 from coin_ray.report.figures.panel import Panel, Window, window_of
 from coin_ray.report.figures.pictures import KINDS, Asked, pictures
 from coin_ray.report.figures.sheet import COLUMN, PAGE, Row, draw_sheet, fitted, text_width
 from coin_ray.report.figures.style import look, saved
 from coin_ray.report.values import images
+from coin_ray.report.values.finished import open_finished
 from coin_ray.report.values.tidy import measured
 from tests.cli_calls import call
 from tests.report_study import NUMBERS, finished
@@ -245,7 +248,7 @@ def test_names_that_are_not_there(results: Results, kind: str) -> None:
     if kind != "compare":
         with pytest.raises(coin_ray.UserError, match="of one level"):
             results.pictures(kind, levels=["mae", "none"])
-    if kind != "scores":
+    if kind not in ("scores", "reliability"):
         with pytest.raises(coin_ray.UserError, match="the window leaves the image"):
             results.pictures(kind, window=(50, 0, 60))
 
@@ -328,3 +331,38 @@ def test_nothing_is_cut_off_or_written_over() -> None:
     with look():
         assert fitted("short", 100) == "short"
         assert text_width(fitted(name, 60)) <= 60
+
+
+def test_reliability_is_of_every_scored_instance(results: Results) -> None:
+    """The IoU beside each score, counted anew from full masks."""
+    data = results.values.data["generated"]
+    caption, svg = drawn(results, "reliability", levels=["mae"])
+    cell = images.finished_cell(results.values, "mae", results.values.study.data[0])
+    assert cell is not None
+    run = open_finished(cell, data.train, results.workspace, "cpu")
+    count, best = 0, []
+    for sample in data.samples:
+        truth = sample.load_label_map()
+        masks = run.masks(sample.image, 1)
+        for i in range(len(masks)):
+            mask = masks.take(np.array([i])).paint(truth.shape, np.ones(1)) > 0
+            ids = np.unique(truth[mask & (truth > 0)])
+            best.append(max([(mask & (truth == j)).sum() / (mask | (truth == j)).sum()
+                             for j in ids], default=0))  # fmt: skip
+        count += len(masks)
+        _, _, iou = scored(run, sample, 1, compute=False)
+        np.testing.assert_allclose(iou, best[-len(masks) :])
+    assert f"{count} instances of 3 images: mean true IoU {np.mean(best):.2f}" in caption
+    said = words(svg)
+    assert {"score", "segmenter's estimate", "true IoU of the mask"} <= set(said)
+    with pytest.raises(coin_ray.UserError, match="no such round"):
+        results.pictures("reliability", round_=9)
+
+
+def test_scores_that_say_everything_and_nothing() -> None:
+    iou = np.linspace(0, 1, 40)
+    assert correlation(iou**2, iou) == "1.00" and correlation(-iou, iou) == "-1.00"
+    assert correlation(np.ones(40), iou) == "–"
+    at, means = binned(iou, iou)
+    assert at == means == sorted(at) and len(binned(iou[:10] / 10, iou[:10])[0]) == 1
+    assert "half with the higher scores 0.76" in told(iou, iou, 1)[0]

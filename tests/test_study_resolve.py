@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import pickle
 from pathlib import Path
 
 import pytest
 
+from coin_ray.cli.screen.preamble import opening
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.command_line import Request, data_name
@@ -218,10 +221,41 @@ def test_shipped_profiles_say_what_they_are_for() -> None:
     official, coin, mini = base("official"), base("coin"), base("mini")
     assert (official.ot.mode, official.ot.foreground_mass) == ("one_step", 0.5)
     assert (coin.ot.mode, coin.ot.foreground_mass) == ("converged", "coarse")
-    assert (official.sam.model, coin.sam.model, mini.sam.model) == ("vit_h", "vit_h", "mini")
+    assert (coin.sam.model, mini.sam.model) == ("vit_h", "mini")
     assert official.rounds.count == 1 and official.student.iterations == 23100
     assert "SAM 2.1" in find_profile("official").read_text()
     assert {"none", "mae", "dinov1", "dinov2", "dinov2_reg"} == set(resolve("uss_backbones").levels)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_official_takes_sam_2_where_it_is_installed_and_says_so(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = importlib.util.find_spec
+    there = importlib.machinery.ModuleSpec("sam2", None) if installed else None
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: there if name == "sam2" else plain(name)
+    )
+    study = resolve("ot_lambda", Request(profile="official"))
+    config, said = study.configuration("0.1"), opening(study)
+    if installed:
+        assert config.sam.model == "sam2_hiera_l"
+        assert "sam.model: sam2_hiera_l, of the extra sam2" in said
+    else:
+        assert config.sam.model == "vit_h"
+        assert "sam.model: vit_h, without the extra sam2, which is not installed" in said
+    # A level, and --set, count more than what a search space prefers.
+    asked = Request(profile="official", settings=("sam.model=vit_b",))
+    assert resolve("ot_lambda", asked).configuration("0.1").sam.model == "vit_b"
+    assert not resolve("ot_lambda", Request(profile="mini")).extras
+
+
+def test_without_names_extras_and_settings(folder: Path) -> None:
+    (folder / "p.yaml").write_text(
+        "profile: p\nextends: tiny\nwithout: {sam3: {sam.model: mini}}\n"
+    )
+    with pytest.raises(UserError, match=r"unknown key 'sam3'[\s\S]*sam2"):
+        resolve("small.yaml", Request(profile=str(folder / "p.yaml")))
 
 
 def test_names_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

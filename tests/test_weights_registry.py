@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from coin_ray.cli.verbs.models import app
+from coin_ray.confidence.settings import Sam, segmenter_name
 from coin_ray.errors import UserError
 from coin_ray.weights import registry
 from coin_ray.weights.fetch import add, fetch
@@ -90,7 +91,8 @@ def test_every_setting_of_a_backbone_or_segmenter_has_an_entry() -> None:
     wanted = {f"{family}_{size}" for family, sizes in families.items() for size in sizes}
     wanted |= {f"{name}_fit3d" for name in ("mae_base", "dinov2_small", "dinov2_base")}
     wanted |= {"dinov2_reg_small_fit3d"}
-    wanted |= {"sam_mini", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
+    wanted |= {segmenter_name(name) for name in get_args(Sam.model_fields["model"].annotation)}
+    assert {"sam_mini", "sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_l"} <= wanted
     wanted |= {"resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet"}
     assert set(registry.names()) == wanted
 
@@ -112,7 +114,7 @@ def test_the_registry_names_models_that_timm_has_pretrained() -> None:
 
     for name in registry.names():
         weights = registry.entry(name)
-        if not weights.packaged and not name.startswith("sam_"):
+        if not weights.packaged and not name.startswith(("sam_", "sam2_")):
             assert timm.is_model_pretrained(weights.build["model"]), name
 
 

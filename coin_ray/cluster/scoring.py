@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
 from coin_ray.cluster.nodes import limit
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.labels import InstanceMasks
-from coin_ray.pipeline.segmenter import CachedSegmenter
-from coin_ray.precision import Precision
+from coin_ray.pipeline.segmenter import CachedSegmenter, Look
 from coin_ray.store.artifacts import Done, Store
 from coin_ray.store.keys import Key
 from coin_ray.store.timing import leave_out
@@ -40,15 +39,15 @@ class SegmenterActor:
         return context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ()))
 
     def masks(
-        self, image: Any, embed: Key, points: NDArray[np.float64], precision: Precision
+        self, image: Any, embed: Key, prompts: Prompts, look: Look
     ) -> tuple[dict[str, NDArray[Any]], list[tuple[Key, float]]]:
         """Masks as arrays, and the embedding's key and seconds if it was computed now."""
         computed: list[tuple[Key, float]] = []
         found = self._segmenter.masks(
             image,
             embed,
-            np.array(points),
-            precision,
+            prompts,
+            look,
             lambda key, seconds: computed.append((key, seconds)),
         )
         return found.to_arrays(), computed
@@ -70,12 +69,12 @@ class ActorSegmenter:
         self,
         image: Any,
         embed: Key,
-        points: NDArray[np.float64],
-        precision: Precision,
+        prompts: Prompts,
+        look: Look,
         done: Done | None = None,
     ) -> InstanceMasks:
         """See ``pipeline.segmenter.Segmenter``."""
-        arrays, computed = self._ask(embed.digest, image, embed, points, precision)
+        arrays, computed = self._ask(embed.digest, image, embed, prompts, look)
         for key, seconds in computed:
             leave_out(seconds)
             if done is not None:

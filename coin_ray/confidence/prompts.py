@@ -1,19 +1,82 @@
-"""One point prompt per instance."""
+"""What a promptable segmenter is told of each instance."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.labels import LabelMap, boundaries, centroids, first_pixels
+from coin_ray.labels import InstanceMasks, LabelMap, boundaries, boxes, centroids, first_pixels
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """N instances to draw: from a point inside each, from its box, or from its mask and the point.
+
+    ``points_yx`` (N, 2) pixel positions. ``boxes_yxyx`` (N, 4), half-open, stand in the place of
+    the points; ``masks`` (N) beside them.
+    """
+
+    points_yx: NDArray[np.float64]
+    boxes_yxyx: NDArray[np.int64] | None = None
+    masks: InstanceMasks | None = None
+
+    def __len__(self) -> int:
+        return len(self.points_yx)
+
+    @property
+    def ambiguous(self) -> bool:
+        """True where a prompt is a lone point, which a part, an object and a group may be meant
+        by: SAM then draws three masks, and one of what says more (Kirillov et al., 2023)."""
+        return self.boxes_yxyx is None and self.masks is None
+
+    def take(self, which: NDArray[np.integer]) -> Prompts:
+        """The prompts at the indices ``which``, in that order."""
+        boxes_yxyx = None if self.boxes_yxyx is None else self.boxes_yxyx[which]
+        masks = None if self.masks is None else self.masks.take(which)
+        return Prompts(self.points_yx[which], boxes_yxyx, masks)
+
+    def within(self, corner: tuple[int, int], shape: tuple[int, int]) -> Prompts:
+        """The same in a window of an image: it begins at ``corner`` (y, x) and has ``shape``; of
+        boxes and masks what lies in it."""
+        found = replace(self, points_yx=self.points_yx - np.array(corner))
+        if self.boxes_yxyx is not None:
+            found = replace(found, boxes_yxyx=_clipped(self.boxes_yxyx, corner, shape))
+        if self.masks is not None:
+            old, new = self.masks.boxes, _clipped(self.masks.boxes, corner, shape)
+            start = new + np.tile(corner, 2) - np.tile(old[:, :2], 2)
+            crops = [
+                crop[y0:y1, x0:x1]
+                for crop, (y0, x0, y1, x1) in zip(self.masks.crops, start.tolist(), strict=True)
+            ]
+            found = replace(found, masks=InstanceMasks(new, crops, self.masks.predicted_iou))
+        return found
+
+
+def _clipped(
+    boxes_yxyx: NDArray[np.int64], corner: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    return np.clip(boxes_yxyx - np.tile(corner, 2), 0, np.tile(shape, 2))
+
+
+def make_prompts(label_map: LabelMap, kind: str) -> Prompts:
+    """The prompts of the instances 1..N, in that order: ``centroid``, ``innermost`` (points),
+    ``box`` or ``mask`` (see :func:`prompt_points` and :class:`Prompts`)."""
+    points = prompt_points(label_map, kind)
+    if kind == "box":
+        return Prompts(points, boxes_yxyx=boxes(label_map))
+    if kind == "mask":
+        return Prompts(points, masks=InstanceMasks.from_label_map(label_map))
+    return Prompts(points)
 
 
 def prompt_points(label_map: LabelMap, kind: str) -> NDArray[np.float64]:
     """(N, 2) pixel positions (y, x), whole numbers, in the order of the ids 1..N.
 
     ``centroid``: mean position rounded down, as the public COIN code does; on a concave instance it
-    may lie outside. ``innermost``: the instance's pixel farthest from its boundary, of equally far
-    ones the nearest to the centroid, then the first in raster order.
+    may lie outside. ``innermost``, and for ``box`` and ``mask``: the instance's pixel farthest from
+    its boundary, of equally far ones the nearest to the centroid, then the first in raster order.
     """
     middle = centroids(label_map)
     if kind == "centroid":

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PilImage
-from torch.nn import functional
+from torch import Tensor
 
-from coin_ray.labels import BoolArray, InstanceMasks
+from coin_ray.confidence.frame import Frame
+from coin_ray.confidence.prompts import Prompts
+from coin_ray.labels import InstanceMasks
 
 
 class SamSegmenter:
-    """One positive point per instance, three candidate masks, the one of highest predicted IoU.
+    """Of one positive point an instance three candidate masks, the one of highest predicted IoU; of
+    a box, or a mask and its point, SAM's one mask.
 
     ``sam`` is a ``segment_anything`` Sam module. The image is resized as SAM's own predictor does
     (long side to the encoder's size, padded below and right). On a GPU ``batch`` prompts are
@@ -38,50 +41,35 @@ class SamSegmenter:
 
     @torch.inference_mode()
     def decode(
-        self,
-        embedding: dict[str, NDArray[Any]],
-        points_yx: NDArray[np.float64],
-        shape: tuple[int, int],
+        self, embedding: dict[str, NDArray[Any]], prompts: Prompts, shape: tuple[int, int]
     ) -> InstanceMasks:
-        """Masks at the image's ``shape`` (H, W) of the points (N, 2), pixel positions (y, x).
-
-        The choice among the three candidates comes before the upsampling, and only the part of a
-        mask's box is upsampled, so memory does not grow with N and little with the image.
-        """
+        """Masks at the image's ``shape`` (H, W); see :meth:`Frame.draw`."""
         features = torch.from_numpy(embedding["embedding"]).to(self.device, torch.float32)[None]
-        height, width = self._input_size(shape)
-        ratio = np.array([width / shape[1], height / shape[0]])
-        points = torch.from_numpy(np.asarray(points_yx, dtype=np.float64)[:, ::-1] * ratio)
+        low = 4 * features.shape[-1]
+        frame = Frame(shape, self._input_size(shape), self.side, low)
         place = self._exactly(self.sam.prompt_encoder.get_dense_pe)
-        rows: NDArray[np.float32] | None = None
-        boxes, crops, predicted = [], [], [np.zeros(0, dtype=np.float32)]
-        for start in range(0, len(points), self.batch):
-            xy = points[start : start + self.batch, None].to(self.device, torch.float32)
-            labels = torch.ones(xy.shape[:2], dtype=torch.int, device=self.device)
-            sparse, dense = self._exactly(self.sam.prompt_encoder, (xy, labels), None, None)
+
+        def decode(part: Prompts) -> tuple[Tensor, Tensor]:
+            points = boxes = masks = None
+            if part.boxes_yxyx is not None:
+                boxes = frame.boxes(part).to(self.device).flatten(1)
+            else:
+                xy = frame.points(part).to(self.device)
+                points = xy, torch.ones(xy.shape[:2], dtype=torch.int, device=self.device)
+            if part.masks is not None:
+                masks = frame.logits(part.masks).to(self.device)
+            sparse, dense = self._exactly(self.sam.prompt_encoder, points, boxes, masks)
             logits, iou = self.sam.mask_decoder(
                 image_embeddings=features,
                 image_pe=place,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=True,
+                multimask_output=part.ambiguous,
             )
-            best = iou.argmax(dim=1)
-            which = torch.arange(len(best), device=self.device)
-            chosen = logits[which, best].float().cpu().numpy()
-            predicted.append(iou[which, best].float().cpu().numpy())
-            if rows is None:
-                rows = _upsampling(chosen.shape[1], self.side, height, shape[0])
-                columns = _upsampling(chosen.shape[2], self.side, width, shape[1])
-            for low in chosen - self.sam.mask_threshold:
-                box, crop = _cut(low, rows, columns)
-                boxes.append(box)
-                crops.append(crop)
-        return InstanceMasks(
-            np.array(boxes, dtype=np.int64).reshape(-1, 4),
-            crops,
-            np.clip(np.concatenate(predicted), 0, 1),
-        )
+            return logits, iou
+
+        threshold = float(self.sam.mask_threshold)
+        return frame.draw(prompts, decode, batch=self.batch, threshold=threshold)
 
     def _exactly(self, function: Any, *arguments: Any) -> Any:
         """In fp32 whatever the rest computes in: sines of positions need more than 8 bits."""
@@ -110,42 +98,3 @@ def load_sam(name: str) -> Any:
         sam = sam_model_registry[kind]()
     fill(sam, name, f"a segment-anything checkpoint of {kind}", assign=True)
     return sam
-
-
-def _upsampling(low: int, side: int, used: int, full: int) -> NDArray[np.float32]:
-    """(full, low) matrix of SAM's two linear interpolations along an axis with the cut between.
-
-    Logits of ``low`` px are resized to the encoder's ``side``, the padding beyond ``used`` is cut
-    off, and the rest is resized to the image's ``full`` px. Bilinear is separable, so a mask is
-    rows @ logits @ columns.T, and any box of it costs only that box.
-    """
-    basis = torch.eye(low)[None]
-    wide = functional.interpolate(basis, size=side, mode="linear", align_corners=False)
-    out = functional.interpolate(wide[..., :used], size=full, mode="linear", align_corners=False)
-    return np.ascontiguousarray(out[0].numpy().T)
-
-
-def _cut(
-    low: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
-) -> tuple[tuple[int, int, int, int], BoolArray]:
-    """Box (half-open) and crop of the upsampled ``low`` > 0; all zero and (0, 0) if empty.
-
-    An interpolated value is positive only where a positive one takes part in it.
-    """
-    positive = low > 0
-    spans, nothing = [], ((0, 0, 0, 0), np.zeros((0, 0), dtype=bool))
-    for matrix, hit in ((rows, positive.any(axis=1)), (columns, positive.any(axis=0))):
-        reached = np.flatnonzero((matrix[:, hit] > 0).any(axis=1))
-        if not len(reached):
-            return nothing
-        full = slice(reached[0], reached[-1] + 1)
-        used = np.flatnonzero((matrix[full] > 0).any(axis=0))
-        spans.append((full, slice(used[0], used[-1] + 1)))
-    (y, ly), (x, lx) = spans
-    mask = rows[y, ly] @ low[ly, lx] @ columns[x, lx].T > 0
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(ys):
-        return nothing
-    crop = np.ascontiguousarray(mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1])
-    y0, x0 = int(y.start + ys[0]), int(x.start + xs[0])
-    return (y0, x0, y0 + crop.shape[0], x0 + crop.shape[1]), crop

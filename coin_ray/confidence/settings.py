@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
 from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Section
@@ -13,10 +13,54 @@ from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, 
 class Sam(Section):
     """The promptable segmenter that redraws each instance."""
 
-    model: Literal["mini", "vit_b", "vit_l", "vit_h"] = "vit_h"
-    prompt: Literal["centroid", "innermost"] = "centroid"
+    model: Literal[
+        "mini",
+        "vit_b",
+        "vit_l",
+        "vit_h",
+        "sam2_hiera_t",
+        "sam2_hiera_s",
+        "sam2_hiera_b",
+        "sam2_hiera_l",
+    ] = Field(
+        "vit_h",
+        description="built in, SAM, or SAM 2.1 of the extra sam2 (the public code: sam2_hiera_l)",
+    )
+    prompt: Literal["centroid", "innermost", "box", "mask"] = Field(
+        "centroid",
+        description=(
+            "what it is told of an instance: a point, its box, or its mask and the innermost point"
+        ),
+    )
+    window: int | None = Field(
+        None,
+        ge=32,
+        le=16_384,
+        description=(
+            "side of the windows that SAM looks at one by one, px at 0.25 um/px: they fill its "
+            "1024 px, so that nuclei are larger; null = the whole tile (paper)"
+        ),
+    )
     precision: Precision = Field("fp32", description="of its encoder and its decoder")
     batch: Batch = Field(64, json_schema_extra={"runtime": True})
+
+    @model_validator(mode="after")
+    def _small_segmenter_is_asked_as_it_was_trained(self) -> Sam:
+        if self.model == "mini" and self.prompt in ("box", "mask"):
+            raise ValueError(
+                f"sam.prompt: {self.prompt} needs a sam.model other than mini, which was trained "
+                "with points alone"
+            )
+        if self.model == "mini" and self.window is not None:
+            raise ValueError(
+                "sam.window needs a sam.model other than mini, which looks at windows of 256 px"
+            )
+        return self
+
+
+def segmenter_name(model: str) -> str:
+    """Its entry in the registry of weights."""
+    return model if model.startswith("sam2_") else f"sam_{model}"
 
 
 Term = Literal["segmenter", "predicted_iou", "stain_jitter", "regrowth", "ring_contrast", "ellipse"]

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.small_model import SIDE, WINDOW, SmallSam
 from coin_ray.imaging.windows import origins
 from coin_ray.labels import InstanceMasks
@@ -47,17 +48,17 @@ class SmallSegmenter:
 
     @torch.inference_mode()
     def decode(
-        self,
-        embedding: dict[str, NDArray[np.generic]],
-        points_yx: NDArray[np.float64],
-        shape: tuple[int, int],
+        self, embedding: dict[str, NDArray[np.generic]], prompts: Prompts, shape: tuple[int, int]
     ) -> InstanceMasks:
         """One mask a point: the best of three by predicted IoU, the piece under the prompt, holes
         filled.
 
-        ``points_yx`` (N, 2) in px of the image whose ``shape`` (H, W) was encoded. A point's mask
-        does not depend on the other points. Empty where the model sees nothing at the prompt.
+        Points in px of the image whose ``shape`` (H, W) was encoded; ValueError for other prompts,
+        which it was not trained with. A point's mask does not depend on the other points. Empty
+        where the model sees nothing at the prompt.
         """
+        if not prompts.ambiguous:
+            raise ValueError("the small segmenter takes points alone")
         height, width = (int(n) for n in shape[:2])
         corners = _corners((height, width))
         tokens = torch.from_numpy(np.asarray(embedding["embedding"]))
@@ -65,7 +66,7 @@ class SmallSegmenter:
             raise ValueError(
                 f"{len(tokens)} windows do not belong to an image of {height} x {width}"
             )
-        points = np.asarray(points_yx, dtype=np.float64).reshape(-1, 2)
+        points = np.asarray(prompts.points_yx, dtype=np.float64).reshape(-1, 2)
         offset = points[:, None] - (corners[None] + WINDOW / 2)
         which = np.abs(offset).max(axis=2).argmin(axis=1) if len(points) else np.zeros(0, int)
         # Pixel (0, 0) has its middle at (0.5, 0.5) of the model's continuous coordinates.

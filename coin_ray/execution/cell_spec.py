@@ -25,7 +25,6 @@ from coin_ray.pipeline.runner import Each, Train, run_cell
 from coin_ray.pipeline.segmenter import Segmenter
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.training import round_facts, train_stage
-from coin_ray.precision import Precision
 from coin_ray.report.export import export
 from coin_ray.store.artifacts import Store
 from coin_ray.store.keys import Key
@@ -40,9 +39,7 @@ SAY = 5.0
 class NoSegmenter:
     """Of a cell that the store has whole."""
 
-    def masks(
-        self, image: Any, embed: Key, points: Any, precision: Precision, done: Any = None
-    ) -> Any:
+    def masks(self, image: Any, embed: Key, prompts: Any, look: Any, done: Any = None) -> Any:
         """Raises RuntimeError: what the plan saw in the store is there no more."""
         raise RuntimeError(f"{embed.path} has gone from the store since the plan; run again")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from coin_ray.confidence.settings import segmenter_name
 from coin_ray.data.dataset import DataSet
 from coin_ray.distillation.memory import refuse_large
 from coin_ray.distillation.settings import Student
@@ -64,7 +65,7 @@ def trainings(study: ResolvedStudy) -> list[tuple[Student, int]]:
     for cell in study.cells if study.until is None else ():
         config = cell.config
         if config.rounds.count:
-            size = int(entry(f"sam_{config.sam.model}").size_mb * 1e6)
+            size = int(entry(segmenter_name(config.sam.model)).size_mb * 1e6)
             found[config.student] = max(size, found.get(config.student, 0))
     return list(found.items())
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from coin_ray.confidence.prompts import Prompts
+from coin_ray.confidence.windowed import window_px
 from coin_ray.data.sample import Image, Sample
 from coin_ray.labels import InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.segmenter import Segmenter
+from coin_ray.pipeline.segmenter import Look, Segmenter
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import Array, Content, Given, Keyed, Points, Ref
+from coin_ray.pipeline.stage import Array, Content, Given, Keyed, Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.stages.distillation import churn, student_weights
 from coin_ray.precision import Precision
@@ -94,9 +96,12 @@ class CellRun:
             kept = kept or self.store.has(self.chain.key(source))
             return self.get(source) if kept else self.given(source)
 
-        def prompt(embed: Ref, points: Points, precision: Precision) -> InstanceMasks:
-            key = self.chain.key(embed)
-            return self.segmenter.masks(embed.image, key, points, precision, self.done)
+        def prompt(embed: Ref, prompts: Prompts, precision: Precision) -> InstanceMasks:
+            key, window = self.chain.key(embed), upstream(embed).window
+            if window is not None:
+                window = window_px(window, self.chain.scale(embed.image).read())
+            look = Look(precision, window)
+            return self.segmenter.masks(embed.image, key, prompts, look, self.done)
 
         def upstream(source: Ref) -> Keyed:
             return Keyed(source.stage, STAGES[source.stage].values(self.chain, source))

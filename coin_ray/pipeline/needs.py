@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coin_ray.confidence.settings import segmenter_name
 from coin_ray.pipeline.settings import Cell
 from coin_ray.propagation.settings import Ot, backbone_name
 from coin_ray.section import Values
@@ -28,6 +29,11 @@ def uses_crf(config: Cell) -> bool:
         return False
     refines = config.crf.enabled and config.uss.family != "none"
     return refines or config.infer.crf or bool(config.relabel.crf)
+
+
+def uses_sam2(config: Cell) -> bool:
+    """True if a cell needs the extra ``sam2``."""
+    return not config.predictions.path and segmenter_name(config.sam.model).startswith("sam2_")
 
 
 CROPS_PER_EPOCH = 100
@@ -77,7 +83,7 @@ def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
         return ()
     if until == "ucis_model":
         return coarse_weights(config.ucis)
-    names = [f"sam_{config.sam.model}", *coarse_weights(config.ucis)]
+    names = [segmenter_name(config.sam.model), *coarse_weights(config.ucis)]
     if config.uss.family != "none":
         names.append(backbone_name(config.uss))
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":

@@ -37,6 +37,15 @@ class Cell(Section):
     predictions: Predictions = Predictions()
 
     @model_validator(mode="after")
+    def _cuts_need_tokens(self) -> Cell:
+        if self.ucis.model == "maskcut" and self.uss.family == "none" and not self.predictions.path:
+            raise ValueError(
+                "ucis.model: maskcut cuts the tokens of uss.family, which is none; for its own "
+                "instances as the result write evaluate.result: coarse"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refreshed_in_time(self) -> Cell:
         """Labels anew every so many epochs or steps of all rounds together: as many rounds, each so
         long, whose labels are its own."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.pipeline.settings import Cell
@@ -17,14 +16,13 @@ from coin_ray.precision import Precision
 from coin_ray.section import Section, Values, identity, is_runtime
 
 if TYPE_CHECKING:
+    from coin_ray.confidence.prompts import Prompts
     from coin_ray.data.sample import Image, Sample
     from coin_ray.labels import InstanceMasks
     from coin_ray.store.artifacts import Artifact
 
 S = TypeVar("S", bound=Section)
 Array = NDArray[Any]
-Points = NDArray[np.float64]
-"""(N, 2) yx."""
 
 
 class Scope(Protocol):
@@ -259,7 +257,7 @@ class Given:
         *,
         config: Cell,
         device: str = "cpu",
-        prompt: Callable[[Ref, Points, Precision], InstanceMasks] | None = None,
+        prompt: Callable[[Ref, Prompts, Precision], InstanceMasks] | None = None,
         upstream: Callable[[Ref], Keyed] | None = None,
     ) -> None:
         self.settings = Keyed(stage.name, values)
@@ -304,11 +302,11 @@ class Given:
         """An input of several parts, one at a time, each as ``given[role]``."""
         return map(self._fetch, self.all(role))
 
-    def prompted(self, role: str, points: Points, precision: Precision) -> InstanceMasks:
-        """The segmenter's masks of points (N, 2) yx, by the embedding that is input ``role``."""
+    def prompted(self, role: str, prompts: Prompts, precision: Precision) -> InstanceMasks:
+        """The segmenter's masks of N prompts, by the embedding that is input ``role``."""
         source = self.source(role)
         assert isinstance(source, Ref) and self._prompt is not None
-        return self._prompt(source, points, precision)
+        return self._prompt(source, prompts, precision)
 
 
 def _runtime(config: Cell) -> dict[str, Values]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 from coin_ray import safe
 from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.pipeline.identity import CellIdentity
-from coin_ray.pipeline.needs import mask_digest, mask_folder, needed_weights, uses_crf
+from coin_ray.pipeline.needs import mask_digest, mask_folder, needed_weights, uses_crf, uses_sam2
 from coin_ray.pipeline.settings import Cell
 
 
@@ -28,6 +29,10 @@ def identities(
         )
     if until is None and any(uses_crf(cell.config) for cell in cells):
         load_dense_crf()
+    if until is None and any(uses_sam2(cell.config) for cell in cells) and not find_spec("sam2"):
+        from coin_ray.confidence.sam2 import load_builder
+
+        load_builder()
     named = {
         (path, cell.data.name): cell.config
         for cell in cells

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.confidence.consistency import best_iou
-from coin_ray.confidence.prompts import prompt_points
+from coin_ray.confidence.prompts import make_prompts
 from coin_ray.imaging.instances import split_instances
 from coin_ray.imaging.stain import Standard, evidence_maps, macenko_vectors
 from coin_ray.labels import LabelMap, areas, count, means
@@ -153,12 +153,15 @@ def _by_student(
 
 
 def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> LabelMap:
+    from coin_ray.confidence import windowed
     from coin_ray.confidence.segmenter import load_segmenter
     from coin_ray.pipeline.stages.distillation import redrawn
 
     sam, config = method.config.sam, method.config
     model = load_segmenter(sam.model, device=method.device, batch=sam.batch)
-    points = prompt_points(drawn, sam.prompt)
+    prompts = make_prompts(drawn, sam.prompt)
+    window = sam.window and windowed.window_px(sam.window, scale)
     with computing(method.device, sam.precision):
-        masks = model.decode(model.encode(image), points, drawn.shape)
+        seen = windowed.encode(model, image, window)
+        masks = windowed.decode(model, seen, prompts, drawn.shape)
     return redrawn(masks, drawn > 0, config.infer, min_area=config.instances.min_area, scale=scale)

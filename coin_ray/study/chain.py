@@ -22,6 +22,7 @@ KEYS: Mapping[str, str] = {
     "question": "what the study asks, in a sentence",
     "extends": "file or name whose blocks count where this file has none: a search space, a study",
     "baseline": "settings of every cell",
+    "without": "extra -> settings in the place of those that need it, where it is not installed",
     "design": "which combinations of levels are run",
     "fraction": "a share of a factorial: no main effect is mixed up with a two-factor interaction",
     "rungs": "rows of a ladder that branches: for each the factors that have left their baseline",
@@ -45,8 +46,18 @@ KEYS: Mapping[str, str] = {
 }
 """Every key of a study or search space and what it is for."""
 
-PROFILE_KEYS = ("profile", "title", "extends", "baseline", "space", "data", "seeds", "resources")
-STUDY_KEYS = tuple(key for key in KEYS if key != "profile")
+PROFILE_KEYS = (
+    "profile",
+    "title",
+    "extends",
+    "baseline",
+    "without",
+    "space",
+    "data",
+    "seeds",
+    "resources",
+)
+STUDY_KEYS = tuple(key for key in KEYS if key not in ("profile", "without"))
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,8 @@ class ResolvedStudy:
     the dotted settings in which each level differs from the base, ``factors`` the level labels of
     each factor. ``resources`` (stage -> cpu, gpu, memory, workers) is runtime only.
     ``source_files`` are the YAML files read, the study first; ``overrides`` the ``--set`` settings.
-    ``profile_reason`` says in one phrase where the profile came from, ``extended`` are those that
+    ``profile_reason`` says in one phrase where the profile came from, ``extras`` which settings
+    count because an extra is there or lacks, ``extended`` are those that
     it extends. ``warnings``: what is allowed and probably not meant. With ``first_seeds`` the seeds
     after those are run only for levels whose verdict against the baseline is open. With ``search``
     the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
@@ -184,6 +185,7 @@ class ResolvedStudy:
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     profile_reason: str = ""
+    extras: tuple[str, ...] = ()
     extended: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     search: Search | None = None

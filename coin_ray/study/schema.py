@@ -16,6 +16,7 @@ from coin_ray.metrics.settings import Result
 from coin_ray.section import Seed
 from coin_ray.study import blocks, data_block
 from coin_ray.study.chain import KEYS, PROFILE_KEYS, STUDY_KEYS
+from coin_ray.study.extras import MODULES
 from coin_ray.study.factors import FACTOR_KEYS
 from coin_ray.study.metrics import Metric
 from coin_ray.study.patches import fields, sections
@@ -73,6 +74,7 @@ def _values() -> dict[str, Schema]:
         "question": _TEXT,
         "extends": _TEXT,
         "baseline": _PATCH,
+        "without": _map(dict.fromkeys(MODULES, _PATCH)),
         "design": {"enum": list(DESIGNS)},
         "fraction": _of(Fraction),
         "factors": {"type": "object", "additionalProperties": _factor(levels)},

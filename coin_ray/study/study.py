@@ -22,9 +22,10 @@ from coin_ray.study.chain import Chain, read_chain
 from coin_ray.study.command_line import Request, given_data, given_seeds
 from coin_ray.study.data_block import read_data
 from coin_ray.study.errors import Problems, shown_path, suggestion
+from coin_ray.study.extras import read_base
 from coin_ray.study.grammar import Node
 from coin_ray.study.metrics import METRICS
-from coin_ray.study.patches import Patch, configure, plain, read_override, read_patch
+from coin_ray.study.patches import Patch, configure, plain, read_override
 from coin_ray.study.resolved import (
     Analysis,
     Budget,
@@ -81,9 +82,7 @@ def resolve(study: str, request: Request | None = None) -> ResolvedStudy:
 
 def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
     problems, head = chain.problems, chain.files[0].head
-    base: Patch = {}
-    for node in reversed(chain.all("baseline")):
-        base |= read_patch(node)
+    base, extras = read_base(chain)
     overrides: Patch = {}
     for text in request.settings:
         overrides |= read_override(text, problems)
@@ -123,6 +122,7 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         profile=next((doc.name() for doc in chain.files if doc.is_profile), ""),
         extended=tuple(doc.name() for doc in chain.files if doc.is_profile)[1:],
         profile_reason=reason,
+        extras=extras,
         source_files=tuple(str(doc.path) for doc in chain.files),
         data=data,
         levels=labels,

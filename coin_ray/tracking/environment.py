@@ -12,7 +12,7 @@ from typing import Any
 PACKAGES = (
     *("coin-ray", "torch", "torchvision", "ray", "mlflow", "optuna", "timm", "segment-anything"),
     *("numpy", "scipy", "scikit-image", "polars", "pydantic", "tifffile", "imagecodecs", "pillow"),
-    *("POT", "pydensecrf2"),
+    *("POT", "pydensecrf2", "sam2"),
 )
 
 

@@ -108,14 +108,26 @@ class Psm(Section):
         return min(self.batch, self.activation_batch)
 
 
+class Maskcut(Section):
+    """MaskCut, normalised cuts on the tokens of ``uss``."""
+
+    masks: int = Field(3, ge=1, le=1000, description="cut off a window, one after the other")
+    threshold: Annotated[float, Field(ge=-1, lt=1)] = Field(
+        0.15, description="cosine above which two tokens belong together"
+    )
+    grid: int = Field(
+        32, ge=4, le=128, description="tokens a side of a window at most; more are averaged"
+    )
+
+
 class Ucis(Section):
     """Coarse mask M0 of an unsupervised model."""
 
-    model: Literal["stain", "ssa", "psm", "files"] = Field(
+    model: Literal["stain", "ssa", "psm", "maskcut", "files"] = Field(
         "stain",
         description=(
             "where the coarse mask comes from: the nuclear stain, a network that is trained on "
-            "the training images first, or a folder of masks"
+            "the training images first, cuts of the backbone's tokens, or a folder of masks"
         ),
     )
     path: str | None = Field(None, description="folder of masks, for model: files")
@@ -131,6 +143,7 @@ class Ucis(Section):
     )
     ssa: Ssa = Ssa()
     psm: Psm = Psm()
+    maskcut: Maskcut = Maskcut()
     sigma: Sigma = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
     contrast_sigma: Sigma = Field(12.0, description="wide Gaussian of the local-contrast gate, px")
     opening: Radius = Field(2, description="radius of the binary opening, px; 0 = off")

@@ -27,7 +27,7 @@ def opening(study: ResolvedStudy) -> list[str]:
     how = f"profile {study.profile} ({study.profile_reason})"
     if study.profile == "mini":
         how += "; the paper's models: --profile coin"
-    lines.append(how)
+    lines += [how, *study.extras]
     lines += [f"data {spec.name}: {_data(spec)}" for spec in study.data]
     if all(spec.kind == "generated" for spec in study.data):
         lines[-1] += "; your own images: --data PATH"

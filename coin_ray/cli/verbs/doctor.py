@@ -77,6 +77,9 @@ def _versions() -> Iterator[Finding]:
     else:
         do = 'profiles coin and official need it: pip install "coin-ray[crf]"'
         yield Finding("warn", "dense CRF", "not installed", do)
+    there = importlib.util.find_spec("sam2") is not None
+    without = "not installed: profile official takes SAM vit_h in its place"
+    yield Finding("ok", "SAM 2.1", "installed" if there else without)
 
 
 def _device() -> Iterator[Finding]:

@@ -12,10 +12,11 @@ from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError
 
 Kind = Annotated[
-    Literal["stages", "labels", "scores", "adjacency", "compare", "failures", "curves"],
-    typer.Argument(help="stages of an image, its pseudo labels, scores of its instances, its "
-                   "adjacent cells, levels compared, the worst images; curves over a setting and "
-                   "the rounds"),
+    Literal["stages", "labels", "scores", "reliability", "adjacency", "compare", "failures",
+            "curves"],
+    typer.Argument(help="stages of an image, its pseudo labels, scores of its instances, scores "
+                   "over the true IoU, adjacent cells, levels compared, the worst images; curves "
+                   "over a setting and the rounds"),
 ]  # fmt: skip
 Images = Annotated[
     list[str] | None, typer.Option("--image", metavar="NAME", help="an image; repeatable")

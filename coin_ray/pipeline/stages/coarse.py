@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from coin_ray.labels import BoolArray
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Stage, Take, Values
+from coin_ray.pipeline.stages.propagation import window_features
 from coin_ray.precision import arithmetic, computing
 from coin_ray.store.artifacts import Artifact
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import Progress, World
-from coin_ray.ucis.settings import Psm, Ssa, Ucis
+from coin_ray.ucis.settings import Maskcut, Psm, Ssa, Ucis
 
 EVIDENCE = ("sigma", "contrast_sigma")
 """Settings of the section ucis that the signed stain evidence is made with."""
@@ -112,8 +113,11 @@ UCIS_MODEL = Stage(
 
 
 def _mask(given: Given) -> Artifact:
-    """Coarse mask M0 (H, W) bool."""
-    settings, image, scale = given.settings, given["image"], given["scale"]
+    """Coarse mask M0 (H, W) bool; of a model that finds instances also their ``label_map``."""
+    settings = given.settings
+    if settings.model == "maskcut":
+        return _cut(given)
+    image, scale = given["image"], given["scale"]
     if settings.model == "files":
         from coin_ray.data.label_files import read_foreground
 
@@ -124,6 +128,19 @@ def _mask(given: Given) -> Artifact:
 
     assert settings.path is None
     return _one(stain_mask(image, settings.section(Ucis), scale=scale))
+
+
+def _cut(given: Given) -> Artifact:
+    from coin_ray.ucis.maskcut import maskcut
+
+    s = given.settings
+    found = window_features(given["features"], given.device)
+    tokens = (window.cpu().numpy() for window in found.tokens())
+    label_map = maskcut(
+        tokens, found.origins, found.window, found.shape, s.maskcut.section(Maskcut),
+        min_area=s.min_area * given["scale"] ** 2,
+    )  # fmt: skip
+    return Artifact({"array": label_map > 0, "label_map": label_map})
 
 
 def _drawn(given: Given, image: NDArray[np.uint8], scale: float) -> BoolArray:
@@ -143,6 +160,8 @@ def _one(array: NDArray[Any]) -> Artifact:
 
 
 def _drawing(ucis: Ucis) -> tuple[str, float]:
+    if ucis.model == "maskcut":
+        return f"maskcut {ucis.maskcut.grid}", float(ucis.maskcut.masks)
     return ucis.model + (f" {ucis.trained.width}" if ucis.trained else ""), 1.0
 
 
@@ -152,9 +171,15 @@ UCIS = Stage(
     reads=(
         Read("ucis", ("model",)),
         Read("ucis", ("path", *STAIN_MASK), when=_is("stain")),
+        Read("ucis.maskcut", under="maskcut", when=_is("maskcut")),
+        Read("ucis", ("min_area",), when=_is("maskcut")),
     ),
     takes=(
-        Take("image", lambda chain, ref: chain.pixels(ref.image)),
+        Take(
+            "image",
+            lambda chain, ref: chain.pixels(ref.image),
+            when=lambda chain, ref: chain.config.ucis.model != "maskcut",
+        ),
         Take("scale", lambda chain, ref: chain.scale(ref.image)),
         Take(
             "mask",
@@ -167,8 +192,14 @@ UCIS = Stage(
             stages=("ucis_model",),
             when=lambda chain, ref: chain.config.ucis.trained is not None,
         ),
+        Take(
+            "features",
+            lambda chain, ref: Ref("features", ref.image, zoom=chain.config.uss.zoom[0]),
+            stages=("features",),
+            when=lambda chain, ref: chain.config.ucis.model == "maskcut",
+        ),
     ),
     runs="device",
-    on_card=lambda config: config.ucis.trained is not None,
+    on_card=lambda config: config.ucis.trained is not None or config.ucis.model == "maskcut",
     work=lambda config, values: _drawing(config.ucis),
 )

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.confidence.settings import Select
+from coin_ray.confidence.settings import Select, segmenter_name
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
@@ -23,35 +23,46 @@ from coin_ray.ucis.settings import Ucis
 def _embed(given: Given) -> Artifact:
     """What the segmenter needs of an image. Segmenters make it where they hold the model
     (``pipeline.segmenter``); this is the same in whatever process asks for it."""
+    from coin_ray.confidence import windowed
     from coin_ray.confidence.segmenter import load_segmenter
 
     s = given.settings
-    assert given["weights"] == f"sam_{s.model}"
+    assert given["weights"] == segmenter_name(s.model)
     model = load_segmenter(s.model, device=given.device, batch=given.runtime.sam.batch)
+    window = s.window and windowed.window_px(s.window, given["scale"])
     with computing(given.device, s.precision):
-        return Artifact(model.encode(given["image"]))
+        return Artifact(windowed.encode(model, given["image"], window))
+
+
+def _looking(config: Cell) -> tuple[str, float]:
+    return config.sam.model + (f" {config.sam.window} px" if config.sam.window else ""), 1.0
 
 
 EMBED = Stage(
     "embed",
     _embed,
-    reads=(Read("sam", ("model", "precision"), old=FP32),),
+    reads=(Read("sam", ("model", "precision", "window"), old={**FP32, "window": None}),),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),
-        Take("weights", lambda chain, ref: chain.weights(f"sam_{chain.config.sam.model}")),
+        Take("weights", lambda chain, ref: chain.weights(segmenter_name(chain.config.sam.model))),
+        Take(
+            "scale",
+            lambda chain, ref: chain.scale(ref.image),
+            when=lambda chain, ref: chain.config.sam.window is not None,
+        ),
     ),
     runs="segmenter",
     large=True,
-    work=lambda config, values: (config.sam.model, 1.0),
+    work=lambda config, values: _looking(config),
 )
 
 
 def _masks(given: Given) -> Artifact:
     """The segmenter's masks of the instances that a round scores."""
-    from coin_ray.confidence.prompts import prompt_points
+    from coin_ray.confidence.prompts import make_prompts
 
-    points = prompt_points(given.array("instances"), given.settings.prompt)
-    return Artifact(given.prompted("embed", points, given.settings.precision).to_arrays())
+    prompts = make_prompts(given.array("instances"), given.settings.prompt)
+    return Artifact(given.prompted("embed", prompts, given.settings.precision).to_arrays())
 
 
 _scored = Take(

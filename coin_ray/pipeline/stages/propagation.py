@@ -77,15 +77,19 @@ def _centroids(given: Given) -> Artifact:
     return Artifact(vars(sums))
 
 
-def _normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
+def window_features(found: Artifact | Given, device: str) -> WindowFeatures:
     """The features that a stage takes: stored, or made on the way."""
-    from coin_ray.propagation.features import WindowFeatures, normalise_features
+    from coin_ray.propagation.features import WindowFeatures
 
     if isinstance(found, Artifact):
-        features = WindowFeatures.from_arrays(found.arrays, given.device)
-    else:
-        features = _extracted(found)
-    return normalise_features(features, given.settings.normalise)
+        return WindowFeatures.from_arrays(found.arrays, device)
+    return _extracted(found)
+
+
+def _normalised(given: Given, found: Artifact | Given) -> WindowFeatures:
+    from coin_ray.propagation.features import normalise_features
+
+    return normalise_features(window_features(found, given.device), given.settings.normalise)
 
 
 CENTROIDS = Stage(
@@ -231,11 +235,14 @@ REFINE = Stage(
 
 
 def _instances(given: Given) -> Artifact:
-    """Label map (H, W) of a mask (Eq. 5)."""
+    """Label map (H, W) of a mask (Eq. 5); of a coarse mask that was made of instances, these."""
     from coin_ray.imaging.instances import split_instances
 
+    made = given["mask"].arrays
+    if "label_map" in made:
+        return Artifact({"array": made["label_map"]})
     instances = given.settings.section(Instances)
-    found = split_instances(given.array("mask"), instances, scale=given["scale"])
+    found = split_instances(made["array"], instances, scale=given["scale"])
     return Artifact({"array": found})
 
 

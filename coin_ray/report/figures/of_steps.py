@@ -17,6 +17,7 @@ from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.stage import Ref
 from coin_ray.report.figures.panel import EMPTY, IGNORED, NUCLEUS, Kind, Panel, Window
 from coin_ray.report.figures.sheet import COLUMN, Row, draw_sheet
+from coin_ray.report.values.finished import stored
 from coin_ray.store.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -191,10 +192,31 @@ def draw_scores(made: Made, round_: int) -> Figure:
                 "scored": (instances == i + 1).astype(np.int32),
             }
             window = _around(points[i], side, instances.shape)
-            panels.append(Panel(tuple(said), pixels, window, drawn, points=points[i : i + 1]))
+            point = points[i : i + 1] if run.config.sam.prompt != "box" else points[:0]
+            panels.append(Panel(tuple(said), pixels, window, drawn, points=point))
         if panels:
             rows.append(Row(panels, side=name, mpp=image.mpp if not rows else None))
     return draw_sheet(rows, legend=("scored", "segmenter"), width=COLUMN)
+
+
+def scored(
+    run: CellRun, sample: Sample, round_: int, *, compute: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """Of the instances (N,) that a round scored in an image: the scores, the segmenter's own
+    estimates, and the IoU with the truth: of the segmenter's masks or, where the labels are made of
+    the instances alone, of these."""
+    image = sample.image
+    at = Ref("score", image, round_)
+    wanted = {"scores": at, "masks": Ref("masks", image, round_)}
+    if run.config.labels.source == "prediction":
+        wanted["instances"] = refs.current(run.chain, at)
+    found = stored(run, wanted, compute=compute)
+    masks = InstanceMasks.from_arrays(found["masks"].arrays)
+    drawn = masks
+    if "instances" in found:
+        drawn = InstanceMasks.from_label_map(found["instances"].arrays["array"])
+    iou = drawn.best_iou(sample.load_label_map())
+    return found["scores"].arrays["scores"], masks.predicted_iou, iou
 
 
 def _around(point: NDArray[np.float64], side: int, shape: tuple[int, ...]) -> Window:

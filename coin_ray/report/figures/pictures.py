@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.data.sample import Sample
 from coin_ray.errors import UserError
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
-from coin_ray.report.figures import of_results
+from coin_ray.pipeline.settings import Cell
+from coin_ray.report.figures import of_results, of_scores
 from coin_ray.report.figures.of_curves import curves
-from coin_ray.report.figures.of_steps import Made, draw_labels, draw_scores, draw_stages
+from coin_ray.report.figures.of_steps import Made, draw_labels, draw_scores, draw_stages, scored
 from coin_ray.report.figures.panel import Window, window_of
 from coin_ray.report.figures.style import look, saved
 from coin_ray.report.values import images
@@ -100,19 +102,19 @@ def _stages(made: Made, asked: Asked) -> tuple[Figure, str]:
 
 
 def _labels(made: Made, asked: Asked) -> tuple[Figure, str]:
-    round_ = _round(made, asked, max(1, made.run.config.rounds.count))
+    round_ = _round(made.run.config, asked, max(1, made.run.config.rounds.count))
     figure = draw_labels(made, asked.view, round_)
     return figure, f"What the student of round {round_} is told, and what it is not."
 
 
 def _scores(made: Made, asked: Asked) -> tuple[Figure, str]:
-    round_ = _round(made, asked, 1)
+    round_ = _round(made.run.config, asked, 1)
     said = f"Instances of the highest and of the lowest score in round {round_}; dot: the prompt."
     return draw_scores(made, round_), said
 
 
-def _round(made: Made, asked: Asked, usual: int) -> int:
-    count = max(1, made.run.config.rounds.count)
+def _round(config: Cell, asked: Asked, usual: int) -> int:
+    count = max(1, config.rounds.count)
     if asked.round_ is not None and not 1 <= asked.round_ <= count:
         raise UserError(
             "this level has no such round", expected=f"1 to {count}", found=str(asked.round_)
@@ -214,10 +216,38 @@ def _curves(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture
             yield Picture(f"curves-{name}-{file_word(table.dataset)}", said, figure)
 
 
+def _reliability(results: Results, workspace: Path, asked: Asked) -> Iterator[Picture]:
+    """Of all training images with labels, unless some are asked for."""
+    found = images.find(results, asked.images)
+    (cell,) = _cells(results, asked, found, one=True)
+    run = _open(results, workspace, cell)
+    trained = {image.name for image in found.data.train}
+    samples = _check_labelled(found) or tuple(s for s in found.data.samples if s.has_truth)
+    samples = tuple(sample for sample in samples if sample.name in trained)
+    if not samples:
+        raise UserError(
+            "no instances are scored of images that are not trained on",
+            expected="training images with labels",
+            do="take other images, or data that is trained on itself (without --train)",
+        )
+    round_ = _round(run.config, asked, 1)
+    parts = [scored(run, sample, round_, compute=asked.compute) for sample in samples]
+    score, predicted, iou = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if not len(iou):
+        raise UserError("no instance of these images was scored", where=cell.level)
+    by = {"score": score, "segmenter's estimate": predicted}
+    whose = "the instance" if run.config.labels.source == "prediction" else "the mask"
+    figure = of_scores.draw_reliability(by, iou, drawn=whose)
+    said = ". ".join(of_scores.told(score, iou, len(samples)))
+    head = f"{found.spec.name}: {cell.level}, random seed {cell.seed}, round {round_}"
+    yield Picture(_name("reliability", found, asked), f"{head}. {said}.", figure)
+
+
 KINDS: dict[str, Callable[[Results, Path, Asked], Iterator[Picture]]] = {
     "stages": _of_steps("stages", _stages),
     "labels": _of_steps("labels", _labels),
     "scores": _of_steps("scores", _scores),
+    "reliability": _reliability,
     "adjacency": _adjacency,
     "compare": _compare,
     "failures": _failures,
