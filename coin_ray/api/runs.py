@@ -130,6 +130,7 @@ def run_and_report(
         files = write_report(values, runs / "report", overwrite=True)
         record.report(files, summary(values.tables).to_dicts())
         record.comparisons(values.compared.to_dicts())
+        record.levels(values)
     return Results(values, workspace, outcome)
 
 
