@@ -59,6 +59,14 @@ class Recorder:
         if isinstance(event, CellFinished):
             self._files(event.cell)
 
+    def turn(self, study: ResolvedStudy) -> None:
+        """The study has been edited."""
+        self._study = study
+        if self._tracker is not None:
+            from coin_ray.tracking.describe import describe_cells
+
+            self._tracker.add(describe_cells(study.cells))
+
     def _files(self, cell: str) -> None:
         folder = self._runs / cell
         if not seen(folder / "metrics.json"):
