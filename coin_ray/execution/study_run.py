@@ -17,7 +17,18 @@ from coin_ray.execution.cell_spec import who
 from coin_ray.execution.edits import Edited, watched
 from coin_ray.execution.executor import Executor
 from coin_ray.execution.failures import cause
-from coin_ray.execution.order import by_seeds, part_of, screened, validity, verdicts_in
+from coin_ray.execution.gates import Registry
+from coin_ray.execution.order import (
+    Decide,
+    by_seeds,
+    decided,
+    part_of,
+    screened,
+    together,
+    validity,
+    verdicts_in,
+)
+from coin_ray.execution.race import race
 from coin_ray.execution.refusals import refuse_missing, target
 from coin_ray.execution.tally import Listen, Tally
 from coin_ray.execution.trial_log import TrialLog, runs_folder
@@ -101,7 +112,7 @@ def run_study(
             while following is not None:
                 study = following
                 with watched(runs, take), suppress(Edited):
-                    _in_order(study, cells, tally, runs)
+                    in_order(study, cells, tally, runs)
                 following = cells.turn(lambda study: TrialLog(study, runs))
         interrupted = False
     finally:
@@ -115,10 +126,14 @@ def run_study(
     return Outcome(len(tally.made), cells.reused, *reasons, study)
 
 
-def _in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path) -> None:
+def in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path) -> None:
     """Every level gets one seed before any gets two. What is screened out or decided is left out,
-    unless the store has it anyway."""
-    cells = study.cells
+    unless the store has it anyway; a sealed split comes last."""
+    registry = Registry(study, runs, tally) if study.gates else None
+    if registry is not None:
+        registry.register(runner.is_stored)
+    sealed = study.gates.sealed if study.gates else None
+    cells = tuple(cell for cell in study.cells if cell.data.name != sealed)
     dropped: dict[str, str] = {}
     before: dict[str, Mapping[str, float]] = {}
     if study.screen is not None:
@@ -128,8 +143,40 @@ def _in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path
         kept, reasons = screened(study, before)
         dropped = {c.key_label: reasons[c.level] for c in cells if c.level in reasons}
         cells = tuple(cell for cell in cells if cell.level in kept)
-    open_ = by_seeds(part_of(study, cells, study.seeds), cells, runner.finish, verdicts_in(runs))
-    left = [cell for cell in study.cells if cell.key_label in dropped | open_]
+    rules = _rules(study, runs, registry)
+    open_ = by_seeds(part_of(study, cells, study.seeds), cells, runner.finish, together(rules))
+    _leave(study, runner, tally, dropped, open_, before)
+    if study.screen is not None:
+        for line in validity(study, before, tally.finished):
+            tally(Note(line))
+    if registry is not None and sealed is not None:
+        _unseal(study, runner, tally, registry)
+    runner.search()
+
+
+def _rules(study: ResolvedStudy, runs: Path, registry: Registry | None) -> list[Decide]:
+    """What may leave a level out of further random seeds."""
+    rules = []
+    if study.stopping.rule == "race":
+        rules.append(race(study, runs))
+    if registry is not None:
+        rules.append(registry.decide)
+    if study.first_seeds:
+        rules.append(decided(study.first_seeds, verdicts_in(runs)))
+    return rules
+
+
+def _leave(
+    study: ResolvedStudy,
+    runner: CellRunner,
+    tally: Tally,
+    dropped: Mapping[str, str],
+    undecided: Mapping[str, str],
+    before: Mapping[str, Mapping[str, float]],
+) -> None:
+    """End the cells that are left out: those that the store has as any other."""
+    reasons = {**dropped, **undecided}
+    left = [cell for cell in study.cells if cell.key_label in reasons]
     there = [cell for cell in left if runner.is_stored(cell)]
     if there:
         runner.finish("", there)
@@ -139,8 +186,16 @@ def _in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path
         label = cell.key_label
         if label in dropped and label in before:
             runner.leave(cell, 0)
-        tally(CellLeftOut(**who(cell), reason=(dropped | open_)[label]))
-    if study.screen is not None:
-        for line in validity(study, before, tally.finished):
-            tally(Note(line))
-    runner.search()
+        tally(CellLeftOut(**who(cell), reason=reasons[label]))
+
+
+def _unseal(study: ResolvedStudy, runner: CellRunner, tally: Tally, registry: Registry) -> None:
+    assert study.gates is not None
+    sealed, cells = study.gates.sealed, registry.open()
+    if cells:
+        runner.finish(f"the sealed split {sealed}", cells)
+    else:
+        tally(Note(f"{sealed} stays sealed: no claim is left for it"))
+    for cell in study.cells:
+        if cell.data.name == sealed and cell not in cells:
+            tally(CellLeftOut(**who(cell), reason="sealed: no claim that is left asks for it"))
