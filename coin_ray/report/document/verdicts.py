@@ -69,8 +69,9 @@ def _row(one: Judged) -> tuple[Value, ...]:
 def _path(one: Judged) -> Section:
     claim = one.claim
     said = (
-        f"{claim.level} is better than {one.baseline} in {metric_title(claim.metric)} on "
-        f"{claim.data}, by as little as {claim.worth:g}, over {claim.seeds} random seeds and "
+        f"The claim: {claim.level} is better than {one.baseline} in "
+        f"{metric_title(claim.metric)} on {claim.data}, by as little as "
+        f"{claim.worth:g}, over {claim.seeds} random seeds and "
         f"{claim.images} images."
     )
     blocks: list[Block] = [said, Notes(one.path)]
