@@ -125,7 +125,7 @@ def _agreement(run: CellRun) -> dict[str, float]:
         return {}
     last = run.config.rounds.count + 1
     scores = {image.name: run.info(Ref("score", image, last)) for image in run.train}
-    return {n: s["agreement_sum"] / s["instances"] for n, s in scores.items() if s["instances"]}
+    return {name: s["agreement_sum"] / max(s["instances"], 1) for name, s in scores.items()}
 
 
 def _round_facts(run: CellRun) -> list[dict[str, float]]:
