@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from coin_ray.data.dataset import DataSpec
-from coin_ray.execution.order import by_seeds, screened, validity
+from coin_ray.execution.order import by_seeds, decided, screened, validity
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.resolved import Objective, ResolvedStudy, Screen, StudyCell
 from tests.test_pipeline_cell import config
@@ -110,7 +110,7 @@ def test_seeds_are_added_where_the_verdict_is_open() -> None:
         2: {("d", "a"): "worse", ("d", "b"): "open"},
         3: {("d", "a"): "open", ("d", "b"): None},  # what has been decided stays so
     })  # fmt: skip
-    left_out = by_seeds(given, given.cells, runs.finish, runs.verdicts)
+    left_out = by_seeds(given, given.cells, runs.finish, decided(1, runs.verdicts))
     assert runs.batches == [
         ["base/d/3", "a/d/3", "b/d/3", "base/d/1", "a/d/1", "b/d/1"],
         ["base/d/4", "b/d/4"],
@@ -125,7 +125,7 @@ def test_seeds_are_added_where_the_verdict_is_open() -> None:
 def test_the_baseline_goes_on_where_a_level_is_open_on_the_same_data() -> None:
     given = study("base", "a", seeds=(0, 1), data=("d", "e"), first_seeds=1)
     runs = Runs({1: {("d", "a"): "better", ("e", "a"): "open"}})
-    left_out = by_seeds(given, given.cells, runs.finish, runs.verdicts)
+    left_out = by_seeds(given, given.cells, runs.finish, decided(1, runs.verdicts))
     assert runs.batches[1] == ["base/e/1", "a/e/1"]
     assert left_out == {
         label(given, "base", seed=1): "every level was decided after 1 random seeds",
@@ -137,10 +137,10 @@ def test_the_baseline_goes_on_where_a_level_is_open_on_the_same_data() -> None:
 def test_all_seeds_where_nothing_decides(fields: dict[str, int]) -> None:
     given = study("base", "a", seeds=(0, 1), **fields)
     runs = Runs({1: {("d", "a"): None}})
-    assert by_seeds(given, given.cells, runs.finish, runs.verdicts) == {}
+    assert by_seeds(given, given.cells, runs.finish, decided(1, runs.verdicts)) == {}
     assert [label for batch in runs.batches for label in batch] == [
         "base/d/0", "a/d/0", "base/d/1", "a/d/1",
     ]  # fmt: skip
     alone = study("base", seeds=(0, 1), first_seeds=1)
-    assert by_seeds(alone, alone.cells, runs.finish, runs.verdicts) == {}
+    assert by_seeds(alone, alone.cells, runs.finish, decided(1, runs.verdicts)) == {}
     assert runs.batches[-1] == ["base/d/0", "base/d/1"]

@@ -16,11 +16,22 @@ from pathlib import Path
 
 import pytest
 
+from coin_ray.events.tracked import LevelMeasured, Metrics
+from coin_ray.tracking.describe import describe_levels
+from coin_ray.tracking.mlflow_store import LEVELS as BY_LEVEL
 from coin_ray.tracking.mlflow_store import connect, study_runs, tracking_uri
 from coin_ray.tracking.server import experiment_address, running_server
 from coin_ray.tracking.tracker import Tracker
-from tests.tracking_study import LEVELS, info, run_events
+from tests.tracking_study import LEVELS, info, run_events, study
 
+POINTS = {
+    ("tiles", level): [
+        {"round": r, "metric": "aji", "mean": m + r / 100, "low": m - 0.05, "high": m + 0.05}
+        for r in (0, 1, 2)
+    ]
+    for level, m in (("none", 0.375), ("mae", 0.5))
+}
+"""Of each level by round, as ``report.values.spreads`` has them."""
 CHROMIUM = shutil.which("chromium")
 
 pytestmark = [
@@ -40,6 +51,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         tracker = Tracker(folder, info("browser"))
         for event in run_events(folder / "files"):
             tracker.record(event)
+        levels = describe_levels(study(), POINTS, {which: [0, 1] for which in POINTS})
+        tracker.add(list(levels.values()))
+        for which, level in levels.items():
+            for p in POINTS[which]:
+                ends = {f"aji_{end}": p[end] for end in ("mean", "low", "high")}
+                tracker.record(Metrics(ends, p["round"], level["cell"]).to_json())
+            tracker.record(LevelMeasured(level["cell"]).to_json())
         assert tracker.close()
         yield folder
 
@@ -90,6 +108,15 @@ def test_the_experiment_page_lists_the_cells(server: str, tmp_path: Path) -> Non
     for level in LEVELS:
         assert in_a_row(words, "0.52", "tiles", level, "0")
     assert in_a_row(words, "2", "matching runs")  # without the study's own run
+
+
+def test_the_levels_stand_by_the_lower_ends_of_their_intervals(server: str, tmp_path: Path) -> None:
+    words = rendered(experiment_address(server, BY_LEVEL), tmp_path)
+    assert in_a_row(words, "2", "matching runs")
+    assert {"aji_mean", "aji_low", "aji_high", "level", "seeds"} <= set(words)
+    assert in_a_row(words, "0.55", "0.45", "0.52", "tiles", "mae")
+    assert in_a_row(words, "tiles", "none")
+    assert words.index("mae · tiles") < words.index("none · tiles")  # the better one first
 
 
 def test_all_cells_can_be_compared(workspace: Path, server: str, tmp_path: Path) -> None:

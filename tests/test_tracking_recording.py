@@ -76,6 +76,49 @@ def test_the_report_keeps_its_folders(results: Results, tracker: Tracker, tmp_pa
     assert run.tables == {"summary.json"}
 
 
+def levels_of(tracker: Tracker) -> dict[str, list[RunRecord]]:
+    """Name of each level's run -> its records, in the journal's order."""
+    records: dict[str, RunRecord] = {}
+    for line in read_checked(journal_path(tracker.workspace, tracker.study)).good:
+        fold(records, line)
+    found: dict[str, list[RunRecord]] = {}
+    for run in records.values():
+        if "kind" in run.tags:
+            found.setdefault(run.name, []).append(run)
+    return found
+
+
+def test_a_level_has_a_run_of_its_own_with_its_interval_by_round(
+    results: Results, tracker: Tracker
+) -> None:
+    Recorder(tracker, results.study, results.runs).levels(results)
+    found = levels_of(tracker)
+    assert found.keys() == {f"{level} · generated" for level in ("off", "0.1", "1.0")}
+    (run,) = found["1.0 · generated"]
+    assert (run.status, run.tags["kind"], run.tags["seeds"]) == ("FINISHED", "level", "0, 1")
+    assert (run.params["level"], run.params["weight"]) == ("1.0", "1.0")
+    assert "seed" not in run.params
+    values = {key: value for key, (value, _) in run.metrics.items()}
+    assert {step for _, step in values} == {0, 1, 2}
+    for step in (0, 1, 2):
+        low, mean, high = (values[f"aji_{end}", step] for end in ("low", "mean", "high"))
+        assert low < mean < high
+    row = results.compared.filter(level="1.0", metric="aji").to_dicts()[0]
+    assert values["aji_mean", 2] == pytest.approx(row["level_mean"])
+
+
+def test_a_level_of_more_seeds_is_a_run_of_its_own(
+    results: Results, tracker: Tracker, tmp_path: Path
+) -> None:
+    record = Recorder(tracker, results.study, results.runs)
+    fewer = replace(results, frame=results.frame.filter(seed=0))
+    for told in (fewer, results, results):
+        record.levels(told)
+    for runs in levels_of(tracker).values():
+        told = [(run.tags["kind"], run.tags["seeds"]) for run in runs]
+        assert told == [("level before", "0"), ("level", "0, 1")]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(UserError("Ray did not start"), "FAILED"), (KeyboardInterrupt(), "KILLED")],

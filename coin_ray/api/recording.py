@@ -16,13 +16,14 @@ from coin_ray.events.events import (
     RoundProgress,
     StudyFinished,
 )
-from coin_ray.events.tracked import File, Metrics, Table, Tags
+from coin_ray.events.tracked import File, LevelMeasured, Metrics, Table, Tags
 from coin_ray.files import pull, seen
 from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
 
 if TYPE_CHECKING:
+    from coin_ray.report.values.study_results import Results
     from coin_ray.tracking.tracker import Tracker
 
 MOST_PICTURES = 12
@@ -57,6 +58,14 @@ class Recorder:
         self._record(event)
         if isinstance(event, CellFinished):
             self._files(event.cell)
+
+    def turn(self, study: ResolvedStudy) -> None:
+        """The study has been edited."""
+        self._study = study
+        if self._tracker is not None:
+            from coin_ray.tracking.describe import describe_cells
+
+            self._tracker.add(describe_cells(study.cells))
 
     def _files(self, cell: str) -> None:
         folder = self._runs / cell
@@ -103,6 +112,29 @@ class Recorder:
         self._record(Metrics(values))
         if full:
             self._record(Tags(full))
+
+    def levels(self, results: Results) -> None:
+        """A run a level and data set beside those of its cells: by round ``<metric>_mean``,
+        ``_low`` and ``_high`` of the metrics of the study's table."""
+        if self._tracker is None:
+            return
+        from coin_ray.report.values.spreads import seeds_of, spreads
+        from coin_ray.tracking.describe import describe_levels
+
+        points: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in spreads(results):
+            points.setdefault((row["dataset"], row["level"]), []).append(row)
+        told = describe_levels(results.study, points, seeds_of(results))
+        self._tracker.add(list(told.values()))
+        for which, level in told.items():
+            by_round: dict[int, dict[str, float]] = {}
+            for row in points[which]:
+                ends = {f"{row['metric']}_{end}": row[end] for end in ("mean", "low", "high")}
+                known = {name: value for name, value in ends.items() if value is not None}
+                by_round.setdefault(row["round"], {}).update(known)
+            for round_, values in by_round.items():
+                self.metrics(level["cell"], round_, values)
+            self._record(LevelMeasured(level["cell"]))
 
     def _record(self, event: Event) -> None:
         if self._tracker is not None:

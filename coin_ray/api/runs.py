@@ -12,9 +12,10 @@ from coin_ray.api.studies import PathLike, Study, default_workspace, load_study
 from coin_ray.errors import UserError
 from coin_ray.events.events import Event, Note, StudyStarted
 from coin_ray.execution.budget import StudyPlan, plan_study
+from coin_ray.execution.driving import driving
 from coin_ray.execution.executor import Executor
 from coin_ray.execution.local import Local
-from coin_ray.execution.refusals import Target, target
+from coin_ray.execution.refusals import Target, refuse_missing, target
 from coin_ray.execution.tally import unfailing
 from coin_ray.execution.trial_log import runs_folder, with_proposals
 from coin_ray.files import seen
@@ -106,9 +107,12 @@ def run_and_report(
     where = _admitted(study, executor, listen)
     runs = runs_folder(resolved, workspace)
     facts = _facts(data, where.device, command)
-    with recorder(
-        resolved, workspace, runs, device=where.device, command=command if tracking else None
-    ) as record:
+    refuse_missing(resolved, data, workspace)
+    kept = command if tracking else None
+    with (
+        driving(resolved, runs, listen),
+        recorder(resolved, workspace, runs, device=where.device, command=kept) as record,
+    ):
 
         def hear(event: Event) -> None:
             if isinstance(event, StudyStarted):  # what is refused leaves nothing behind
@@ -124,12 +128,16 @@ def run_and_report(
             executor=executor,
             device=where.device,
             workers=where.workers,
+            edited=record.turn,
         )
+        assert outcome.study is not None
+        resolved = outcome.study
         keep_sweep(runs, {**facts, "missing": {**outcome.left_out, **outcome.failed}})
         values = read_results(with_proposals(resolved, runs), runs, data)
         files = write_report(values, runs / "report", overwrite=True)
         record.report(files, summary(values.tables).to_dicts())
         record.comparisons(values.compared.to_dicts())
+        record.levels(values)
     return Results(values, workspace, outcome)
 
 

@@ -30,6 +30,17 @@ class ToHub:
         return self.hub.put.remote(event.to_json())
 
 
+@dataclass(frozen=True)
+class AskHub:
+    """Whether a job has been withdrawn."""
+
+    hub: Any
+    job: str
+
+    def __call__(self) -> bool:
+        return bool(ray.get(self.hub.is_withdrawn.remote(self.job)))
+
+
 class _Loan(NamedTuple):
     segmenter: tuple[str, str]
     since: float
@@ -51,6 +62,7 @@ class EventHub:
         self._faults: dict[str, Exception] = {}
         self._loans: dict[int, _Loan] = {}
         self._lent = 0
+        self._withdrawn: frozenset[str] = frozenset()
         self._last: dict[tuple[str, str], str] = {}
         """The segmenter of a model that has last seen an image: its memory may have it."""
 
@@ -72,6 +84,13 @@ class EventHub:
         if job not in self._cells:
             self._asked.add(job)
         return self._cells.pop(job, None)
+
+    def withdraw(self, jobs: frozenset[str]) -> None:
+        """These jobs, and no others, are not asked for any more."""
+        self._withdrawn = jobs
+
+    def is_withdrawn(self, job: str) -> bool:
+        return job in self._withdrawn
 
     def staff(
         self, model: str, segmenters: Mapping[str, Any], fault: Exception | None = None

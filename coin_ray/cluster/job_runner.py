@@ -13,7 +13,7 @@ import ray
 from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.executor import Cluster
 from coin_ray.cluster.folders import run_folder
-from coin_ray.cluster.hub import ToHub, start_hub
+from coin_ray.cluster.hub import AskHub, ToHub, start_hub
 from coin_ray.cluster.nodes import connected
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.cluster.segmenters import Segmenters
@@ -61,6 +61,7 @@ class ClusterRunner:
         self._given: dict[str, Sequence[CellSpec]] = {}
         self._segmenters: Segmenters
         self._rungs: Rungs | None = None
+        self._withdrawn: frozenset[str] = frozenset()
 
     def __enter__(self) -> ClusterRunner:
         return self
@@ -110,9 +111,18 @@ class ClusterRunner:
         """Keep the cells of a job until its trial asks for them."""
         self._given[job] = specs
 
+    def turn(self, study: ResolvedStudy) -> None:
+        """The study has been edited."""
+        self._study, self._rungs = study, None
+
+    def withdraw(self, jobs: Collection[str]) -> None:
+        """Let these jobs end after the stage that they are at."""
+        self._withdrawn = frozenset(jobs)
+
     def _answer(self, asked: Collection[str]) -> None:
         """Look after the segmenters, and answer the trials that have asked for their cells, also
         those that are tried again; they ask until there is a segmenter for them."""
+        self._hub.withdraw.remote(self._withdrawn)  # each time, for a hub that was started anew
         for job in sorted(asked):
             if segmenters(self._study):
                 sams = {spec.config.sam.model: spec.config.sam for spec in self._given[job]}
@@ -129,6 +139,7 @@ class ClusterRunner:
                 segmenter=ActorSegmenter(self._hub, spec.config.sam.model),
                 tell=ToHub(self._hub),
                 resources=self._study.resources,
+                withdrawn=AskHub(self._hub, job),
                 folder=self._folder,
             )
             for spec in self._given[job]

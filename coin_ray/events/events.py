@@ -67,6 +67,17 @@ class CellsProposed(Event):
 
 
 @dataclass(frozen=True)
+class StudyEdited(Event):
+    """Another run of the same study has handed it in anew, and this one goes on with that.
+    ``cells``: how many it has now; ``words`` count those that are added, changed, removed and
+    kept; ``by``: who."""
+
+    cells: Count
+    words: str
+    by: str
+
+
+@dataclass(frozen=True)
 class Stalled(Event):
     """No cell has said anything for ``seconds``; ``lines`` say who waits for what."""
 

@@ -111,6 +111,9 @@ class StudyState:
             case events.CellsProposed():
                 self.proposed += 1
                 self.to_compute += Counter(event.to_compute)
+            case events.StudyEdited():
+                self.total = event.cells
+                self.notes = [*self.notes[-2:], edited(event)]
             case events.Note():
                 self.notes = [*self.notes[-2:], event.text]
             case events.Stalled():
@@ -207,6 +210,11 @@ class StudyState:
         # Stages run side by side: what a second of the clock has got done so far.
         pace = max(sum(self.seconds.values()) / elapsed, 1e-9) if elapsed > 0 else 1.0
         return work / pace
+
+
+def edited(event: events.StudyEdited) -> str:
+    """An edit in a line."""
+    return f"the study was edited by {event.by}: {event.words}"
 
 
 def _step(event: CellEvent) -> str:

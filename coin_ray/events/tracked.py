@@ -135,6 +135,19 @@ class Tags(Event):
     cell: str = ""
 
 
+@dataclass(frozen=True)
+class LevelDescribed(Description):
+    """Of a level's run, which stands beside those of its cells."""
+
+
+@dataclass(frozen=True)
+class LevelMeasured(Event):
+    """The values of a level's run are all there; those of the same level and data set before it
+    are of fewer cells, or of others."""
+
+    cell: str
+
+
 FOR_RUNS = frozenset(
     kind for kind, found in Event.KINDS.items() if found.__module__ == __name__
 ) - {"StudyDescribed"}

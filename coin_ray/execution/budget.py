@@ -93,6 +93,10 @@ class StudyPlan:
             return f"only the {study.screen.keep} best levels and the baseline are trained"
         if study.first_seeds is not None:
             return f"seeds after the first {study.first_seeds} run only where the verdict is open"
+        if study.stopping.rule == "race":
+            return "levels that lose the race get no further seeds"
+        if study.gates is not None:
+            return "claims that have become futile stop, and a sealed split may stay sealed"
         if study.stopping.rule != "none" or any(c.config.rounds.early_stop for c in study.cells):
             return "rounds that are not worth it are left out"
         return ""

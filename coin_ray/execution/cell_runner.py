@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +25,7 @@ from coin_ray.execution.cell_spec import (
     who,
     with_rounds,
 )
+from coin_ray.execution.edits import Difference, Edited, difference
 from coin_ray.execution.executor import Batch, JobRunner
 from coin_ray.execution.failures import Failure, cause, trace
 from coin_ray.execution.jobs import Halving, Job, JobSettings
@@ -35,7 +37,7 @@ from coin_ray.pipeline.needs import mask_folder, needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
-from coin_ray.study.search import proposal
+from coin_ray.study.search import proposal, with_trials
 
 Cells = Sequence[StudyCell]
 UNHEARD = Failure("its trial ended without a result and without a word", "")
@@ -60,9 +62,47 @@ class CellRunner:
         self._jobs: dict[str, Job] = {}
         self._reused: set[str] = set()
         self._stopped: list[tuple[Job, int]] = []
-        stops = Halving(most_rounds(study), self._jobs, self._stop)
-        self._halving = stops if halves(study) else None
+        self._halving = self._halves()
+        self._what = ""
+        self._turn = threading.Lock()
+        self._edited: ResolvedStudy | None = None
+        self._search: Proposals | None = None
         self.started = False
+
+    def _halves(self) -> Halving | None:
+        stops = Halving(most_rounds(self._study), self._jobs, self._stop)
+        return stops if halves(self._study) else None
+
+    def take(self, edited: ResolvedStudy) -> Difference:
+        """Stop what an edited study does not ask for, after the stage that it is at; the rest of
+        this one is its own (``turn``). From any thread."""
+        with self._turn:
+            found = difference(self._edited or self._study, edited)
+            self._edited, wanted = edited, {cell.key_label for cell in edited.cells}
+            if self._search is not None:
+                self._search.stop()
+            else:
+                jobs = list(self._jobs.values())
+                unwanted = [job for job in jobs if not wanted & {c.key_label for c in job.cells}]
+                self._runner.withdraw({job.name for job in unwanted})
+        return found
+
+    def turn(self, log: Callable[[ResolvedStudy], TrialLog]) -> ResolvedStudy | None:
+        """The study that is to be run now, with the trials of its ``log``; None where nobody has
+        edited it."""
+        with self._turn:
+            study, self._edited = self._edited, None
+        if study is None:
+            return None
+        self._log = log(study)
+        if study.search is not None:
+            study = with_trials(study, self._log.proposals)
+        self._study, self._what = study, "the study as edited"
+        self._jobs.clear()
+        self._halving = self._halves()
+        self._runner.turn(study)
+        self._runner.withdraw(())
+        return study
 
     @property
     def reused(self) -> int:
@@ -70,7 +110,10 @@ class CellRunner:
         return len(self._reused)
 
     def finish(self, what: str, cells: Cells) -> None:
-        """Run cells to their end; those that were stopped before, to where that was."""
+        """Run cells to their end; those that were stopped before, to where that was. Raises Edited
+        if the study has been edited meanwhile, as all that runs cells does."""
+        ended = self._tally.finished.keys() | self._tally.failed.keys()
+        cells = [cell for cell in cells if cell.key_label not in ended]
         if self._trials_left():
             self._runner.open()  # what it refuses, it refuses before anything starts
         jobs = self._made_of(cells)
@@ -111,13 +154,18 @@ class CellRunner:
         study, log, left = self._study, self._log, self._trials_left()
         if study.search is None or not left:
             return
+        self._go_on()
         what = f"search: {left} of {study.search.trials} trials, sampler {study.search.sampler}"
         self._tally(PhaseStarted(what))
         base = [cell for cell in study.cells if cell.level == study.baseline_level]
         known = [(values, self._value(proposal(study, values))) for values in log.proposals]
         searcher = Proposals(study, known, self._value(base), self._propose, log.valued)
         batch = Batch([], self._settings(), self._halving, searcher, left)
-        self._settle(self._runner.run(batch))
+        self._search = searcher
+        try:
+            self._settle(self._runner.run(batch))
+        finally:
+            self._search = None
 
     def _trials_left(self) -> int:
         search = self._study.search
@@ -170,7 +218,12 @@ class CellRunner:
     def _planned(self, cells: Cells) -> Plan:
         return plan_cells(cells, self._data, self._workspace, self._device, self._study.until)
 
+    def _go_on(self) -> None:
+        if self._edited is not None:
+            raise Edited
+
     def _begin(self, what: str, plan: Plan) -> None:
+        what, self._what = what or self._what, ""
         if not self.started:
             self.started = True
             study, workers = self._study, self._runner.workers
@@ -181,12 +234,15 @@ class CellRunner:
 
     def _compute(self, what: str, jobs: Sequence[Job], plan: Plan, *, score: bool = False) -> None:
         self._runner.open()
-        self._begin(what, plan)
-        for job in jobs:
-            self._give(job, plan)
+        with self._turn:
+            self._go_on()
+            self._begin(what, plan)
+            for job in jobs:
+                self._give(job, plan)
         names, halving = [job.name for job in jobs], None if score else self._halving
         batch = Batch(names, self._settings(score), halving)
         self._settle(self._runner.run(batch), scored=score)
+        self._go_on()
 
     def _settings(self, score: bool = False) -> JobSettings:
         study, by_round = self._study, self._halving is not None and not score

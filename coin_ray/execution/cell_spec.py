@@ -36,6 +36,10 @@ SAY = 5.0
 """Seconds between two signs of life of a training."""
 
 
+class Withdrawn(Exception):
+    """The cell is not asked for any more: its study has been edited."""
+
+
 class NoSegmenter:
     """Of a cell that the store has whole."""
 
@@ -55,7 +59,8 @@ class CellSpec:
     are content digests found once on the driver; ``who`` holds the fields of the cell's events
     (cell, level, data, seed); ``content`` is the digest of its data set, for whoever reads its
     results; ``resources`` is the study's; ``folder`` is for the files of Ray Train; ``tell`` takes
-    the events of the cell; ``cache`` is the plan's ``uss.cache``.
+    the events of the cell; ``cache`` is the plan's ``uss.cache``; ``withdrawn`` says whether the
+    cell is not asked for any more.
     """
 
     config: Cell
@@ -75,6 +80,7 @@ class CellSpec:
     content: str = ""
     until: Until | None = None
     cache: str | None = None
+    withdrawn: Callable[[], bool] | None = None
 
     @property
     def store(self) -> Store:
@@ -83,6 +89,11 @@ class CellSpec:
     def emit(self, kind: type[Any], **values: Any) -> Any:
         """Send an event of this cell without waiting; what an executor can wait for."""
         return None if self.tell is None else self.tell(kind(**self.who, **values))
+
+    def go_on(self) -> None:
+        """Raises Withdrawn once the cell is not asked for any more."""
+        if self.withdrawn is not None and self.withdrawn():
+            raise Withdrawn(self.who["cell"])
 
 
 def who(cell: StudyCell) -> dict[str, Any]:
@@ -107,6 +118,7 @@ def open_cell(spec: CellSpec) -> CellRun:
 
     def done(key: Key, seconds: float) -> None:
         spec.emit(StageFinished, stage=key.stage, image=key.name, seconds=seconds, key=key.digest)
+        spec.go_on()
 
     def reused(key: Key) -> None:
         spec.emit(StageReused, stage=key.stage, image=key.name, key=key.digest)
@@ -173,6 +185,7 @@ def train_and_tell(
             spec.emit(RoundProgress, step=step, steps=steps)
 
     if first:
+        spec.go_on()
         spec.emit(StageStarted, stage=stage)
     train_stage(open_cell(spec), world, finished, stage, progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,13 @@ class JobRunner(AbstractContextManager[Any], Protocol):
 
     def give(self, job: str, specs: Sequence[CellSpec]) -> None:
         """Keep the cells of a job for when it is run."""
+
+    def turn(self, study: ResolvedStudy) -> None:
+        """The study has been edited: what is run from now on is as this one says."""
+
+    def withdraw(self, jobs: Collection[str]) -> None:
+        """Of the jobs that were given, let these, and no others, end after the stage that they are
+        at, or not begin. From any thread."""
 
     def run(self, batch: Batch) -> Mapping[str, Failure]:
         """Run a batch; why those of its jobs failed that did."""

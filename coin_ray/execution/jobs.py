@@ -8,9 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coin_ray.events.events import CellFailed, CellFinished, CellScored, CellStarted
-from coin_ray.execution.cell_spec import CellSpec, ended_early, open_cell, run_to_end
-from coin_ray.execution.failures import cause, lost, trace
+from coin_ray.events.events import (
+    CellFailed,
+    CellFinished,
+    CellLeftOut,
+    CellScored,
+    CellStarted,
+)
+from coin_ray.execution.cell_spec import CellSpec, Withdrawn, ended_early, open_cell, run_to_end
+from coin_ray.execution.failures import cause, first_error, lost, trace
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.runner import Each, Train
 from coin_ray.study.resolved import StudyCell
@@ -22,6 +28,8 @@ VALUE = "value"
 FAILED = "failed"
 """Under this name a job reports why a cell of it failed. That is an ending as any other: what Ray
 Tune itself takes for a failure of a trial, and tries again, is the loss of its process or node."""
+REMOVED = "removed from the study while it ran"
+"""Why a cell is left out that was withdrawn."""
 Steps = Callable[[CellSpec, CellRun], tuple[Each, Train]]
 """How the steps and the trainings of a cell are run."""
 
@@ -70,7 +78,8 @@ def run_job(
     wait: Callable[[Any], Any],
 ) -> None:
     """Run a job's cells. Its value, which ``report`` is given, is the mean over them; ``wait`` for
-    an event that has to arrive first. Raises what was lost, which is not the cell's failure.
+    an event that has to arrive first. Raises what was lost, which is not the cell's failure. A job
+    that is withdrawn ends after the stage that it is at.
 
     Nothing of a round is alive between two of them, and all that a job has computed is stored, so
     it can be stopped or killed at any time.
@@ -84,10 +93,16 @@ def run_job(
             if not spent[index]:
                 spec.emit(CellStarted)
             try:
+                spec.go_on()
                 metrics = _advance(spec, rounds, settings, steps)
             except Exception as error:
                 if lost(error):
                     raise
+                if isinstance(first_error(error), Withdrawn):
+                    for one in specs:
+                        wait(one.emit(CellLeftOut, reason=REMOVED))
+                    report({ROUNDS: rounds, FAILED: REMOVED})
+                    return
                 wait(spec.emit(CellFailed, cause=cause(error), trace=trace(error)))
                 of = f"{spec.who['cell']} of the same trial failed: " if len(specs) > 1 else ""
                 report({ROUNDS: rounds, FAILED: of + cause(error)})

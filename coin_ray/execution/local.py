@@ -3,7 +3,7 @@ labels are made while its student predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +89,7 @@ class LocalRunner(AbstractContextManager[Any]):
         self._tell = unfailing(tally)
         self._given: dict[str, Sequence[CellSpec]] = {}
         self._segmenters: dict[str, _OneThread] = {}
+        self._withdrawn: Collection[str] = ()
 
     def __exit__(self, *error: Any) -> None:
         """Nothing is left open."""
@@ -99,6 +100,14 @@ class LocalRunner(AbstractContextManager[Any]):
     def give(self, job: str, specs: Sequence[CellSpec]) -> None:
         """Keep the cells of a job for when it is run."""
         self._given[job] = specs
+
+    def turn(self, study: ResolvedStudy) -> None:
+        """The study has been edited."""
+        self._study = study
+
+    def withdraw(self, jobs: Collection[str]) -> None:
+        """Let these jobs end after the stage that they are at."""
+        self._withdrawn = frozenset(jobs)
 
     def run(self, batch: Batch) -> Mapping[str, Failure]:
         """Run a batch, one job after the other."""
@@ -122,6 +131,7 @@ class LocalRunner(AbstractContextManager[Any]):
                 segmenter=self._segmenter(spec.config),
                 tell=self._tell,
                 resources=self._study.resources,
+                withdrawn=lambda: job in self._withdrawn,
             )
             for spec in self._given[job]
         ]

@@ -14,9 +14,39 @@ from coin_ray.study.resolved import ResolvedStudy, Stopping, StudyCell, Until
 Cells = Sequence[StudyCell]
 Metrics = Mapping[str, Mapping[str, float]]
 """Cell (its label) -> metric -> value; cells that failed are not there."""
+Decide = Callable[[ResolvedStudy], Mapping[tuple[str, str], str]]
+"""Of a study with the cells and seeds that have run: (data set, level) -> why that level is left
+out of the further seeds; those that go on are not there."""
 Verdicts = Callable[[ResolvedStudy], Mapping[tuple[str, str], str | None]]
 """What the cells of a study say about its levels: (data set, level) -> better, worse, equal, open
 or None."""
+
+
+def decided(first: int, verdicts: Verdicts) -> Decide:
+    """Leave out what has a verdict after ``first`` seeds or more."""
+
+    def decide(part: ResolvedStudy) -> dict[tuple[str, str], str]:
+        count = len(part.seeds)
+        found = verdicts(part) if count >= first else {}
+        return {
+            pair: f"decided after {count} random seeds: {verdict}"
+            for pair, verdict in found.items()
+            if verdict not in ("open", None)
+        }
+
+    return decide
+
+
+def together(rules: Sequence[Decide]) -> Decide:
+    """Leave out what any rule does; the first one says why."""
+
+    def decide(part: ResolvedStudy) -> dict[tuple[str, str], str]:
+        found: dict[tuple[str, str], str] = {}
+        for rule in rules:
+            found = {**rule(part), **found}
+        return found
+
+    return decide
 
 
 def verdicts_in(runs: Path) -> Verdicts:
@@ -37,6 +67,7 @@ def up_to(study: ResolvedStudy, stage: Until) -> ResolvedStudy:
     nothing is searched, screened, stopped or decided."""
     cells = tuple(replace(c, config=with_rounds(c.config, 0)) for c in study.cells)
     whole = replace(study, search=None, screen=None, stopping=Stopping("none"), first_seeds=None)
+    whole = replace(whole, gates=None)
     return replace(whole, cells=cells, until=stage)
 
 
@@ -49,7 +80,7 @@ def most_rounds(study: ResolvedStudy) -> int:
 
 def halves(study: ResolvedStudy) -> bool:
     """True if a study stops cells that fall behind others after a round."""
-    return study.stopping.rule != "none" and most_rounds(study) > study.stopping.grace
+    return study.stopping.rule == "asha" and most_rounds(study) > study.stopping.grace
 
 
 def screened(study: ResolvedStudy, metrics: Metrics) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -103,37 +134,32 @@ def by_seeds(
     study: ResolvedStudy,
     cells: Cells,
     finish: Callable[[str, Cells], None],
-    verdicts: Verdicts,
+    decide: Decide,
 ) -> dict[str, str]:
-    """Run the first seeds of all cells, then of each further seed only those whose verdict against
-    the baseline is open, and the baseline that they are compared with. Why a cell is left out.
+    """Run the first seeds of all cells, then of each further seed only the levels that nothing has
+    been decided about, and the baseline that they are compared with. Why a cell is left out.
 
-    ``finish(what, cells)`` runs cells to their end. A level that has been decided stays decided;
-    in a study without ``first_seeds`` all seeds are run.
+    ``finish(what, cells)`` runs cells to their end. A level that has been decided stays decided.
     """
-    first = len(study.seeds)
-    if study.first_seeds and len(study.levels) > 1:
-        first = study.first_seeds
+    first = study.least_seeds if len(study.levels) > 1 else len(study.seeds)
     finish("", [c for c in cells if c.seed in study.seeds[:first]])
-    decided: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], str] = {}
     reasons: dict[str, str] = {}
     for count in range(first, len(study.seeds)):
         seeds = study.seeds[:count]
         done = [c for c in cells if c.seed in seeds and c.key_label not in reasons]
-        for pair, verdict in verdicts(part_of(study, done, seeds)).items():
-            if verdict not in ("open", None):
-                decided.setdefault(pair, f"decided after {count} random seeds: {verdict}")
+        known = {**decide(part_of(study, done, seeds)), **known}
         following = [c for c in cells if c.seed == study.seeds[count]]
         undecided = {
             c.data.name
             for c in following
-            if c.level != study.baseline_level and (c.data.name, c.level) not in decided
+            if c.level != study.baseline_level and (c.data.name, c.level) not in known
         }
         for cell in following:
             if cell.level == study.baseline_level and cell.data.name not in undecided:
                 reasons[cell.key_label] = f"every level was decided after {count} random seeds"
-            elif (cell.data.name, cell.level) in decided:
-                reasons[cell.key_label] = decided[cell.data.name, cell.level]
+            elif (cell.data.name, cell.level) in known:
+                reasons[cell.key_label] = known[cell.data.name, cell.level]
         wanted = [c for c in following if c.key_label not in reasons]
         if wanted:
             levels = len({c.level for c in wanted} - {study.baseline_level})

@@ -51,10 +51,15 @@ class Proposals:
         for _, value in known:  # the first proposals are these, in order
             self._tell(self._ask()[0], value)
         self.over = False
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Propose nothing any more. From any thread."""
+        self._stopped = True
 
     def suggest(self, trial: str) -> str | None:
         """The job of a trial; None while the next one is being run, or when it is ``over``."""
-        for _ in range(REPEATS):
+        for _ in range(0 if self._stopped else REPEATS):
             asked, values = self._held or self._ask()
             config = self._config(values)
             if config in self._known:

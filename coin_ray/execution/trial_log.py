@@ -65,13 +65,15 @@ class TrialLog:
         """How many rounds of a cell are to be run: all, or those after which it was stopped under
         the rule and the objective that the study has now."""
         count = cell.config.rounds.count
-        if self._study.stopping.rule == "none" or cell.level == self._study.baseline_level:
+        if self._study.stopping.rule != "asha" or cell.level == self._study.baseline_level:
             return count
         return min(count, self._stopped.get(self._identity(cell), count))
 
     def _identity(self, cell: StudyCell) -> str:
         settings = {name: identity(getattr(cell.config, name)) for name in Cell.model_fields}
-        rule = [asdict(self._study.stopping), asdict(self._study.objective)]
+        stopping = asdict(self._study.stopping)
+        del stopping["alpha"]  # of races, which are decided again from their results
+        rule = [stopping, asdict(self._study.objective)]
         data = self._study.contents.get(cell.data.name)
         return digest([settings, cell.seed, data, rule])
 

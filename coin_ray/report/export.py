@@ -14,6 +14,7 @@ from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.settings import Cell
+from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.training import round_facts
 from coin_ray.report.panels import write_panels
@@ -47,7 +48,8 @@ def export(
     made_of = digest([_made_of(run, s.image, last) for s in samples])
     whole = (config or run.config).model_dump(mode="json", by_alias=True)
     settings = yaml.safe_dump(whole, sort_keys=False)
-    facts = {"cell": dict(cell), "rounds": _round_facts(run), "made_of": made_of}
+    told = {"rounds": _round_facts(run), "agreement": _agreement(run), "made_of": made_of}
+    facts = {"cell": dict(cell), **told}
     metrics = json.dumps({**facts, "rows": rows})
     written = {folder / "config.yaml": settings, folder / "metrics.json": metrics}
     if (folder / TIMES).is_file() and all(
@@ -115,6 +117,15 @@ def _made_of(run: CellRun, image: Image, step: str) -> str:
     """The digest of the label map of a step."""
     made = run.chain.prediction(image) if refs.elsewhere(run.chain) else None
     return made.digest if made else run.chain.key(refs.behind(run.chain, image, step)).digest
+
+
+def _agreement(run: CellRun) -> dict[str, float]:
+    """Agreement by training image, as of the cell's facts: what a race compares without labels."""
+    if refs.elsewhere(run.chain):
+        return {}
+    last = run.config.rounds.count + 1
+    scores = {image.name: run.info(Ref("score", image, last)) for image in run.train}
+    return {name: s["agreement_sum"] / max(s["instances"], 1) for name, s in scores.items()}
 
 
 def _round_facts(run: CellRun) -> list[dict[str, float]]:

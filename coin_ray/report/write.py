@@ -12,6 +12,7 @@ from coin_ray.report.document import head, sections
 from coin_ray.report.document.blocks import Document, Plot, Section
 from coin_ray.report.document.provenance import provenance
 from coin_ray.report.document.published import published_section
+from coin_ray.report.document.verdicts import verdicts_page, verdicts_section
 from coin_ray.report.figures.gallery import LEGEND, gallery
 from coin_ray.report.figures.of_study import figures_section
 from coin_ray.report.formats.html import page
@@ -21,13 +22,15 @@ from coin_ray.report.values.result_tables import summary
 from coin_ray.report.values.study_results import Results
 
 KEYS = ["dataset", "level", "metric"]
+VERDICTS = ("verdicts.html", "verdicts.md")
 TABLES = ("results.csv", "per_image.csv", "per_image.parquet")
 
 
 def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write ``report.html`` (one page that needs nothing else), ``report.md``, ``report.tex``,
     ``results.csv`` (means, and at the end of the chain the comparison with the baseline),
-    ``per_image.csv`` and ``.parquet``, ``figures/<name>.svg`` and ``.pdf`` into ``folder``.
+    ``per_image.csv`` and ``.parquet``, ``figures/<name>.svg`` and ``.pdf`` into ``folder``; of a
+    study with claims ``verdicts.html`` and ``.md`` too.
 
     Returns the files, the page first. The same results give the same bytes; each file appears whole
     or not at all. Figures of an earlier report in ``folder`` that this one has not are removed.
@@ -42,7 +45,9 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
         if isinstance(plot, Plot)
         for suffix, data in (("svg", plot.svg), ("pdf", plot.pdf))
     }
-    names = ("report.html", "report.md", "report.tex", *TABLES, *drawn)
+    verdicts = verdicts_page(results)
+    pages = VERDICTS if verdicts else ()
+    names = ("report.html", "report.md", "report.tex", *pages, *TABLES, *drawn)
     document = report_document(results, figures, names)
     texts = {
         "report.html": page(document),
@@ -50,6 +55,8 @@ def write_report(results: Results, folder: Path, *, overwrite: bool = False) -> 
         "report.tex": latex(document),
         "results.csv": results_csv(results),
     }
+    if verdicts:
+        texts |= dict(zip(VERDICTS, (page(verdicts), markdown(verdicts)), strict=True))
     output = claim(folder, names, overwrite=overwrite)
     output.drop("figures/", keep=drawn)
     contents = {**{name: text.encode() for name, text in texts.items()}, **drawn}
@@ -69,6 +76,7 @@ def report_document(results: Results, figures: Section, files: tuple[str, ...]) 
     study, photos = results.study, gallery(results)
     found = (
         head.in_short(results),
+        verdicts_section(results),
         sections.results_section(results),
         sections.baseline_section(results),
         published_section(results),

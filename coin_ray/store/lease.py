@@ -122,11 +122,13 @@ class Holder:
 
 
 def holder(path: Path, now: float) -> Holder | None:
-    """Who holds the lease; None if nobody does. ``now`` by the clock of the lease's file system."""
+    """Who holds the lease, on another machine in the bucket that it stands for; None if nobody
+    does. ``now`` by the clock of the lease's file system."""
     try:
         text, silent = _text(path), now - path.stat().st_mtime
     except FileNotFoundError:
-        return None
+        said = bucket.read(path)
+        return None if said is None else _owner(said.decode(errors="replace"))
     return _owner(text, max(0.0, silent))
 
 

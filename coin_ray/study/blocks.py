@@ -21,7 +21,7 @@ from coin_ray.section import LARGEST_SEED, Positive
 from coin_ray.study.errors import suggestion
 from coin_ray.study.grammar import Node
 from coin_ray.study.metrics import METRICS
-from coin_ray.study.resolved import Objective, Published
+from coin_ray.study.resolved import Claim, Gates, Objective, Published
 from coin_ray.study.values import BAD, describe, fits, read, shortened
 
 T = TypeVar("T")
@@ -173,6 +173,49 @@ def read_resources(node: Node) -> dict[str, dict[str, float]]:
                 given = vars(taken).items()
                 out[step] = {key: float(value) for key, value in given if value is not None}
     return out
+
+
+def read_gates(node: Node, labels: Sequence[str], data: Sequence[str], seeds: int) -> Gates | None:
+    """Claims and the sealed split. Levels are checked unless ``labels`` is empty (they could not be
+    read); ``seeds``: how many the study has."""
+    given = node.value.get("claims") if node.kind == "map" else None
+    claims = [_read_claim(one, labels, data, seeds) for one in (given.each() if given else ())]
+    if given is None or None in claims:
+        return read_block(node, Gates, "gates") if given is None else None
+    found = read_block(node, Gates, "gates")
+    if found is None:
+        return None
+    sealed = node.value.get("sealed")
+    if sealed is not None:
+        sealed.one_of(data, "data set", "data sets")
+        if len(data) < 2:
+            sealed.note("the only data set cannot be sealed", "name another under data:")
+    names = [claim.claim for claim in found.claims]
+    for one, claim in zip(given.each(), found.claims, strict=True):
+        if names.count(claim.claim) > 1:
+            one.value["claim"].note(f"two claims are called '{claim.claim}'")
+        if claim.watch is not None and claim.watch == found.sealed:
+            one.value["watch"].note("a sealed data set cannot be watched")
+    return found
+
+
+def _read_claim(node: Node, labels: Sequence[str], data: Sequence[str], seeds: int) -> Claim | None:
+    claim = read_block(node, Claim, "a claim")
+    if claim is None:
+        return None
+    for key, known, what in (
+        ("level", labels, "level"),
+        ("baseline", labels, "level"),
+        ("data", data, "data set"),
+        ("watch", data, "data set"),
+    ):
+        if known and key in node.value:
+            node.value[key].one_of(known, what, f"{what}s")
+    if claim.level == claim.baseline:
+        node.value["level"].note("a level is no better than itself")
+    if claim.seeds > seeds:
+        node.value["seeds"].note(f"the study has {seeds} random seeds", f"write seeds: {seeds}")
+    return claim
 
 
 def read_published(node: Node, labels: Sequence[str]) -> Published | None:

@@ -40,6 +40,7 @@ KEYS: Mapping[str, str] = {
     "report": "metrics of the result table",
     "steps": "steps of its columns, the end always among them; unsaid, all, of the AJI alone",
     "analysis": "intervals and tests",
+    "gates": "claims that are registered before anything runs, and the split that stays sealed",
     "published": "numbers of a paper to stand beside ours",
     "budget": "hours beyond which the study does not start",
     "resources": "what a stage or a round may take; changes no result",

@@ -22,4 +22,5 @@ Metric = Literal[
 
 Goal = Literal[LabelFree, Metric]
 
+AGREEMENT: LabelFree = "agreement"
 METRICS: tuple[str, ...] = get_args(Metric)

@@ -103,11 +103,46 @@ class Search:
 
 @dataclass(frozen=True)
 class Stopping:
-    """ASHA with rounds as rungs: at least ``grace`` rounds, 1 in ``reduction`` goes on."""
+    """``asha``: rounds are rungs: at least ``grace`` rounds, 1 in ``reduction`` goes on. ``race``:
+    after each random seed the levels that are surely worse than another stop; the best one is lost
+    with probability ``alpha`` at most."""
 
-    rule: Literal["none", "asha"]
+    rule: Literal["none", "asha", "race"]
     grace: AtLeastOne = 1
     reduction: Annotated[int, Field(ge=2, le=1000)] = 3
+    alpha: Share = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What would count, written down before anything runs: ``level`` is better in ``metric`` than
+    ``baseline`` (unsaid, the study's) on the images of ``data``, by a difference that may be as
+    small as ``worth``, over the first ``seeds`` random seeds and so many ``images``; wrongly
+    confirmed with probability ``alpha`` at most. ``watch``: the data set that is looked at after
+    each seed; unsaid, ``data``, unless that is sealed."""
+
+    claim: Annotated[str, Field(min_length=1, max_length=200)]
+    level: str
+    data: str
+    seeds: Annotated[int, Field(ge=2, le=10_000)]
+    images: Annotated[int, Field(ge=2, le=1_000_000)]
+    metric: Metric = "aji"
+    baseline: str | None = None
+    watch: str | None = None
+    worth: NotNegative = 0.01
+    alpha: Share = 0.05
+
+
+@dataclass(frozen=True)
+class Gates:
+    """``claims`` that are registered before the first result. One whose conditional power has
+    fallen to ``futility`` stops (0: none does). ``sealed``: the data set that is run last, once,
+    for the claims that are left. ``hours`` of computing, beyond which claims stop undecided."""
+
+    claims: tuple[Claim, ...]
+    futility: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    sealed: str | None = None
+    hours: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +229,7 @@ class ResolvedStudy:
     first_seeds: int | None = None
     analysis: Analysis = Analysis()
     budget: Budget = Budget()
+    gates: Gates | None = None
     contents: Mapping[str, str] = field(default_factory=dict)
     until: Until | None = None
 
@@ -203,6 +239,14 @@ class ResolvedStudy:
         if self.contents.keys() != {spec.name for spec in self.data}:
             raise ValueError(f"the data sets of {self.name} have not been read yet")
         return digest(dict(self.contents))
+
+    @property
+    def least_seeds(self) -> int:
+        """After how many random seeds a level may be left out of the further ones; all of them in
+        a study that leaves none out."""
+        looks = self.stopping.rule == "race" or (self.gates is not None)
+        first = [self.first_seeds or len(self.seeds), 2 if looks else len(self.seeds)]
+        return min(*first, len(self.seeds))
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from coin_ray.study.data_block import read_data
 from coin_ray.study.errors import Problems, shown_path, suggestion
 from coin_ray.study.extras import read_base
 from coin_ray.study.grammar import Node
-from coin_ray.study.metrics import METRICS
+from coin_ray.study.metrics import AGREEMENT, METRICS
 from coin_ray.study.patches import Patch, configure, plain, read_override
 from coin_ray.study.resolved import (
     Analysis,
     Budget,
+    Gates,
     Objective,
     ResolvedStudy,
     Screen,
@@ -104,6 +105,8 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         counts = f"{levels_run:,} levels, {len(data):,} data, {len(seeds):,} seeds"
         problems.add(head, f"this study has {cells:,} cells ({counts})", f"at most {MOST_CELLS:,}")
     told = _blocks(chain, varied, labels, data)
+    _check_race(chain, told["stopping"], told["objective"], seeds)
+    told["gates"] = _gates(chain, varied, labels, data, len(seeds))
     _stops_whole_trainings(chain, told["stopping"], [config for config in made if config])
     problems.raise_if_any()
 
@@ -179,13 +182,41 @@ def _stops_whole_trainings(chain: Chain, stopping: Stopping, configs: Sequence[C
     """Notes a problem where cells are to be stopped between rounds that are parts of one training:
     how fast it learns depends on its end, so that none is the beginning of another."""
     node = chain.get("stopping")
-    if node is None or stopping.rule == "none":
+    if node is None or stopping.rule != "asha":
         return
     if any(config.rounds.schedule == "continuous" for config in configs):
         node.note(
             "rounds.schedule: continuous is one training, which is not stopped between rounds",
             "rounds.schedule: restart, or no stopping",
         )
+
+
+def _check_race(chain: Chain, stopping: Stopping, goal: Objective, seeds: Sequence[int]) -> None:
+    """Notes what a race cannot do: it compares levels image by image, after two seeds and more."""
+    node = chain.get("stopping")
+    if node is None or stopping.rule != "race":
+        return
+    if len(seeds) < 3:
+        node.note("a race looks after two random seeds and more", "write seeds: 3, or more")
+    if goal.metric != AGREEMENT and goal.metric not in METRICS:
+        hint = f"rank by {AGREEMENT}, which reads no label, or a metric of labels"
+        node.note(f"a race compares image by image, and {goal.metric} has no such values", hint)
+    design = chain.get("design")
+    if design is not None and design.text == SEARCH:
+        node.note("a search proposes its levels one after the other", "stopping: {rule: asha}")
+
+
+def _gates(
+    chain: Chain, varied: Varied, labels: Sequence[str], data: Sequence[DataSpec], seeds: int
+) -> Gates | None:
+    node = chain.get("gates")
+    if node is None:
+        return None
+    if varied.search is not None:
+        node.note("what a search will propose cannot be claimed", "claim levels of another design")
+        return None
+    known = labels if varied.complete else ()
+    return blocks.read_gates(node, known, [spec.name for spec in data], seeds)
 
 
 def _name(chain: Chain) -> str:

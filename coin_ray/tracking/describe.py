@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray import safe
-from coin_ray.events.tracked import CellDescribed, StudyDescribed
+from coin_ray.events.tracked import CellDescribed, LevelDescribed, StudyDescribed
 from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell, flatten
 from coin_ray.section import identity
@@ -84,6 +84,29 @@ def describe_cells(cells: Sequence[StudyCell]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def describe_levels(
+    study: ResolvedStudy,
+    points: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
+    seeds: Mapping[tuple[str, str], Sequence[int]],
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(Data set, level) -> the level's run as plain JSON values, for those with ``points``
+    (``report.values.spreads``), which are part of what the run is."""
+    first = {(cell.data.name, cell.level): cell for cell in reversed(study.cells)}
+    found = {}
+    for (dataset, level), own in points.items():
+        cell = first[dataset, level]
+        # Another processor sums in another order.
+        values = [[p["round"], p["metric"], f"{p['mean']:.6f}"] for p in own]
+        run = digest(["level", level, cell_digest(cell), list(seeds[dataset, level]), values])
+        found[dataset, level] = {
+            **describe_cells([cell])[0],
+            "cell": f"level-{run}",
+            "digest": run,
+            "seeds": list(seeds[dataset, level]),
+        }
+    return found
+
+
 def cell_digest(cell: StudyCell) -> str:
     """Identity of a cell in the tracker: its resolved configuration without runtime settings, its
     data set and its random seed. A level that is renamed stays the same run: its name and its tag
@@ -155,6 +178,21 @@ def cell_event(info: Mapping[str, Any], cell: Mapping[str, Any]) -> CellDescribe
             "config.yaml": yaml.safe_dump(cell["config"], sort_keys=False, allow_unicode=True),
             "environment.yaml": yaml.safe_dump(info["environment"], sort_keys=False),
         },
+    )
+
+
+def level_event(info: Mapping[str, Any], level: Mapping[str, Any]) -> LevelDescribed:
+    """What describes a level's run: params as of its cells, but for the random seed."""
+    told = cell_event(info, {**level, "seed": 0})
+    seeds = ", ".join(map(str, level["seeds"]))
+    return LevelDescribed(
+        name=f"{within(level['level'], NAME - 130)} · {level['data']}",
+        params={key: value for key, value in told.params.items() if key != "seed"},
+        tags={
+            **{key: value for key, value in told.tags.items() if key not in ("seed", "cell")},
+            "seeds": seeds,
+        },
+        texts={"config.yaml": told.texts["config.yaml"]},
     )
 
 

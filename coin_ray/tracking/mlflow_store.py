@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,23 +24,41 @@ STUDY_TAG = "coin_ray.study"
 """Tag of every run: the identity of its study."""
 CELL_TAG = "coin_ray.cell"
 """Tag of a cell's run: the cell's digest."""
-VIEW = "coin-ray"
-"""Name of the table view that the experiment carries: one row a cell, and no tree, which could not
-be sorted or filtered by factor."""
-_VIEW_STATE = {
-    "searchFilter": "params.level LIKE '%'",
-    "orderByKey": "tags.`mlflow.runName`",
-    "orderByAsc": True,
-    "selectedColumns": [
-        *(f"params.`{param}`" for param in ("level", "dataset", "seed")),
-        *(f"metrics.`{metric}`" for metric in ("aji", "pq", "dice", "agreement")),
-    ],
+VIEW, LEVELS = "coin-ray", "coin-ray-levels"
+"""Names of the table views that the experiment carries: one row a cell, and one row a level by the
+lower ends of the intervals. No tree: it could not be sorted or filtered by factor."""
+
+
+def _view(search: str, order: str, columns: Iterable[str], *, ascending: bool) -> str:
+    state = {"searchFilter": search, "orderByKey": order, "orderByAsc": ascending}
+    return json.dumps({**state, "selectedColumns": list(columns)})
+
+
+_VIEWS = {
+    VIEW: _view(
+        "params.seed LIKE '%'",
+        "tags.`mlflow.runName`",
+        (
+            *(f"params.`{param}`" for param in ("level", "dataset", "seed")),
+            *(f"metrics.`{metric}`" for metric in ("aji", "pq", "dice", "agreement")),
+        ),
+        ascending=True,
+    ),
+    LEVELS: _view(
+        "tags.kind = 'level'",
+        "metrics.`aji_low`",
+        (
+            *(f"params.`{param}`" for param in ("level", "dataset")),
+            "tags.`seeds`",
+            *(f"metrics.`aji_{end}`" for end in ("mean", "low", "high")),
+            *(f"metrics.`pq_{end}`" for end in ("mean", "low", "high")),
+        ),
+        ascending=False,
+    ),
 }
-_EXPERIMENT_TAGS = {
-    # The UI asks what kind of experiment it is, and hides the run table, unless this says so.
-    "mlflow.experimentKind": "custom_model_development",
-    f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
-}
+# The UI asks what kind of experiment it is, and hides the run table, unless this says so.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+_VIEW_TAGS = {f"mlflow.sharedViewState.{view}": state for view, state in _VIEWS.items()}
 
 
 def tracking_uri(workspace: Path) -> str:
@@ -112,15 +130,17 @@ def ensure_experiment(client: Any, name: str, workspace: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         location = None if workspace is None else Workspace(workspace).artifacts.as_uri()
-        return str(client.create_experiment(name, location, tags=_EXPERIMENT_TAGS))
+        return str(client.create_experiment(name, location, tags=_KIND | _VIEW_TAGS))
     if found.lifecycle_stage != "active":
         raise MlflowException(
             f"the experiment {name!r} was deleted in the tracker: restore it there, or choose "
             "another name with MLFLOW_EXPERIMENT_NAME"
         )
-    for tag, value in _EXPERIMENT_TAGS.items():
-        if tag not in found.tags:
-            client.set_experiment_tag(found.experiment_id, tag, value)
+    # A view is ours alone, and one of an earlier version shows runs that it does not know of.
+    missing = {tag: value for tag, value in _KIND.items() if tag not in found.tags}
+    changed = {tag: value for tag, value in _VIEW_TAGS.items() if found.tags.get(tag) != value}
+    for tag, value in (missing | changed).items():
+        client.set_experiment_tag(found.experiment_id, tag, value)
     return str(found.experiment_id)
 
 

@@ -20,7 +20,16 @@ from typing import Any
 from coin_ray import safe
 from coin_ray.events import events
 from coin_ray.events.state import State, next_state
-from coin_ray.events.tracked import Description, File, Metrics, Stages, Table, Tags, Text
+from coin_ray.events.tracked import (
+    Description,
+    File,
+    LevelMeasured,
+    Metrics,
+    Stages,
+    Table,
+    Tags,
+    Text,
+)
 from coin_ray.identity import digest
 from coin_ray.store.keys import SHORT
 from coin_ray.tracking.lines import Line
@@ -35,6 +44,8 @@ STATUS: Mapping[State, str] = {
     "finished": "FINISHED",
     "failed": "FAILED",
 }
+LEVEL, BEFORE = "level", "level before"
+"""Tag ``kind`` of a level's run, and of one that another has taken the place of."""
 PARAM_LENGTH = 500
 TAG_LENGTH = 5000
 """Cut here by us, visibly: MLflow cuts silently at 6000 and 8000, older servers refuse from 500."""
@@ -118,6 +129,8 @@ def fold(records: dict[str, RunRecord], line: Line) -> set[str]:
             _stages(record, event, time)
         case Metrics():
             _metrics(record, event.metrics, event.step, time)
+        case LevelMeasured():
+            return _level_measured(records, record, time)
         case Table():
             _table(record, event)
         case File():
@@ -211,6 +224,23 @@ def _study_finished(
     for cell in running:
         _end(cell, next_state(cell.state, "StudyFinished"), time)
     return {STUDY, *(cell.run for cell in running)}
+
+
+def _level_measured(records: dict[str, RunRecord], record: RunRecord, time: int) -> set[str]:
+    """MLflow forgets no point of a curve, so what a level comes to later is a run of its own."""
+    which = [record.params.get(key) for key in ("level", "dataset")]
+    before = [
+        other
+        for other in records.values()
+        if other.tags.get("kind") == LEVEL and other.run != record.run
+        if [other.params.get(key) for key in ("level", "dataset")] == which
+    ]
+    for other in before:
+        other.tags["kind"] = BEFORE
+    record.tags["kind"], record.start = LEVEL, record.start or time
+    _end(record, "finished", time)
+    records[record.run] = record
+    return {record.run, *(other.run for other in before)}
 
 
 def _end(record: RunRecord, state: State, time: int) -> None:

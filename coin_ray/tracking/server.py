@@ -76,16 +76,17 @@ def running_server(workspace: Path, port: int | None = None, *, wait: float = 12
             _stop(process)
 
 
-def experiment_address(server: str) -> str:
-    """Address of the table of all cells; the server's own if the experiment is not there."""
+def experiment_address(server: str, view: str = VIEW) -> str:
+    """Address of the table of all cells, or of another view (``LEVELS``); the server's own if the
+    experiment is not there."""
     query = urllib.parse.urlencode({"experiment_name": experiment_name()})
     url = f"{server}/ajax-api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
         found = json.loads(_get(url))["experiment"]["experiment_id"]
     except (OSError, KeyError, ValueError):
         return server
-    view = urllib.parse.urlencode({"workflowType": "machine_learning", "viewStateShareKey": VIEW})
-    return f"{server}/#/experiments/{found}/runs?{view}"
+    shown = urllib.parse.urlencode({"workflowType": "machine_learning", "viewStateShareKey": view})
+    return f"{server}/#/experiments/{found}/runs?{shown}"
 
 
 def _command(uri: str, workspace: Path, port: int) -> list[str]:

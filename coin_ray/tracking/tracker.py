@@ -80,7 +80,8 @@ class Tracker:
         self._thread.start()
 
     def add(self, cells: Sequence[Mapping[str, Any]]) -> None:
-        """Cells (``describe_cells``) that the study has come to while it runs."""
+        """Cells (``describe_cells``) that the study has come to while it runs, or levels
+        (``describe_levels``) whose values are there."""
         self._cells |= {cell["cell"]: cell for cell in cells}
 
     def record(self, event: Mapping[str, Any]) -> None:
@@ -98,7 +99,9 @@ class Tracker:
             row["run"] = self._cells[label]["digest"]
             if label not in self._seen and not isinstance(told, events.CellLeftOut):
                 self._seen.add(label)  # a cell that is left out has no run
-                self._describe(row["run"], describe.cell_event(self._info, self._cells[label]))
+                cell_or_level = self._cells[label]
+                tell = describe.level_event if "seeds" in cell_or_level else describe.cell_event
+                self._describe(row["run"], tell(self._info, cell_or_level))
         cell = self._state.cells.get(label)
         if isinstance(told, events.CellFinished | events.CellFailed) and cell and cell.stages:
             counts = {name: _summary(count) for name, count in cell.stages.items()}

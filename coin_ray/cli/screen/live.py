@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from coin_ray import safe
 from coin_ray.events import events
 from coin_ray.events.events import CellEvent, Event
-from coin_ray.events.state import StudyState
+from coin_ray.events.state import StudyState, edited
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -101,6 +101,8 @@ def line(event: Event, study: StudyState, elapsed: float) -> str | None:
         case events.Stalled():
             heading = f"nothing has been heard for {clock(event.seconds)}:"
             text = "\n  ".join([heading, *event.lines])
+        case events.StudyEdited():
+            text = edited(event)
         case events.Note():
             text = event.text
         case CellEvent() if told := _of_cell(event, study, elapsed):

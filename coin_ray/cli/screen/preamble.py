@@ -31,6 +31,10 @@ def opening(study: ResolvedStudy) -> list[str]:
     lines += [f"data {spec.name}: {_data(spec)}" for spec in study.data]
     if all(spec.kind == "generated" for spec in study.data):
         lines[-1] += "; your own images: --data PATH"
+    if study.gates:
+        claims = _count(len(study.gates.claims), "claim")
+        sealed = study.gates.sealed
+        lines.append(f"gates: {claims}{f', {sealed} is sealed until the end' if sealed else ''}")
     return [*lines, *(f"warning: {text}" for text in study.warnings)]
 
 

@@ -59,7 +59,7 @@ def _close(results: Results, asked: options.Asked, tracked: bool) -> None:
     say(f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}")
     levels = {cell.key_label: cell.level for cell in results.values.study.cells}
     for reason, labels in grouped(outcome.left_out).items():
-        named = ", ".join(dict.fromkeys(levels[label] for label in labels))
+        named = ", ".join(dict.fromkeys(levels.get(label, label) for label in labels))
         say(f"left out: {safe.line(named)} ({reason})")
     say_failed(outcome.failed, outcome.traces)
     say(f"label maps and overlays: {runs}")

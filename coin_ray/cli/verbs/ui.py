@@ -18,12 +18,14 @@ Port = Annotated[
 
 def ui(workspace: Workspace = WORKSPACE, port: Port = None) -> None:
     """Open the MLflow UI of the workspace on this machine (127.0.0.1); Ctrl-C stops it."""
+    from coin_ray.tracking.mlflow_store import LEVELS
     from coin_ray.tracking.server import experiment_address, running_server
 
     say("starting MLflow's server, about ten seconds …")
     try:
         with running_server(workspace, port) as address:
-            say(f"MLflow: {experiment_address(address)}  (Ctrl-C stops it)")
+            say(f"MLflow, a row a cell: {experiment_address(address)}")
+            say(f"a row a level: {experiment_address(address, LEVELS)}  (Ctrl-C stops it)")
             signal.pause()
     except KeyboardInterrupt as error:
         say("stopped")

@@ -11,6 +11,7 @@ from coin_ray.report.document import sections
 from coin_ray.report.document.blocks import Notes, Table, Value
 from coin_ray.report.document.numbers import DASH, MISSING
 from coin_ray.report.document.published import published_section
+from coin_ray.report.document.verdicts import verdicts_section
 from coin_ray.report.values.study_results import Results
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def renderables(results: Results, width: int) -> list[RenderableType]:
     tables = [b for b in against.blocks if isinstance(b, Table)] if against else []
     paper = published_section(results)
     out: list[RenderableType] = [safe.styled(results.study.title, "bold")]
+    claims = verdicts_section(results)
     for block in (
+        *(claims.blocks[:1] if claims else ()),
         *sections.results_section(results).blocks,
         *(paper.blocks if paper else ()),
         *tables,

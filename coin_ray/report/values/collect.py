@@ -29,14 +29,16 @@ ROUND_SCHEMA = {
 @dataclass(frozen=True)
 class Collected:
     """``frame``: the tidy table; ``facts``: cell -> label-free fact of the finished student ->
-    value; ``rounds``: one row (``ROUND_SCHEMA``) a fact of each round; ``outdated``: cells that
-    have only results of other settings; ``seconds``: cell -> what training and inference took."""
+    value; ``agreement``: cell -> training image -> agreement; ``rounds``: one row
+    (``ROUND_SCHEMA``) a fact of each round; ``outdated``: cells that have only results of other
+    settings; ``seconds``: cell -> what training and inference took."""
 
     frame: pl.DataFrame
     facts: dict[str, dict[str, float]]
     rounds: pl.DataFrame
     outdated: tuple[str, ...]
     seconds: dict[str, dict[str, float]]
+    agreement: dict[str, dict[str, float]]
 
 
 def collect(study: ResolvedStudy, folder: Path) -> Collected:
@@ -47,6 +49,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
     """
     tables, facts, rounds, missing = [tidy([])], {}, [], []
     seconds: dict[str, dict[str, float]] = {}
+    agreement: dict[str, dict[str, float]] = {}
     for cell in study.cells:
         found = _result(study, cell, folder)
         if found is None:
@@ -58,6 +61,7 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
         times = folder / cell.key_label / "times.json"
         if seen(times):
             seconds[cell.key_label] = json.loads(times.read_text(encoding="utf-8"))
+        agreement[cell.key_label] = found.get("agreement", {})
         facts[cell.key_label] = {
             name: value for name, value in found["cell"].items() if isinstance(value, float)
         }
@@ -68,7 +72,8 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
             if fact != "round"
         ]
     told = pl.DataFrame(rounds, schema=ROUND_SCHEMA)
-    return Collected(pl.concat(tables), facts, told, _outdated(missing, folder, facts), seconds)
+    old = _outdated(missing, folder, facts)
+    return Collected(pl.concat(tables), facts, told, old, seconds, agreement)
 
 
 def _who(cell: StudyCell) -> dict[str, Any]:

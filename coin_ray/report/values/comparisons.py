@@ -55,7 +55,7 @@ def comparisons(
 
     ``frame`` is the tidy table of the finished cells. Levels whose random seeds are not those of
     the baseline get a difference over the shared ones and no test; a level that was decided after
-    some of the seeds (``study.first_seeds`` at least) is compared over those.
+    some of the seeds (``study.least_seeds``) is compared over those.
     """
     found = ended or ends(frame, study)
     families = _families(study)
@@ -120,8 +120,9 @@ def _compare(own: End, base: End, study: ResolvedStudy, metric: str) -> Comparis
 
 def _decided_after(seeds: set[int], study: ResolvedStudy) -> bool:
     """True for the random seeds of a level that was decided before all of them were run."""
-    first = study.first_seeds or len(study.seeds)
-    return first <= len(seeds) < len(study.seeds) and seeds == set(study.seeds[: len(seeds)])
+    return study.least_seeds <= len(seeds) < len(study.seeds) and seeds == set(
+        study.seeds[: len(seeds)]
+    )
 
 
 def _adjusted(
