@@ -262,6 +262,7 @@ class CellRunner:
             content=self._study.contents[cell.data.name],
             until=until,
             cache=plan.cache,
+            oracle=cell.oracle,
         )
 
 

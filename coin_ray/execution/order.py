@@ -36,8 +36,12 @@ def up_to(study: ResolvedStudy, stage: Until) -> ResolvedStudy:
     """The study with its cells computed up to a stage before the first round: on the way there
     nothing is searched, screened, stopped or decided."""
     cells = tuple(replace(c, config=with_rounds(c.config, 0)) for c in study.cells)
-    whole = replace(study, search=None, screen=None, stopping=Stopping("none"), first_seeds=None)
-    return replace(whole, cells=cells, until=stage)
+    return replace(up_to_end(study), cells=cells, until=stage)
+
+
+def up_to_end(study: ResolvedStudy) -> ResolvedStudy:
+    """The study with every cell that it has now, each to its end."""
+    return replace(study, search=None, screen=None, stopping=Stopping("none"), first_seeds=None)
 
 
 def most_rounds(study: ResolvedStudy) -> int:
