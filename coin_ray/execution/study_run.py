@@ -19,7 +19,7 @@ from coin_ray.execution.trial_log import TrialLog, runs_folder
 from coin_ray.store.artifacts import Store
 from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.search import with_trials
+from coin_ray.study.search import trial_seeds, with_trials
 from coin_ray.workspace import Workspace
 
 
@@ -86,6 +86,13 @@ def _in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path
     """Every level gets one seed before any gets two. What is screened out or decided is left out,
     unless the store has it anyway."""
     cells = study.cells
+    if study.search is not None and study.search.repeats is not None:
+        seeds, base = trial_seeds(study), study.baseline_level
+        runner.finish("", [c for c in cells if c.seed in seeds or c.level == base])
+        runner.search()
+        for cell, why in runner.repeat():
+            tally(CellLeftOut(**who(cell), reason=why))
+        return
     dropped: dict[str, str] = {}
     before: dict[str, Mapping[str, float]] = {}
     if study.screen is not None:
