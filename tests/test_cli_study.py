@@ -89,7 +89,8 @@ class Runs:
             finish(study, cell, data[cell.data.name].samples, runs, self.value)
             listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
         traces = dict.fromkeys(failed.values(), "Traceback:\n  here")
-        return Outcome(7, 3, failed, seconds=65.0, traces=traces, left_out=self.left_out)
+        shown = {"traces": traces, "left_out": self.left_out, "study": study}
+        return Outcome(7, 3, failed, seconds=65.0, **shown)
 
 
 @pytest.fixture
@@ -164,11 +165,15 @@ def test_tracking_gets_the_events_the_tables_and_the_summary(
     runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
+    levels: list[str] = []
     closed: list[bool] = []
 
     class Tracker:
         def __init__(self, workspace: Path, info: dict[str, Any]) -> None:
             told.append({"event": "info", "study": info["study"], "cells": len(info["cells"])})
+
+        def add(self, cells: list[dict[str, Any]]) -> None:
+            levels.extend(cell["cell"] for cell in cells)
 
         def record(self, event: dict[str, Any]) -> None:
             told.append(event)
@@ -179,6 +184,9 @@ def test_tracking_gets_the_events_the_tables_and_the_summary(
     monkeypatch.setattr("coin_ray.tracking.tracker.Tracker", Tracker)
     done = call("sweep", "s.yaml")
     assert done.exit_code == 0, done.output
+    assert len(levels) == 2
+    assert {event["cell"] for event in told if event["event"] == "LevelMeasured"} == {*levels}
+    told = [event for event in told if event.get("cell") not in levels]
     kinds = [event["event"] for event in told]
     assert kinds == [
         "info", "StudyStarted", "CellFinished", "Table", "CellFinished", "Table",

@@ -29,6 +29,7 @@ from coin_ray.execution.edits import Difference, Edited, difference
 from coin_ray.execution.executor import Batch, JobRunner
 from coin_ray.execution.failures import Failure, cause, trace
 from coin_ray.execution.jobs import Halving, Job, JobSettings
+from coin_ray.execution.optuna_record import OptunaRecord
 from coin_ray.execution.order import halves, most_rounds
 from coin_ray.execution.proposals import Proposals, Values
 from coin_ray.execution.tally import Tally
@@ -36,8 +37,9 @@ from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.needs import mask_folder, needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
+from coin_ray.statistics.searched import Trial
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
-from coin_ray.study.search import proposal, with_trials
+from coin_ray.study.search import proposal, trial_seeds, with_trials
 
 Cells = Sequence[StudyCell]
 UNHEARD = Failure("its trial ended without a result and without a word", "")
@@ -157,15 +159,45 @@ class CellRunner:
         self._go_on()
         what = f"search: {left} of {study.search.trials} trials, sampler {study.search.sampler}"
         self._tally(PhaseStarted(what))
-        base = [cell for cell in study.cells if cell.level == study.baseline_level]
+        seeds = trial_seeds(study)
+        base = [c for c in study.cells if c.level == study.baseline_level and c.seed in seeds]
         known = [(values, self._value(proposal(study, values))) for values in log.proposals]
-        searcher = Proposals(study, known, self._value(base), self._propose, log.valued)
+        shown = OptunaRecord(study, self._workspace)
+        shown.add([Trial(*one) for one in known])
+
+        def valued(values: Values, value: float | None) -> None:
+            log.valued(values, value)
+            shown.add([Trial(values, value)])
+
+        searcher = Proposals(study, known, self._value(base), self._propose, valued)
         batch = Batch([], self._settings(), self._halving, searcher, left)
         self._search = searcher
         try:
             self._settle(self._runner.run(batch))
         finally:
             self._search = None
+
+    def repeat(self) -> list[tuple[StudyCell, str]]:
+        """Run the best trials of a search with the further random seeds; the cells of the others,
+        and why they are left out."""
+        study, first = with_trials(self._study, self._log.proposals), trial_seeds(self._study)
+        assert study.search is not None and study.search.repeats is not None
+        cells = [c for c in study.cells if c.level != study.baseline_level]
+        values = {
+            level: self._value([c for c in cells if c.level == level and c.seed in first])
+            for level in dict.fromkeys(c.level for c in cells)
+        }
+        known = {level: value for level, value in values.items() if value is not None}
+        sign = -1 if study.objective.mode == "max" else 1
+        best = sorted(known, key=lambda level: sign * known[level])[: study.search.repeats]
+        further = [c for c in cells if c.seed not in first]
+        chosen = [c for c in further if c.level in best]
+        if chosen:
+            n = len(study.seeds) - len(first)
+            what = f"the best {len(best)} of {len(values)} trials with {n} further random seeds"
+            self.finish(what, chosen)
+        why = f"not among the best {len(best)} trials with the first random seed"
+        return [(cell, why) for cell in further if cell.level not in best]
 
     def _trials_left(self) -> int:
         search = self._study.search
@@ -318,6 +350,7 @@ class CellRunner:
             content=self._study.contents[cell.data.name],
             until=until,
             cache=plan.cache,
+            oracle=cell.oracle,
         )
 
 
