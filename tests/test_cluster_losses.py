@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -57,7 +55,7 @@ class Autoscaler:
             found = self.request()
             if found and not self._nodes.nodes:
                 self.asked.append(found)
-                self._nodes.nodes.append(self._nodes.add())
+                self._nodes.add()
 
     def __enter__(self) -> Autoscaler:
         self._thread.start()
@@ -128,11 +126,17 @@ def test_gpus_are_waited_for_and_a_drained_node_leaves_a_checkpoint(
 
 
 def test_nodes_that_go_at_five_moments_cost_time_only(
-    nodes: chaos_nodes.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: chaos_nodes.Nodes, tmp_path: Path
 ) -> None:
-    """The command, as a user runs it: every node that there is goes at some moment, all of its
-    processes at once."""
-    faults = chaos_nodes.compared(
-        nodes, tmp_path, chaos_nodes.FIVE_ON_CPUS, device="cpu", local=True
-    )
-    assert faults == []
+    """The command, as a user runs it, without a GPU; the tables are those of one process."""
+    study, own = tmp_path / "nodes.yaml", chaos_nodes.environment(tmp_path)
+    study.write_text(chaos_nodes.STUDY)
+    calm = chaos_nodes.sweep(study, tmp_path / "calm", ["--local"], own, patience=300)
+    assert calm.code == 0
+    for _ in range(2):
+        nodes.add()
+    place = ("--address", nodes.address, "--device", "cpu")
+    going = chaos_nodes.losses(nodes, tmp_path / "struck" / "store", 1, chaos_nodes.FIVE)
+    done = chaos_nodes.sweep(study, tmp_path / "struck", place, own, going=going, patience=600)
+    pictures = chaos_nodes.seen(tmp_path / "calm"), chaos_nodes.seen(tmp_path / "struck")
+    assert chaos_nodes.faults(done, chaos_nodes.FIVE, *pictures) == [], done.about

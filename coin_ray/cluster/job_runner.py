@@ -91,7 +91,9 @@ class ClusterRunner:
         store = Workspace(self._workspace).store
         self._segmenters = Segmenters(store, device, each, lambda n: segmented(n, most, held))
         self._hub = start_hub()
-        self._drain = self._stack.enter_context(pumped(self._hub, self._tally, self._answer))
+        self._drain = self._stack.enter_context(
+            pumped(self._hub, self._tally, self._answer, ray.get_runtime_context().gcs_address)
+        )
         guard = watchdog(self._tally.pulse, self._look, self._tally, cluster.patience)
         self._stack.enter_context(guard)
 
