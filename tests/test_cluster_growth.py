@@ -135,8 +135,7 @@ def test_what_is_asked_for_follows_what_is_left_and_is_taken_back(
     assert len(asked) == 4
 
 
-def test_trials_at_once_follow_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "LOOK", 0.0)
+def test_trials_at_once_follow_the_cluster() -> None:
     limited, room = BasicVariantGenerator(max_concurrent=1), [1, 4, 2]
     following = callbacks.Following(limited, lambda: room.pop(0))
     for expected in (1, 4, 2):

@@ -19,8 +19,6 @@ GATHER = 2.0
 """Seconds in which the trials that one node takes with it are lost."""
 NAMED = 3
 """Jobs that are named of them."""
-LOOK = 2.0
-"""Seconds between two looks at the room of a cluster."""
 
 
 class Retold(tune.Callback):
@@ -82,12 +80,10 @@ class Following(tune.Callback):
     """Has as many trials at once as the cluster has room for."""
 
     def __init__(self, limited: Any, at_once: Callable[[], int]) -> None:
-        self._limited, self._at_once, self._due = limited, at_once, 0.0
+        self._limited, self._at_once = limited, at_once
 
     def on_step_begin(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
-        if time.monotonic() >= self._due:
-            self._limited.max_concurrent = self._at_once()
-            self._due = time.monotonic() + LOOK
+        self._limited.max_concurrent = self._at_once()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above

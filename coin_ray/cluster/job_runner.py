@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -42,6 +43,9 @@ from coin_ray.store.artifacts import Store
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.workspace import Workspace
 
+LOOK = 2.0
+"""Seconds between two looks at the room of the cluster."""
+
 
 class ClusterRunner:
     """See ``JobRunner``. Leaving it leaves the cluster."""
@@ -62,6 +66,7 @@ class ClusterRunner:
         self._hub: Any = None
         self._drain: Callable[[], None] = lambda: None
         self._demand: Demand | None = None
+        self._at_once, self._due = 1, 0.0
         self._given: dict[str, Sequence[CellSpec]] = {}
         self._segmenters: Segmenters
         self._rungs: Rungs | None = None
@@ -83,8 +88,8 @@ class ClusterRunner:
         self._stack.enter_context(session(cluster.address, cpus=cluster.cpus, device=seen))
         if minutes:
             self._demand = self._stack.enter_context(Demand(self._bundles))
-            self._demand.follow(self._wanted())
-        awaited(self._unmet, minutes, self._tally)
+            self._demand.follow(1)
+        self._at_once = self._room(awaited(self._unmet, minutes, self._tally))
         each = segmenter_share(asked, device)
         held = segmenters(self._study) * each
         most = largest_share(asked, device)
@@ -109,11 +114,14 @@ class ClusterRunner:
         held = segmenters(self._study) * segmenter_share(asked, device)
         return room(round_request(asked, self.workers, device), nodes, held=held) // self.workers
 
-    def _at_once(self) -> int:
-        """How many trials may run now, while nodes come and go; Ray is asked for those to come."""
+    def _follow(self) -> None:
+        """See how many trials may run now, while nodes come and go, and ask for those to come."""
+        if time.monotonic() < self._due:
+            return
         if self._demand is not None:
             self._demand.follow(self._wanted())
-        return max(1, self._room(connected()))
+        self._at_once = max(1, self._room(connected()))
+        self._due = time.monotonic() + LOOK
 
     def _wanted(self) -> int:
         """Trainings that the cells which have no end yet would take, as far as it may grow."""
@@ -145,8 +153,8 @@ class ClusterRunner:
         self._given[job] = specs
 
     def _answer(self, asked: Collection[str]) -> None:
-        """Look after the segmenters, and answer the trials that have asked for their cells, also
-        those that are tried again; they ask until there is a segmenter for them."""
+        """Look after the segmenters and the room, and answer the trials that have asked for their
+        cells, also those that are tried again; they ask until there is a segmenter for them."""
         for job in sorted(asked):
             if segmenters(self._study):
                 sams = {spec.config.sam.model: spec.config.sam for spec in self._given[job]}
@@ -154,6 +162,7 @@ class ClusterRunner:
                     continue
             self._hand_over(job)
         self._segmenters.tend(self._hub)
+        self._follow()
 
     def _hand_over(self, job: str) -> None:
         cells = tuple(
@@ -183,7 +192,7 @@ class ClusterRunner:
                 self._study.objective.mode,
                 hub=self._hub,
                 folder=self._folder,
-                at_once=self._at_once,
+                at_once=lambda: self._at_once,
                 tell=self._tally,
                 advances=self._advances,
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
 
 from coin_ray.cluster.nodes import connected
 from coin_ray.events.events import Event, Note
@@ -55,7 +57,8 @@ class Demand:
 
     def __exit__(self, *error: Any) -> None:
         if self._asked:
-            request_resources(bundles=[])
+            with suppress(RayError):  # a cluster that is lost asks for nothing any more
+                request_resources(bundles=[])
 
     def follow(self, trainings: int) -> None:
         """Room for so many of them."""
