@@ -47,7 +47,7 @@ class Autoscaler:
     def request(self) -> list[dict[str, float]]:
         from ray._raylet import GcsClient
 
-        kept = GcsClient(address=self._nodes.address).internal_kv_get(self._channel.encode(), None)
+        kept = GcsClient(address=self._nodes.address).internal_kv_get(self._channel, None)
         return json.loads(kept) if kept else []
 
     def _scale(self) -> None:

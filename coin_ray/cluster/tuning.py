@@ -154,6 +154,6 @@ def tune_jobs(
     )
     results = tuner.fit()
     # By our own name: a trial's id and its place say nothing.
-    ended = {result.config["job"]: (result.metrics or {}).get(FAILED) for result in results}
+    ended = {r.config["job"]: (r.metrics or {}).get(FAILED) for r in results if r.config}
     failures = {job: Failure(why, "") for job, why in ended.items() if why}
     return failures | retold.given_up
