@@ -80,7 +80,7 @@ class Moment:
 
 FIVE = (
     Moment(whom="trial"),
-    Moment("centroids", whom="worker"),
+    Moment("ucis", whom="worker"),
     Moment("masks", whom="worker"),
     Moment("select", whom="training"),
     Moment("evaluate"),
