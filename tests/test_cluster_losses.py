@@ -78,6 +78,7 @@ def drain(nodes: chaos_nodes.Nodes, node: Any) -> None:
     assert accepted, why
 
 
+@pytest.mark.slow
 def test_gpus_are_waited_for_and_a_drained_node_leaves_a_checkpoint(
     nodes: chaos_nodes.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def test_gpus_are_waited_for_and_a_drained_node_leaves_a_checkpoint(
     assert all(step >= first for step in steps)  # it went on where it was
 
 
+@pytest.mark.slow
 def test_nodes_that_go_at_five_moments_cost_time_only(
     nodes: chaos_nodes.Nodes, tmp_path: Path
 ) -> None:
