@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from benchmarks import chaos_runs
+from benchmarks import chaos_nodes, chaos_runs
 from benchmarks.chaos_damage import by_age, damage, keep
 from benchmarks.chaos_runs import Attack, Run, Target, attack, attacked, limited, outlived, wait
 from benchmarks.chaos_schedules import DAMAGE, KINDS, Fault, schedule
@@ -241,3 +242,56 @@ def test_a_killed_driver_costs_nothing_but_time() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {killed} | 0 | driver |" in done.stdout
     assert " -9 0 " in done.stdout
+
+
+# Nodes
+
+
+def test_nodes_are_lost_after_each_stage_and_at_moments_that_are_drawn(store: Store) -> None:
+    for age, stage in enumerate(
+        ("score", "round", "ucis", "evaluate", "masks", "select", "redraw")
+    ):
+        manifest = store.root / stage / "one" / "manifest.json"
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.touch()
+        os.utime(manifest, (age + 1, age + 1))
+    (store.root / "tmp").mkdir(exist_ok=True)
+    found = list(chaos_nodes.runs(store.root, 7, 3))
+    assert (
+        found == list(chaos_nodes.runs(store.root, 7, 3)) != [*chaos_nodes.runs(store.root, 7, 4)]
+    )
+    assert [[moment.stage for moment in losses] for losses in found[:2]] == [
+        ["score", "round", "ucis", "evaluate", "masks"],
+        ["select", "redraw"],
+    ]
+    assert [len(losses) for losses in found[2:]] == [5, 2]
+    for losses in found[2:]:
+        shares = [moment.share for moment in losses]
+        assert shares == sorted(shares) and len({moment.draw for moment in losses}) == len(losses)
+
+
+def test_what_the_loss_of_a_node_says_is_told_from_progress() -> None:
+    for line in (
+        "[0:39] 2 cells; to compute: ucis 2, evaluate 16; stored: 0",
+        "[1:24] cells 0/2 · stages 0 computed, 82 to go, 0 stored · elapsed 1:24 · left ?",
+        "[1:31:02] most · generated · seed 0: training",
+        "[1:35] few · generated · seed 0: round 1 done in 0:01 (agreement 0.820)",
+        "[2:17] most · generated · seed 0: done in 2:00 (agreement 0.721); 1/2 cells, left 0:00",
+    ):
+        assert chaos_nodes.USUAL.match(line), line
+    for line in (
+        "[0:29] few--generated--s0 lost its process or its node and is tried again",
+        "[2:08] most · generated · seed 0: FAILED: ActorDiedError (tried 3 times)",
+        "Traceback (most recent call last):",
+    ):
+        assert not chaos_nodes.USUAL.match(line), line
+    calm, moments = Picture({"a": "1"}, Counter()), [chaos_nodes.Moment("score")] * 2
+    done = chaos_nodes.Sweep(0, 1.0, moments, ["a line"] * 20)
+    assert chaos_nodes.faults(done, moments, calm, calm) == []
+    bad = chaos_nodes.Sweep(1, 1.0, moments[:0], ["a line"] * 21)
+    assert chaos_nodes.faults(bad, moments, calm, Picture({}, Counter())) == [
+        *["no node went after the first score"] * 2,
+        "it ended with 1",
+        "it said 21 lines about 2 losses",
+        "a is missing",
+    ]

@@ -69,6 +69,18 @@ def test_plan(folder: Path) -> None:
     assert max(map(len, done.output.splitlines())) <= 120
 
 
+def test_a_cluster_that_is_not_up_is_planned_for(folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        f"{STUDY}cluster: {{max_nodes: 4, node: {{cpu: 16, gpu: 1, memory: 60}}}}\n"
+    )
+    done = call("plan", "s.yaml")
+    assert done.exit_code == 0, done.output
+    assert "for a cluster that grows to 4 × (16 CPU, 1 GPU, 60 GiB)" in done.output
+    assert "nothing of it was timed on cuda here" in done.output
+    refused = call("plan", "s.yaml", "--workers", "9")
+    assert refused.exit_code == 2 and "room for 9 workers" in " ".join(refused.output.split())
+
+
 def test_hours_come_from_what_the_store_was_timed_with(folder: Path) -> None:
     fill(folder, "none", seconds=36.0)
     done = call("plan", "s.yaml")

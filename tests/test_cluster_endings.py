@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +133,29 @@ def test_a_lost_cluster_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
         with (
             pytest.raises(UserError, match="the Ray cluster was lost") as error,
             pumped(hub, told.append, lambda asked: None),
+        ):
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "run the same command again" in error.value.do and len(told) == 1
+
+
+def test_a_head_that_is_gone_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the hub, beside the driver, still answers."""
+    monkeypatch.setattr(event_pump.ray, "get", lambda value: ([], set()))
+    monkeypatch.setattr(event_pump, "LOOK", 0.05)
+    monkeypatch.setattr(event_pump, "LOST", 0.3)
+    hub, told = SimpleNamespace(drain=SimpleNamespace(remote=lambda: None)), list[Any]()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            head = "{}:{}".format(*listening.getsockname())
+            with pumped(hub, told.append, lambda asked: None, head):
+                time.sleep(0.6)
+        assert told == []
+        with (
+            pytest.raises(UserError, match="nobody has answered at its head") as error,
+            pumped(hub, told.append, lambda asked: None, head),
         ):
             time.sleep(10)
     finally:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from coin_ray.errors import UserError
+from coin_ray.training import loop
 from coin_ray.training.average import Average, ema_decay
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import generator, seeded, torch_seed
@@ -195,6 +196,25 @@ def test_it_is_written_by_time_and_at_the_end_if_asked_for(tmp_path: Path) -> No
         descend(line(4), fresh)
         assert len(written) == times
         assert fresh.path.exists() is (times > 0)
+
+
+def test_a_training_whose_machine_is_about_to_go_is_kept_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SOON", 0.0)
+    written: list[int] = []
+    kept = Checkpoint(tmp_path / "run", "a", last=False, saved=lambda: written.append(1))
+    asked: list[int] = []
+
+    def leaving() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    train(line(8), World(leaving=leaving), kept)
+    assert len(written) == 4  # after each further step but the last, which is stored as a whole
+    assert kept.load(line().model, line().optimiser, {}).steps == 7
+    train(line(8), World(rank=1, leaving=lambda: True), replace(kept, path=tmp_path / "other"))
+    assert len(written) == 4
 
 
 def test_seconds_of_all_parts_are_added_up(tmp_path: Path) -> None:

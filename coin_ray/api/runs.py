@@ -179,7 +179,7 @@ def _admitted(study: Study, executor: Executor, listen: Listen) -> Target:
     its budget."""
     if study.resolved.budget == Budget():
         return target(study.resolved, executor)
-    planned = plan(study, executor)
+    planned = plan_study(study.resolved, study.data, study.workspace, executor, ahead=False)
     planned.refuse_over_budget()
     if planned.cost.untimed:
         listen(Note("note: the budget was checked only for what was timed here before"))

@@ -85,6 +85,16 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, max=4096, help="processes that train one round together"),
 ]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        min=0.0,
+        metavar="MINUTES",
+        help="for nodes of --address that are still to come; default: 15 where the study has "
+        "cluster:, else 0",
+    ),
+]
 Here = Annotated[
     bool,
     typer.Option(
@@ -198,14 +208,22 @@ def _asked(study: str | None = None, workspace: Folder = WORKSPACE, **options: A
 
 
 def executor(
-    address: str | None, workers: int | None, device: str, *, local: bool = False
+    address: str | None,
+    workers: int | None,
+    device: str,
+    *,
+    local: bool = False,
+    wait: float | None = None,
 ) -> Executor:
     """Where a verb is to compute. UserError for options that do not go together."""
     from coin_ray.cluster.executor import Cluster
     from coin_ray.execution.local import Local
 
+    if wait is not None and (local or address is None):
+        found, do = "no --address", "leave --wait out, or name a cluster that grows"
+        raise UserError("--wait is for the nodes of a cluster", found=found, do=do)
     if not local:
-        return Cluster(address, device, workers)
+        return Cluster(address, device, workers, wait=wait)
     if workers is not None and workers > 1:
         found, do = f"--workers {workers}", "leave one of both out"
         raise UserError("--local is one process", found=found, do=do)

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coin_ray.execution.refusals import segmenters
-from coin_ray.planning.machines import Node, refuse_impossible, usable_machine
+from coin_ray.planning.growth import Growth, grown
+from coin_ray.planning.machines import (
+    Node,
+    refuse_impossible,
+    refuse_shared_card,
+    usable_machine,
+)
 
 if TYPE_CHECKING:
     from coin_ray.cluster.job_runner import ClusterRunner
@@ -19,13 +25,18 @@ PATIENCE = 300.0
 """Seconds without an event of any cell, after which it is asked who waits for what."""
 
 
+WAIT = 15.0
+"""Minutes for nodes to come where the study says that its cluster grows, and nobody how long."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Run a study on the Ray cluster at ``address``, or on one of our own on this machine.
 
-    ``device``: auto (a GPU where any node has one), cpu or cuda. ``workers``: processes that train
-    one round together, by default what the study says. ``cpus`` of a cluster of our own;
-    ``patience``: seconds of silence after which it is said who waits for what.
+    ``device``: auto (a GPU where any node has one, or will), cpu or cuda. ``workers``: processes
+    that train one round together, by default what the study says. ``cpus`` of a cluster of our own;
+    ``patience``: seconds of silence after which it is said who waits for what. ``wait``: minutes
+    for nodes to come at ``address``, by default none, or 15 where the study has ``cluster``.
     """
 
     address: str | None = None
@@ -33,20 +44,34 @@ class Cluster:
     workers: int | None = None
     cpus: int | None = None
     patience: float = PATIENCE
+    wait: float | None = None
 
-    def nodes(self) -> Sequence[Node]:
-        """The shapes of the cluster's nodes. UserError if none answers at its address."""
+    def minutes(self, growth: Growth | None) -> float:
+        """How long nodes are waited for that are still to come; 0 for a cluster that does not
+        grow."""
         if self.address is None:
-            return [usable_machine()]
+            return 0.0
+        if self.wait is None:
+            return WAIT if growth else 0.0
+        return self.wait
+
+    def nodes(self, growth: Growth | None = None, *, ahead: bool = False) -> Sequence[Node]:
+        """The shapes of the cluster's nodes, of one that grows at its largest; without an address
+        that counts for a plan alone. UserError if none answers at its address."""
+        if self.address is None:
+            return grown([], growth) if growth and ahead else [usable_machine()]
         from coin_ray.cluster import nodes
 
-        return nodes.nodes_of(self.address)
+        there = nodes.nodes_of(self.address)
+        return grown(there, growth) if growth else there
 
     def check(self, study: ResolvedStudy, nodes: Sequence[Node], device: str, workers: int) -> None:
-        """UserError if the cluster cannot hold what a study asks for."""
-        refuse_impossible(
-            study.resources, nodes, device=device, workers=workers, models=segmenters(study)
-        )
+        """UserError if the cluster will not hold what a study asks for, as far as can be told."""
+        if self.minutes(study.cluster) and study.cluster is None:  # nobody says what will come
+            refuse_shared_card(study.resources, device=device, workers=workers)
+            return
+        models = segmenters(study)
+        refuse_impossible(study.resources, nodes, device=device, workers=workers, models=models)
 
     def runner(
         self, study: ResolvedStudy, workspace: Path, tally: Tally, device: str, workers: int

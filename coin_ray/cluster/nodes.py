@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coin_ray import bucket, safe
+from coin_ray.cluster.leaving import leaving
 from coin_ray.cluster.own import listening
 from coin_ray.cluster.session import session
 from coin_ray.files import seen, write_bytes, write_text
@@ -30,13 +31,14 @@ def connected() -> list[Node]:
     """The shapes of the nodes of the cluster that this process is connected to."""
     return [
         Node(found.get("CPU", 0.0), found.get("GPU", 0.0), found.get("memory", 0.0))
-        for found in (node["Resources"] for node in ray.nodes() if node["Alive"])
+        for found in (node["Resources"] for node in staying())
     ]
 
 
-def node_ids() -> list[str]:
-    """The ids of its nodes."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+def staying() -> list[dict[str, Any]]:
+    """Its nodes, as Ray describes them, that live and are not about to go."""
+    gone = leaving()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone]
 
 
 def limit(cpus: float, gpus: float, card: Any = None) -> None:

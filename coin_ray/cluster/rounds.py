@@ -11,6 +11,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from coin_ray.cluster.folders import storage
+from coin_ray.cluster.leaving import noticed
 from coin_ray.cluster.nodes import limit
 from coin_ray.cluster.tasks import task
 from coin_ray.execution.cell_spec import CellSpec, train_and_tell
@@ -60,7 +61,8 @@ def train_stage(spec: CellSpec, workers: int, stage: str) -> None:
 def train_alone(spec: CellSpec, stage: str, needs: Request) -> None:
     """Train as the only worker, in whatever process this is."""
     limit(needs.cpus, needs.gpus)
-    train_and_tell(spec, stage, World(threads=needs.threads))
+    with noticed([_node()]) as leaving:
+        train_and_tell(spec, stage, World(threads=needs.threads, leaving=leaving))
 
 
 def _loop(config: Mapping[str, Any]) -> None:
@@ -71,18 +73,26 @@ def _loop(config: Mapping[str, Any]) -> None:
     import torch.distributed as dist
 
     context = ray.train.get_context()
-    world = World(
-        context.get_world_rank(),
-        context.get_world_size(),
-        dist.barrier,
-        shared,
-        threads=needs.threads,
-    )
+    nodes: list[str] = [""] * context.get_world_size()
+    dist.all_gather_object(nodes, _node())
 
     def report(round_: int, metrics: Mapping[str, float]) -> None:
         ray.train.report({"round": round_, **metrics})
 
-    train_and_tell(spec, config["stage"], world, report)
+    with noticed(nodes) as leaving:
+        world = World(
+            context.get_world_rank(),
+            context.get_world_size(),
+            dist.barrier,
+            shared,
+            threads=needs.threads,
+            leaving=leaving,
+        )
+        train_and_tell(spec, config["stage"], world, report)
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def shared(model: Any) -> Any:

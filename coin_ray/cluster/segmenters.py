@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from coin_ray.cluster.leaving import leaving
 from coin_ray.cluster.scoring import SegmenterActor
 from coin_ray.confidence.settings import Sam
 from coin_ray.execution.failures import lost
@@ -70,12 +71,12 @@ class Segmenters:
         """Look after them, and tell the hub which there are."""
         if time.monotonic() < self._due:
             return
-        wanted = self._wanted()
+        wanted, going = self._wanted(), leaving()
         for model, homes in self._homes.items():
             self._visit(model, wanted)
             if model not in self._fault:
                 for node, count in wanted.items():
-                    if not self._settle(model, node, count):
+                    if node not in going and not self._settle(model, node, count):
                         break  # the others come next time: events wait for this
             there = {name: home.actor for name, home in homes.items() if home.cards is not None}
             hub.staff.remote(model, there, self._fault.get(model))

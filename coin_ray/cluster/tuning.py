@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 
+from coin_ray.cluster.callbacks import RETRIES, Following, Retold
 from coin_ray.cluster.folders import storage
-from coin_ray.cluster.nodes import node_ids
+from coin_ray.cluster.nodes import staying
 from coin_ray.cluster.trial import run_trial
-from coin_ray.events.events import Event, Note
+from coin_ray.events.events import Event
 from coin_ray.execution.executor import Batch
-from coin_ray.execution.failures import Failure, cause, trace
+from coin_ray.execution.failures import Failure
 from coin_ray.execution.jobs import FAILED, ROUNDS, VALUE, Halving, Job
 from coin_ray.execution.proposals import Proposals
 from coin_ray.study.resolved import ResolvedStudy
-
-RETRIES = 2
-"""Times that a trial is tried again whose process or node was lost."""
 
 
 class SearchOfProposals(Searcher):
@@ -106,37 +104,42 @@ def tune_jobs(
     *,
     hub: Any,
     folder: Path,
-    at_once: int,
+    at_once: Callable[[], int],
     tell: Callable[[Event], None],
+    advances: Callable[[str], int],
 ) -> dict[str, Failure]:
-    """Run the jobs of a batch, ``at_once`` of them; ``mode`` is that of the objective.
+    """Run the jobs of a batch, as many as ``at_once`` says now; ``mode`` is that of the objective.
 
     A job that fails ends no other; gives why, by job. A trial whose process or node is lost is
-    tried again on another node. All else of interest comes as events.
+    tried again on another node, as long as its job ``advances``. All else of interest comes as
+    events.
     """
     trainable = tune.with_parameters(run_trial, hub=hub, settings=batch.settings)
     # A driver only waits, and whatever CPU it holds its own workers lack: with a thousandth of one,
     # two workers never fit on two CPUs. Nothing at all is refused, so it asks for one byte.
     # Ray would put all of them on one node; the hint is dropped where its node is gone.
-    order, nodes = {job: index for index, job in enumerate(batch.jobs)}, node_ids()
+    order = {job: index for index, job in enumerate(batch.jobs)}
 
     def place(config: Mapping[str, str]) -> tune.PlacementGroupFactory:
         index = order.get(config["job"], crc32(config["job"].encode()))
-        node = nodes[index % len(nodes)]
+        nodes = staying()
+        node = nodes[index % len(nodes)]["NodeID"] if nodes else None
         return tune.PlacementGroupFactory(
             [{"memory": 1}], strategy="STRICT_PACK", _soft_target_node_id=node
         )
 
     trainable = tune.with_resources(trainable, place)
-    search = batch.search
+    search, number, retold = batch.search, at_once(), Retold(tell, advances)
+    limited: Any = BasicVariantGenerator(max_concurrent=number)
+    if search:
+        limited = ConcurrencyLimiter(SearchOfProposals(search, mode), number)
     tuner = tune.Tuner(
         trainable,
         param_space={} if search else {"job": tune.grid_search(list(batch.jobs))},
         tune_config=tune.TuneConfig(
-            search_alg=SearchOfProposals(search, mode) if search else None,
+            search_alg=limited,
             scheduler=rungs,
             num_samples=batch.trials if search else 1,
-            max_concurrent_trials=at_once,
             # A fresh process takes seconds, and what one leaves behind no other reads.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -146,34 +149,11 @@ def tune_jobs(
             **storage(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[_Retold(tell)],
+            callbacks=[retold, Following(limited, at_once)],
         ),
     )
     results = tuner.fit()
     # By our own name: a trial's id and its place say nothing.
-    return {r.config["job"]: why for r in results if r.config and (why := _failure(r))}
-
-
-def _failure(result: tune.Result) -> Failure | None:
-    if result.error is not None:
-        return Failure(f"{cause(result.error)} (tried {RETRIES + 1} times)", trace(result.error))
-    reason = (result.metrics or {}).get(FAILED)
-    return Failure(reason, "") if reason else None
-
-
-class _Retold(tune.Callback):
-    """Says which trials are tried again."""
-
-    def __init__(self, tell: Callable[[Event], None]) -> None:
-        self._tell = tell
-
-    def on_trial_recover(
-        self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
-    ) -> None:
-        error = trial.get_pickled_error()
-        why = f" ({cause(error)})" if error else ""
-        lost = f"{trial.config['job']} lost its process or its node and is tried again"
-        self._tell(Note(lost + why, "warning"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as the scheduler
+    ended = {r.config["job"]: (r.metrics or {}).get(FAILED) for r in results if r.config}
+    failures = {job: Failure(why, "") for job, why in ended.items() if why}
+    return failures | retold.given_up

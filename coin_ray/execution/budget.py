@@ -123,16 +123,22 @@ class StudyPlan:
 
 
 def plan_study(
-    study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path, executor: Executor
+    study: ResolvedStudy,
+    data: Mapping[str, DataSet],
+    workspace: Path,
+    executor: Executor,
+    *,
+    ahead: bool = True,
 ) -> StudyPlan:
     """Plan a study that knows the contents of its data sets, from the workspace's store and the
-    timings in it. UserError for all that a run would refuse, but for its budget."""
+    timings in it, ``ahead`` of its run or at its start. UserError for all that a run would refuse,
+    but for its budget."""
     from coin_ray.planning.estimate import estimate
     from coin_ray.planning.ledger import read_ledger
     from coin_ray.planning.workers import paying
     from coin_ray.store.artifacts import Store
 
-    where = target(study, executor)
+    where = target(study, executor, ahead=ahead)
     refuse_missing(study, data, workspace)
     study = with_proposals(study, runs_folder(study, workspace))
     plan = plan_cells(study.cells, data, workspace, where.device, study.until)

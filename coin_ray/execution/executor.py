@@ -13,6 +13,7 @@ from coin_ray.execution.failures import Failure
 from coin_ray.execution.jobs import Halving, JobSettings
 from coin_ray.execution.proposals import Proposals
 from coin_ray.execution.tally import Tally
+from coin_ray.planning.growth import Growth
 from coin_ray.planning.machines import Node
 from coin_ray.study.resolved import ResolvedStudy
 
@@ -63,8 +64,9 @@ class Executor(Protocol):
     @property
     def workers(self) -> int | None: ...
 
-    def nodes(self) -> Sequence[Node]:
-        """The machines that there are. UserError where none can be reached."""
+    def nodes(self, growth: Growth | None, *, ahead: bool) -> Sequence[Node]:
+        """The machines that there are, or will be where there is a cluster that grows; ``ahead`` of
+        a run, when its cluster may not be up. UserError where none can be reached."""
         ...
 
     def check(self, study: ResolvedStudy, nodes: Sequence[Node], device: str, workers: int) -> None:

@@ -10,10 +10,12 @@ from coin_ray.errors import UserError, of_system
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed: one line, and the traceback of what its line does not explain."""
+    """Why a job failed: one line, and the traceback of what its line does not explain. ``gone``: it
+    was lost with its process or node, and nothing is wrong with it."""
 
     cause: str
     trace: str
+    gone: bool = False
 
 
 def cause(error: BaseException) -> str:

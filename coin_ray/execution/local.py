@@ -21,6 +21,7 @@ from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.runner import Each, Train, serial
 from coin_ray.pipeline.segmenter import CachedSegmenter
 from coin_ray.pipeline.settings import Cell
+from coin_ray.planning.growth import Growth
 from coin_ray.planning.machines import (
     Node,
     round_request,
@@ -50,8 +51,8 @@ class Local:
     def workers(self) -> int:
         return 1
 
-    def nodes(self) -> list[Node]:
-        """This machine."""
+    def nodes(self, growth: Growth | None = None, *, ahead: bool = False) -> list[Node]:
+        """This machine, whatever the study says of a cluster."""
         return [usable_machine()]
 
     def check(self, study: ResolvedStudy, nodes: Sequence[Node], device: str, workers: int) -> None:

@@ -39,10 +39,10 @@ class Target:
     workers: int
 
 
-def target(study: ResolvedStudy, executor: Executor) -> Target:
-    """What of an executor a study uses. UserError if the study asks for more, or if its models need
-    a GPU that is not there."""
-    nodes = executor.nodes()
+def target(study: ResolvedStudy, executor: Executor, *, ahead: bool = False) -> Target:
+    """What of an executor a study uses, now or ``ahead`` of its run. UserError if the study asks
+    for more, or if its models need a GPU that is not there."""
+    nodes = executor.nodes(study.cluster, ahead=ahead)
     device = find_device(executor.device, nodes, (study.profile, *study.extended))
     workers = executor.workers
     if workers is None:

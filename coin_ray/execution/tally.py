@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from coin_ray.events.events import (
@@ -14,10 +15,12 @@ from coin_ray.events.events import (
     CellLeftOut,
     CellScored,
     Event,
+    RoundProgress,
     StageFinished,
     StageReused,
 )
 from coin_ray.events.state import StudyState
+from coin_ray.pipeline.stages import STAGES
 
 log = logging.getLogger(__name__)
 Listen = Callable[[Event], None]
@@ -59,7 +62,8 @@ class Tally:
     which the end of a study and its next step ask.
 
     ``waiting``: cells that are to be run or are at it; an ending (finished, scored, failed, left
-    out) takes them from it.
+    out) takes them from it. ``advances``: how often each cell has come further than before, by a
+    stage or by a step of a training.
     """
 
     def __init__(self, listen: Listen) -> None:
@@ -67,6 +71,8 @@ class Tally:
         self._told = set[tuple[str, str]]()
         self.state = StudyState()
         self.waiting: set[str] = set()
+        self.advances = Counter[str]()
+        self._steps: dict[str, int] = {}
         self.pulse = Pulse()
 
     @property
@@ -106,6 +112,7 @@ class Tally:
                 self.pulse.beat()
             if isinstance(event, CellFinished | CellScored | CellFailed | CellLeftOut):
                 self.waiting.discard(event.cell)
+            self._advance(event)
             if isinstance(event, StageFinished | StageReused):
                 # A cell asks for what it has computed itself, and asks again: neither is a hit.
                 known = (event.cell, event.key) in self._told
@@ -113,3 +120,12 @@ class Tally:
                 if known and isinstance(event, StageReused):
                     return
             self._listen(event)
+
+    def _advance(self, event: Event) -> None:
+        if isinstance(event, StageFinished):
+            self.advances[event.cell] += 1
+            if event.stage in STAGES and STAGES[event.stage].trains:
+                self._steps.pop(event.cell, None)  # the next training begins at 0
+        elif isinstance(event, RoundProgress) and event.step > self._steps.get(event.cell, 0):
+            self._steps[event.cell] = event.step
+            self.advances[event.cell] += 1

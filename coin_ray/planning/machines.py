@@ -197,13 +197,21 @@ def check_request(request: Request, nodes: Sequence[Node], *, held: float = 0.0)
     return f"room for {each} ({request.where}), there is room for {fit}"
 
 
-def refuse_impossible(
+def unmet(
     resources: Resources, nodes: Sequence[Node], *, device: str, workers: int, models: int = 1
-) -> None:
-    """UserError with the shapes of the nodes if a step fits on none of them, or the workers of a
-    round not on all of them together; or if two of these might get one GPU. ``models``: kinds of
-    segmenters, each with its share of a GPU."""
+) -> list[str]:
+    """What would have to be there for each step to fit on a node, and for the workers of a round on
+    all of them together; nothing if they do. ``models``: kinds of segmenters, each with its share
+    of a GPU."""
     held = models * segmenter_share(resources, device)
+    training = round_request(resources, workers, device)
+    requests = [*(step_request(resources, step, device) for step in STEPS), training]
+    problems = dict.fromkeys(check_request(request, nodes, held=held) for request in requests)
+    return [problem for problem in problems if problem is not None]
+
+
+def refuse_shared_card(resources: Resources, *, device: str, workers: int) -> None:
+    """UserError if two workers of a round might get one GPU, whatever the cluster."""
     training = round_request(resources, workers, device)
     if workers > 1 and 0 < training.gpus <= 0.5:
         raise UserError(
@@ -213,15 +221,28 @@ def refuse_impossible(
             do="write `resources: {round: {gpu: 0.7}}` (segmenters hold `masks: {gpu: …}`, "
             f"{segmenter_share(resources, device):g} here), or train a round with one worker",
         )
-    requests = [*(step_request(resources, step, device) for step in STEPS), training]
-    problems = dict.fromkeys(check_request(request, nodes, held=held) for request in requests)
-    if told := [problem for problem in problems if problem is not None]:
-        raise UserError(
-            "the study asks for more than the cluster has",
-            found="nodes: " + shapes(nodes),
-            expected="; ".join(told),
-            do="lower resources: in the study (or --workers), or take a larger cluster",
-        )
+
+
+def refuse_impossible(
+    resources: Resources, nodes: Sequence[Node], *, device: str, workers: int, models: int = 1
+) -> None:
+    """UserError with the shapes of the nodes for what is unmet, and for workers of a round that
+    might share a GPU."""
+    refuse_shared_card(resources, device=device, workers=workers)
+    told = unmet(resources, nodes, device=device, workers=workers, models=models)
+    if told:
+        raise too_much(told, nodes)
+
+
+def too_much(told: Sequence[str], nodes: Sequence[Node], waited: str = "") -> UserError:
+    """The error of what is unmet."""
+    return UserError(
+        f"the study asks for more than the cluster has{waited}",
+        found="nodes: " + shapes(nodes),
+        expected="; ".join(told),
+        do="lower resources: in the study (or --workers), or take a larger cluster; for one that "
+        "grows say `--wait MINUTES`, or `cluster:` in the study",
+    )
 
 
 def shapes(nodes: Sequence[Node]) -> str:

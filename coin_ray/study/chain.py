@@ -45,6 +45,7 @@ KEYS: Mapping[str, str] = {
     "published": "numbers of a paper to stand beside ours",
     "budget": "hours beyond which the study does not start",
     "resources": "what a stage or a round may take; changes no result",
+    "cluster": "how far the cluster grows, {max_nodes, node: {cpu, gpu, memory}}",
 }
 """Every key of a study or search space and what it is for."""
 
@@ -58,6 +59,7 @@ PROFILE_KEYS = (
     "data",
     "seeds",
     "resources",
+    "cluster",
 )
 STUDY_KEYS = tuple(key for key in KEYS if key not in ("profile", "without"))
 

@@ -17,6 +17,7 @@ from coin_ray.data.dataset import DataSpec
 from coin_ray.identity import digest
 from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.settings import Cell, dotted_fields
+from coin_ray.planning.growth import Growth
 from coin_ray.section import NotNegative, OneOrMore, Positive, is_runtime
 from coin_ray.study.metrics import Goal, LabelFree, Metric
 from coin_ray.study.names import study_name
@@ -192,10 +193,11 @@ class ResolvedStudy:
     ``cells`` are ordered so that every level gets one seed before any gets two. ``levels`` are the
     labels in table order, ``steps`` those that the table has columns of beside the end, ``patches``
     the dotted settings in which each level differs from the base, ``factors`` the level labels of
-    each factor. ``resources`` (stage -> cpu, gpu, memory, workers) is runtime only.
-    ``source_files`` are the YAML files read, the study first; ``overrides`` the ``--set`` settings.
-    ``profile_reason`` says in one phrase where the profile came from, ``extras`` which settings
-    count because an extra is there or lacks, ``extended`` are those that
+    each factor. ``resources`` (stage -> cpu, gpu, memory, workers) and ``cluster``, how far that
+    grows, are runtime only. ``source_files`` are the YAML files read, the study first;
+    ``overrides`` the ``--set`` settings. ``profile_reason`` says in one phrase where the profile
+    came from, ``extras`` which settings count because an extra is there or lacks, ``extended`` are
+    those that
     it extends. ``warnings``: what is allowed and probably not meant. With ``first_seeds`` the seeds
     after those are run only for levels whose verdict against the baseline is open. With ``search``
     the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
@@ -221,6 +223,7 @@ class ResolvedStudy:
     patches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     objective: Objective = Objective()
     resources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    cluster: Growth | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     profile_reason: str = ""
     extras: tuple[str, ...] = ()

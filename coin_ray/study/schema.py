@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from coin_ray.metrics.settings import Result
+from coin_ray.planning.growth import Growth
 from coin_ray.section import Seed
 from coin_ray.study import blocks, data_block
 from coin_ray.study.chain import KEYS, PROFILE_KEYS, STUDY_KEYS
@@ -108,6 +109,7 @@ def _values() -> dict[str, Schema]:
         "published": _block(Published),
         "budget": _block(Budget),
         "resources": _map(resources),
+        "cluster": _block(Growth),
     }
 
 

@@ -15,6 +15,7 @@ from coin_ray import safe
 from coin_ray.data.dataset import DataSpec
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
+from coin_ray.planning.growth import Growth
 from coin_ray.section import Values
 from coin_ray.study import blocks, designs, files
 from coin_ray.study.cells import Level, make_cells
@@ -177,6 +178,7 @@ def _blocks(
         "screen": None if is_search else chain.block("screen", Screen),
         "analysis": chain.block("analysis", Analysis) or Analysis(),
         "budget": chain.block("budget", Budget) or Budget(),
+        "cluster": chain.block("cluster", Growth),
     }
 
 

@@ -30,6 +30,8 @@ Weights = dict[str, NDArray[Any]]
 
 READ_EVERY = 20
 """Steps on a GPU after which their losses are read; on a CPU nothing waits for them."""
+SOON = 10.0
+"""At most so many seconds between two checkpoints of a training whose machine is about to go."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def train(
             step, now = step + 1, time.monotonic()
             log.seconds = before + now - began
             over = limit.done(step, log.seconds) >= 1
-            due = now - saved >= checkpoint.every if checkpoint else False
+            due = checkpoint is not None and now - saved >= _every(checkpoint, world)
             if not (over or due or unread.full):
                 continue
             unread.read(log)
@@ -131,6 +133,11 @@ def train(
             if progress and world.rank == 0:
                 progress(step, limit.total(step, log.seconds), log["loss"][-1])
     return log
+
+
+def _every(checkpoint: Checkpoint, world: World) -> float:
+    """Seconds between two checkpoints."""
+    return min(checkpoint.every, SOON) if world.leaving() else checkpoint.every
 
 
 def _saving(world: World) -> AbstractContextManager[object]:

@@ -21,7 +21,8 @@ class World:
     ``deterministic``, comes to the same bytes every time. ``barrier`` waits for the others;
     ``wrap`` makes a module data-parallel (gradients averaged over all). ``threads`` make labels of
     what the student predicts meanwhile. ``spills``: what a step saves for its backward pass waits
-    in the memory of the CPU; the numbers are the same, and a step takes far longer.
+    in the memory of the CPU; the numbers are the same, and a step takes far longer. ``leaving``:
+    whether a machine of the processes is about to go.
     """
 
     rank: int = 0
@@ -33,6 +34,7 @@ class World:
     precision: Precision = "fp32"
     deterministic: bool = False
     spills: bool = False
+    leaving: Callable[[], bool] = lambda: False
 
     def share(self, batch: int, least: int, each: str, setting: str) -> range:
         """Indices in the global batch that this process draws.

@@ -86,6 +86,8 @@ def _sentences(planned: StudyPlan) -> Iterator[str]:
     from coin_ray.planning.machines import shapes
 
     study, plan, cost, where = planned.study, planned.plan, planned.cost, planned.where
+    if study.cluster is not None:
+        yield f"for a cluster that grows to {shapes(where.nodes)}"
     yield from planned.memory
     naive = sum(count.naive for count in plan.stages.values())
     if coming := planned.to_come:

@@ -20,6 +20,7 @@ def sweep(
     address: options.Address = None,
     workers: options.Workers = None,
     device: options.Device = "auto",
+    wait: options.Wait = None,
     local: options.Here = False,
     no_tracking: options.NoTracking = False,
 ) -> None:
@@ -34,7 +35,7 @@ def sweep(
     from coin_ray.cli.screen.output import command_line, console
     from coin_ray.cli.verbs.report import show_tables
 
-    executor = options.executor(address, workers, device, local=local)
+    executor = options.executor(address, workers, device, local=local, wait=wait)
     resolved, screen = asked.resolve(), console()
     for text in (*preamble.opening(resolved), preamble.cells(resolved)):
         say(text)
