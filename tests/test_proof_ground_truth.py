@@ -17,6 +17,7 @@ from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.runner import open_local, run_local, step_at
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.pipeline.stages.oracle import ORACLES
 from coin_ray.pipeline.steps import STEPS
 from coin_ray.pipeline.training import train_stage
 from coin_ray.training.world import HERE
@@ -107,8 +108,9 @@ def test_what_training_gets_has_no_way_to_the_truth() -> None:
     assert public == about | pixels
 
 
-def test_only_the_evaluation_takes_a_truth() -> None:
+def test_only_the_evaluation_and_the_oracles_take_a_truth() -> None:
     takers = {
         name for name, stage in STAGES.items() if any(take.role == "truth" for take in stage.takes)
     }
-    assert takers == {"evaluate"}
+    drawn = "oracle_prompted"  # from what another oracle has prompted
+    assert takers | {drawn} == {"evaluate", *(stage.name for stage in ORACLES)}

@@ -28,6 +28,7 @@ VERBS = {
     "why": "Say why a cell or a stage is not in the store.",
     "paper": "Every table and figure of the paper: run what is missing, and the verdicts.",
     "report": "Tables, figures and pages of a study that ran.",
+    "headroom": "Ceilings: how much of the gap to the truth each stage holds. Uses labels.",
     "figure": "Pictures of what a study made of its images.",
     "ui": "Open MLflow over the runs of a workspace.",
     "segment": "Find the nuclei of slides and tiles; needs no study.",

@@ -88,7 +88,7 @@ def pseudo_labels(
         found = (len(scores), len(accepted), None if masks is None else len(masks))
         raise ValueError(f"{n} instances, but scores, accepted, masks have lengths {found}")
     chosen = np.flatnonzero(accepted)
-    paint = _drawn(label_map, masks, source).take(chosen)
+    paint = drawn_masks(label_map, masks, source).take(chosen)
     by_score = np.asarray(scores)[chosen]
     if memory is not None:
         memory = memory.updated(paint, by_score)
@@ -100,7 +100,7 @@ def pseudo_labels(
     return PseudoLabels(painted, ignore & (painted == 0), memory)
 
 
-def _drawn(label_map: LabelMap, masks: InstanceMasks | None, source: Source) -> InstanceMasks:
+def drawn_masks(label_map: LabelMap, masks: InstanceMasks | None, source: Source) -> InstanceMasks:
     """The mask that stands for each instance."""
     if source == "prediction":
         return InstanceMasks.from_label_map(label_map)

@@ -318,6 +318,7 @@ class CellRunner:
             content=self._study.contents[cell.data.name],
             until=until,
             cache=plan.cache,
+            oracle=cell.oracle,
         )
 
 

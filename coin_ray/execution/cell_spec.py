@@ -60,7 +60,7 @@ class CellSpec:
     (cell, level, data, seed); ``content`` is the digest of its data set, for whoever reads its
     results; ``resources`` is the study's; ``folder`` is for the files of Ray Train; ``tell`` takes
     the events of the cell; ``cache`` is the plan's ``uss.cache``; ``withdrawn`` says whether the
-    cell is not asked for any more.
+    cell is not asked for any more; one with an ``oracle`` leaves no results.
     """
 
     config: Cell
@@ -81,6 +81,7 @@ class CellSpec:
     until: Until | None = None
     cache: str | None = None
     withdrawn: Callable[[], bool] | None = None
+    oracle: str = ""
 
     @property
     def store(self) -> Store:
@@ -127,9 +128,10 @@ def open_cell(spec: CellSpec) -> CellRun:
         return spec.masks[name]
 
     config = with_rounds(with_cache(spec.config, spec.device, spec.cache), spec.rounds)
+    given = (config, spec.seed, spec.train, spec.weights.__getitem__, coarse)
     return CellRun(
         config,
-        Chain(config, spec.seed, spec.train, spec.weights.__getitem__, coarse, device=spec.device),
+        Chain(*given, device=spec.device).with_oracle(spec.oracle, spec.samples),
         spec.store,
         spec.segmenter,
         spec.device,
@@ -155,7 +157,7 @@ def run_to_end(
             seconds = run.store.info(run.key("round", round_=round_))["seconds"]
             metrics = round_facts(run, round_)
             spec.emit(RoundFinished, round=round_, metrics=metrics, seconds=seconds)
-    if study is not None and spec.until is None:
+    if study is not None and spec.until is None and not spec.oracle:
         folder = Workspace(spec.workspace).runs / study / spec.who["cell"]
         whose = {**spec.who, "content": spec.content}
         export(run, spec.samples, folder, rows, {**whose, **facts}, spec.config)

@@ -66,9 +66,13 @@ def up_to(study: ResolvedStudy, stage: Until) -> ResolvedStudy:
     """The study with its cells computed up to a stage before the first round: on the way there
     nothing is searched, screened, stopped or decided."""
     cells = tuple(replace(c, config=with_rounds(c.config, 0)) for c in study.cells)
+    return replace(up_to_end(study), cells=cells, until=stage)
+
+
+def up_to_end(study: ResolvedStudy) -> ResolvedStudy:
+    """The study with every cell that it has now, each to its end."""
     whole = replace(study, search=None, screen=None, stopping=Stopping("none"), first_seeds=None)
-    whole = replace(whole, gates=None)
-    return replace(whole, cells=cells, until=stage)
+    return replace(whole, gates=None)
 
 
 def most_rounds(study: ResolvedStudy) -> int:

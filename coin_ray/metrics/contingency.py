@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
-from coin_ray.labels import numbered
+from coin_ray.labels import InstanceMasks, areas, numbered
 
 DENSE_CELLS = 20_000_000
 """Largest table held densely (160 MB); above it the occupied cells are found by sorting."""
@@ -76,19 +76,36 @@ def contingency(
     i, j = np.divmod(occupied, columns)
     pairs = (i > 0) & (j > 0)
 
-    def areas(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    def sizes(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
         return np.bincount(index, counts, size)[1:].astype(np.int64)  # exact below 2^53
 
     return Contingency(
         true_ids=true_ids,
-        true_areas=areas(i, rows),
+        true_areas=sizes(i, rows),
         predicted_ids=predicted_ids,
-        predicted_areas=areas(j, columns),
+        predicted_areas=sizes(j, columns),
         true_index=i[pairs] - 1,
         predicted_index=j[pairs] - 1,
         intersection=counts[pairs].astype(np.int64),
         pixels=int(true.size),
     )
+
+
+def best_matches(
+    true: NDArray[np.integer], masks: InstanceMasks
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Of N masks that may overlap: the best IoU (N,) with a nucleus of a label map (H, W) with ids
+    1..N, and the nucleus; 0 and 0 for a mask that touches none."""
+    sizes = np.concatenate([[0], areas(true.astype(np.int32, copy=False))])
+    iou, nucleus = np.zeros(len(masks)), np.zeros(len(masks), dtype=np.int64)
+    for i, (y0, x0, y1, x1) in enumerate(masks.boxes.tolist()):
+        inside = true[y0:y1, x0:x1][masks.crops[i]]
+        both = np.bincount(inside, minlength=len(sizes))
+        either = sizes + len(inside) - both
+        both[0] = 0
+        found = both / np.maximum(either, 1)
+        nucleus[i], iou[i] = int(found.argmax()), float(found.max())
+    return iou, np.where(iou > 0, nucleus, 0)
 
 
 def check_maps(true: NDArray[np.integer], predicted: NDArray[np.integer]) -> None:

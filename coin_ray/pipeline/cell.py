@@ -57,6 +57,7 @@ class CellRun:
     def get(self, ref: Ref, *ahead: Any) -> Artifact:
         """An artifact, for which the device may have worked ``ahead``. What is trained has to be
         there (``rounds.py``)."""
+        ref = self.chain.instead(ref)
         key = self.chain.key(ref)
         if STAGES[ref.stage].trains:
             return self.store.sound(key)
@@ -67,6 +68,7 @@ class CellRun:
 
     def ahead(self, asked: Sequence[Ref]) -> Iterator[tuple[Any, ...]]:
         """What the device does ahead for artifacts of one stage, in turn: arguments of ``get``."""
+        asked = [self.chain.instead(ref) for ref in asked]
         missing = [not self.store.has(self.chain.key(ref)) for ref in asked]
         ahead = STAGES[asked[0].stage].ahead if any(missing) else None
         made = ahead(map(self.given, compress(asked, missing))) if ahead else iter(())

@@ -6,6 +6,7 @@ ucis_model -> ucis -> features -> centroids -> similarity -> transport -> refine
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import cast
 
 from coin_ray.data.resolution import pixel_scale
-from coin_ray.data.sample import Image
+from coin_ray.data.sample import Image, Sample
 from coin_ray.labels import LabelMap
 from coin_ray.pipeline.memo import Memo
 from coin_ray.pipeline.needs import with_cache
+from coin_ray.pipeline.oracles import Oracle
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Content, Ref, Source, Together
 from coin_ray.pipeline.stages import STAGES
@@ -55,6 +57,25 @@ class Chain:
         self._trained = self
         if trained is not None and trained != device:
             self._trained = Chain(config, seed, train, weights, coarse, device=trained)
+        self._oracle: Oracle | None = None
+
+    def with_oracle(self, name: str, samples: Sequence[Sample]) -> Chain:
+        """The cell with the ground truth of ``samples`` in place of a stage (``pipeline.oracles``);
+        the cell itself without a ``name``. The only way that a truth comes to a cell but by its
+        evaluation."""
+        if not name:
+            return self
+        found = copy.copy(self)
+        found._oracle = Oracle(name, {sample.image: sample for sample in samples})
+        found.cell = (*self.cell[:-1], found._oracle.number)
+        apart = self._trained is not self
+        found._trained = self._trained.with_oracle(name, samples) if apart else found
+        return found
+
+    def instead(self, ref: Ref, taker: str = "") -> Ref:
+        """What stands for a stage in this cell, for a stage that takes it: itself, or an oracle."""
+        self.memo.note("oracle")
+        return ref if self._oracle is None else self._oracle.instead(self.memo.truth, ref, taker)
 
     @property
     def images(self) -> int:
@@ -70,6 +91,7 @@ class Chain:
         return self.memo.get(self.cell, ("key", ref), self._key)
 
     def _key(self, ref: Ref) -> Key:
+        ref = self.instead(ref)
         stage = STAGES[ref.stage]
         if stage.trains and self._trained is not self:
             return self._trained.key(ref)
@@ -77,7 +99,7 @@ class Chain:
         kind = device_of(self._device, stage.runs != "cpu" and stage.told)
         if kind != "cpu":  # version 0.1 knew no other
             settings["device"] = kind
-        inputs = {role: self._digest(found) for role, found in stage.inputs(self, ref).items()}
+        inputs = {role: self._digest(found) for role, found in self._inputs(ref).items()}
         # Straight from the configuration: what a stage costs is no part of what it is.
         what, amount = stage.work(self.whole, settings)
         if ref.image is not None:
@@ -88,6 +110,19 @@ class Chain:
         )
         key = key if stage.keeps(self.whole) else replace(key, kept=False)
         return self.memo.add(key, self, ref)
+
+    def _inputs(self, ref: Ref) -> dict[str, Source]:
+        found = STAGES[ref.stage].inputs(self, ref)
+        if self._oracle is None:
+            return found
+        return {role: self._replaced(source, ref.stage) for role, source in found.items()}
+
+    def _replaced(self, source: Source, taker: str) -> Source:
+        if isinstance(source, Ref):
+            return self.instead(source, taker)
+        if isinstance(source, Content | Together):
+            return source
+        return cast(Source, [self.instead(s, taker) if isinstance(s, Ref) else s for s in source])
 
     def _digest(self, source: Source) -> str | list[str]:
         if isinstance(source, Ref):
@@ -103,7 +138,7 @@ class Chain:
 
     def sources(self, ref: Ref) -> dict[str, Source]:
         """Where the inputs of a stage come from, by role."""
-        found = STAGES[ref.stage].inputs(self, ref)
+        found = self._inputs(ref)
         return {
             role: source.refs(self, source.round) if isinstance(source, Together) else source
             for role, source in found.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coin_ray.data.dataset import DataSpec
 from coin_ray.pipeline.settings import Cell
@@ -13,7 +13,8 @@ class CellIdentity:
     """One level on one data set with one random seed.
 
     ``config`` is the complete configuration; ``key_label`` is readable, safe in a path, and ends in
-    the digest of level, data set, seed and configuration.
+    the digest of level, data set, seed and configuration. ``oracle``: what the ground truth stands
+    in for (``pipeline.oracles``); empty for every cell that is a result.
     """
 
     level: str
@@ -21,3 +22,4 @@ class CellIdentity:
     seed: int
     config: Cell
     key_label: str
+    oracle: str = field(default="", kw_only=True)

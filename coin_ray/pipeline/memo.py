@@ -21,7 +21,8 @@ from coin_ray.section import Section
 from coin_ray.store.keys import Key
 
 Numbers = tuple[int, ...]
-"""A cell as numbers, its seed and its sections: equal sections have equal ones."""
+"""A cell as numbers: its seed, its sections (equal sections have equal ones), its oracle (0: none).
+"""
 
 T = TypeVar("T")
 Call = tuple[Hashable, ...]
@@ -30,7 +31,7 @@ _Parts = Callable[[Numbers], Hashable]
 """Takes out of a cell the numbers of what was read."""
 
 SECTIONS = tuple(Cell.model_fields)
-BIT = {part: 1 << i for i, part in enumerate(("seed", *SECTIONS))}
+BIT = {part: 1 << i for i, part in enumerate(("seed", *SECTIONS, "oracle"))}
 
 
 class Memo:
@@ -60,7 +61,7 @@ class Memo:
             section = getattr(config, name)
             found[name] = self._sections.setdefault(section, (len(self._sections), section))
         view = View(self, {name: section for name, (_, section) in found.items()})
-        return view, (seed, *(number for number, _ in found.values()))
+        return view, (seed, *(number for number, _ in found.values()), 0)
 
     def note(self, part: str) -> None:
         """The method at work has read this part of its cell."""
@@ -145,7 +146,7 @@ class View:
         self._memo, self._sections = memo, sections
 
     def __getattr__(self, name: str) -> Section:
-        if name not in BIT:
+        if name not in self._sections:
             raise AttributeError(f"a key may depend on a section of the cell, not on {name!r}")
         self._memo._read |= BIT[name]
         return self._sections[name]

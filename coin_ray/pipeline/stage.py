@@ -56,7 +56,8 @@ class Scope(Protocol):
 
 
 class Ref(NamedTuple):
-    """A stage within a cell: of which image, round, zoom, row of the table, ground truth."""
+    """A stage within a cell: of which image, round, zoom, row of the table, ground truth. ``own``:
+    the pipeline's, even where an oracle stands for it."""
 
     stage: str
     image: Any = None
@@ -64,6 +65,7 @@ class Ref(NamedTuple):
     zoom: float = 0.0
     step: str = ""
     truth: Truth | None = None
+    own: bool = False
 
 
 class Truth:

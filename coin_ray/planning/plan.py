@@ -231,7 +231,7 @@ def open_chains(
                 _coarse(masks, cell.data.name),
                 memos[cell.data.name],
                 device=device,
-            ),
+            ).with_oracle(cell.oracle, data[cell.data.name].samples),
             data[cell.data.name],
         )
         for cell in cells
@@ -261,7 +261,8 @@ def _open_alike(
         memo = memos[cell.data.name]
         config = with_cache(cell.config, device, cheaper)
         given = (config, cell.seed, memo.data.train, weights.__getitem__, memo.mask, memo)
-        opened.append((Chain(*given, device=device), memo))
+        chain = Chain(*given, device=device)
+        opened.append((chain.with_oracle(cell.oracle, memo.data.samples), memo))
     return opened
 
 

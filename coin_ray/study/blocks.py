@@ -17,6 +17,7 @@ from coin_ray.data.label_files import Binary
 from coin_ray.metrics.settings import Result
 from coin_ray.pipeline.refs import step_named
 from coin_ray.pipeline.stages import STAGES
+from coin_ray.pipeline.stages.oracle import ORACLES
 from coin_ray.section import LARGEST_SEED, Positive
 from coin_ray.study.errors import suggestion
 from coin_ray.study.grammar import Node
@@ -71,7 +72,11 @@ class MadeElsewhere:
 
 RESOURCES: Mapping[str, type] = {
     "stage": StageResources,
-    **{name: StageResources for name, stage in STAGES.items() if not stage.trains},
+    **{
+        name: StageResources
+        for name, stage in STAGES.items()
+        if not stage.trains and stage not in ORACLES
+    },
     "round": RoundResources,
 }
 """``stage`` is for every stage that is not named itself."""

@@ -159,16 +159,20 @@ SCORE = Stage(
 )
 
 
-def _select(given: Given) -> Artifact:
+Accept = Callable[[Given, InstanceMasks], tuple[BoolArray, float]]
+"""Which of the instances (N,) are accepted, and the threshold."""
+
+
+def select(given: Given, accept: Accept | None = None) -> Artifact:
     """``label_map`` and ``ignore`` (H, W) of the pseudo labels (Eqs. 7 to 10), and how many
     instances were accepted. With ``labels.memory`` also the painted masks and their ``scores``,
-    for the next refresh."""
+    for the next refresh. ``accept`` in place of the cell's own rule."""
     from coin_ray.distillation import targets
 
     s = given.settings.labels
     masks = InstanceMasks.from_arrays(given["masks"].arrays)
     scores = given["score"].arrays["scores"]
-    accepted, threshold = _accepted(given, masks)
+    accepted, threshold = (accept or accepted_by_rule)(given, masks)
     scored = given.source("score")
     assert isinstance(scored, Ref)
     first = scored.round == 1
@@ -193,12 +197,12 @@ def _select(given: Given) -> Artifact:
         "threshold": float(threshold),
         "score_mean": float(scores.mean()) if len(accepted) else 0.0,
         "score_std": float(scores.std()) if len(accepted) else 0.0,
-        **_change(labels.label_map, None if earlier is None else earlier["label_map"]),
+        **change(labels.label_map, None if earlier is None else earlier["label_map"]),
     }
     return Artifact({"label_map": labels.label_map, "ignore": labels.ignore, **kept}, info)
 
 
-def _accepted(given: Given, masks: InstanceMasks) -> tuple[BoolArray, float]:
+def accepted_by_rule(given: Given, masks: InstanceMasks) -> tuple[BoolArray, float]:
     """Accepted (N,) of the image and the threshold, which all training images may share; the guard
     of ``accept`` then acts on all of them together."""
     from coin_ray.confidence import selection
@@ -220,7 +224,7 @@ def _accepted(given: Given, masks: InstanceMasks) -> tuple[BoolArray, float]:
     return accepted, selection.threshold(scores, s)
 
 
-def _change(now: LabelMap, before: LabelMap | None) -> dict[str, int]:
+def change(now: LabelMap, before: LabelMap | None) -> dict[str, int]:
     """Pixels of the label foreground that two refreshes share, and that either has; their churn is
     1 - shared / either. Before the first refresh there are no labels."""
     old = np.zeros(now.shape, dtype=bool) if before is None else before > 0
@@ -238,7 +242,7 @@ def _before(chain: Scope, ref: Ref) -> Ref:
 
 SELECT = Stage(
     "select",
-    _select,
+    select,
     version=2,
     reads=(Read("select", under="select"), Read("labels", under="labels")),
     takes=(

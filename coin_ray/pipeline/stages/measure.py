@@ -1,4 +1,4 @@
-"""The end: metrics of a label map. The only stage that takes a ground truth."""
+"""The end: metrics of a label map. The only stage of the pipeline that takes a ground truth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def _measured(chain: Scope, ref: Ref) -> Source:
     return made or refs.behind(chain, ref.image, ref.step)
 
 
-def _truth(ref: Ref) -> Content:
+def true_label_map(ref: Ref) -> Content:
+    """The ground truth that a stage is asked for with, (H, W) int32."""
     truth = ref.truth
     assert truth is not None
     return Content(truth.digest, lambda: truth.sample.load_label_map())
@@ -45,7 +46,7 @@ EVALUATE = Stage(
             _measured,
             stages=("instances", "select", "predict", "redraw"),
         ),
-        Take("truth", lambda chain, ref: _truth(ref)),
+        Take("truth", lambda chain, ref: true_label_map(ref)),
     ),
     grows=False,
     label=lambda chain, ref: f"{ref.image.name}-{ref.step}",
