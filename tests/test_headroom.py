@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import coin_ray
-from coin_ray.api.headroom import headroom as ceilings
+from coin_ray.api.ceilings import headroom as ceilings
 from coin_ray.api.studies import Study
 from coin_ray.confidence.prompts import prompt_points
 from coin_ray.data.sample import Sample
@@ -29,7 +29,7 @@ from coin_ray.pipeline.stages import STAGES
 from coin_ray.pipeline.stages.oracle import ORACLES
 from coin_ray.planning.asked import cell_stages
 from coin_ray.report.headroom_page import write_headroom
-from coin_ray.report.values.headroom import PIPELINE, Ceilings, lines, rows
+from coin_ray.report.values.ceilings import PIPELINE, Ceilings, lines, rows
 from coin_ray.statistics.headroom import headroom
 from coin_ray.study.schema import json_schema
 from tests.cli_calls import call

@@ -74,7 +74,7 @@ def test_the_plan_predicts_the_computed_stages(tiles, finished):
 
     workspace, _, _, computed = finished
     data = SimpleNamespace(train=[s.image for s in tiles], samples=tiles)
-    cell = SimpleNamespace(config=config(), seed=0, data=SimpleNamespace(name="d"))
+    cell = SimpleNamespace(config=config(), seed=0, data=SimpleNamespace(name="d"), oracle="")
     plan = plan_cells([cell], {"d": data}, workspace)
     assert plan.unique == len(computed)
     assert plan.stored == plan.unique

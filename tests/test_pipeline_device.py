@@ -70,13 +70,13 @@ def test_what_runs_on_a_gpu_and_what_is_made_of_it_has_other_keys(samples: Any) 
 def test_plan_and_status_find_a_cell_by_its_device(finished: CellRun, samples: Any) -> None:
     workspace = finished.store.root.parent
     data = SimpleNamespace(train=(samples[0].image,), samples=samples[:1])
-    cell = SimpleNamespace(config=CONFIG, seed=0, data=SimpleNamespace(name="d"))
+    cell = SimpleNamespace(config=CONFIG, seed=0, data=SimpleNamespace(name="d"), oracle="")
     assert plan_cells([cell], {"d": data}, workspace, "cuda").to_compute == {}
     here = plan_cells([cell], {"d": data}, workspace)
     assert here.stored == 0 and here.to_compute["round"] == 1
     (seen,) = stages_by_cell([cell], {"d": data}, workspace)
     assert not seen.missing
-    other = SimpleNamespace(config=CONFIG, seed=1, data=SimpleNamespace(name="d"))
+    other = SimpleNamespace(config=CONFIG, seed=1, data=SimpleNamespace(name="d"), oracle="")
     seen, begun = stages_by_cell([cell, other], {"d": data}, workspace)
     stages = Counter(key.stage for key in begun.missing.values())
     assert not seen.missing and stages["round"] == 1 and not stages["features"]

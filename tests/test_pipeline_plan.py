@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def cell(patch: dict[str, Any], seed: int = 0) -> Any:
     return SimpleNamespace(
-        config=config(**{**ONE, **patch}), seed=seed, data=SimpleNamespace(name="d")
+        config=config(**{**ONE, **patch}), seed=seed, data=SimpleNamespace(name="d"), oracle=""
     )
 
 
@@ -250,7 +250,9 @@ def test_the_same_images_in_two_data_sets_share_their_stages(alike: Any, tmp_pat
 
 
 def replaced(one: Any, name: str) -> Any:
-    return SimpleNamespace(config=one.config, seed=one.seed, data=SimpleNamespace(name=name))
+    return SimpleNamespace(
+        config=one.config, seed=one.seed, data=SimpleNamespace(name=name), oracle=""
+    )
 
 
 def test_keys_are_made_for_one_of_the_images_that_are_alike(
@@ -286,7 +288,7 @@ def test_a_thousand_cells_are_counted(tmp_path: Path) -> None:
     tiles = generated_samples(tmp_path / "tiles", 8, size=64, seed=0)
     images = SimpleNamespace(train=tuple(s.image for s in tiles[:4]), samples=tuple(tiles[4:]))
     cells = [
-        SimpleNamespace(config=made, seed=seed, data=SimpleNamespace(name="d"))
+        SimpleNamespace(config=made, seed=seed, data=SimpleNamespace(name="d"), oracle="")
         for made in (
             config(ot={"lambda": 0.1 * i}, select={"rule": "fixed", "value": 0.02 * j})
             for i in range(1, 11)

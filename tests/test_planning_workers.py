@@ -26,7 +26,7 @@ def told(folder: Path, *, seeds: int = 1, places: int = 8, size: float = 1e3, **
     data: Any = SimpleNamespace(train=tuple(s.image for s in tiles), samples=tuple(tiles))
     one = config(student=STUDENT, rounds={"count": 2}, uss={"family": "none"})
     cells: Any = [
-        SimpleNamespace(config=one, seed=seed, data=SimpleNamespace(name="d"))
+        SimpleNamespace(config=one, seed=seed, data=SimpleNamespace(name="d"), oracle="")
         for seed in range(seeds)
     ]
     rate = Rate(HOUR / (STEPS * BATCH * CROP**2), size, 1, 0.0)

@@ -87,7 +87,7 @@ def test_the_missing_extra_stops_a_study_before_it_starts(
 
     def cell(**more: dict[str, Any]) -> SimpleNamespace:
         config = Cell.model_validate(values | more)
-        return SimpleNamespace(config=config, seed=0, data=SimpleNamespace(name="d"))
+        return SimpleNamespace(config=config, seed=0, data=SimpleNamespace(name="d"), oracle="")
 
     with pytest.raises(UserError, match=r"pip install coin-ray\[crf\]"):
         plan_cells([cell(**{section: {name: True}})], {"d": data}, tmp_path)

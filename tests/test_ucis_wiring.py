@@ -93,7 +93,7 @@ def test_a_cell_trains_its_coarse_model_once(tiles: list[Any], tmp_path: Path, m
     done: list[Key] = []
     run = opened(tiles, tmp_path, MODELS[model], done)
     data = SimpleNamespace(train=run.train, samples=tiles)
-    cell = SimpleNamespace(config=run.config, seed=0, data=SimpleNamespace(name="d"))
+    cell = SimpleNamespace(config=run.config, seed=0, data=SimpleNamespace(name="d"), oracle="")
     plan = plan_cells([cell], {"d": data}, tmp_path)
     rows, facts = run_local(run, tiles)
     assert Counter(key.stage for key in done) == plan.to_compute
@@ -239,7 +239,7 @@ def test_missing_imagenet_weights_stop_with_the_line_that_gets_them(
     cell = config({"model": "ssa"})
     with pytest.raises(UserError, match="models fetch resnet34_imagenet"):
         plan_cells(
-            [SimpleNamespace(config=cell, seed=0, data=SimpleNamespace(name="d"))],
+            [SimpleNamespace(config=cell, seed=0, data=SimpleNamespace(name="d"), oracle="")],
             {"d": data}, tmp_path,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from coin_ray.report.figures.levels import Row, draw_dots
 from coin_ray.report.figures.style import plot
 from coin_ray.report.formats.html import page
 from coin_ray.report.formats.markdown import markdown
-from coin_ray.report.values.headroom import (
+from coin_ray.report.values.ceilings import (
     PIPELINE,
     USES_LABELS,
     Ceilings,

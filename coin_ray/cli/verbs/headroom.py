@@ -40,7 +40,7 @@ def headroom(
     It uses the labels, so nothing of it is a result: no search can choose it, no result's table and
     no tracker has it. What is in the store is not computed again.
     """
-    from coin_ray.api import headroom as ceilings
+    from coin_ray.api import ceilings
     from coin_ray.api.studies import with_images
     from coin_ray.cli.screen import preamble
     from coin_ray.cli.screen.live import watch

@@ -17,7 +17,7 @@ from coin_ray.pipeline.oracles import TITLES
 
 if TYPE_CHECKING:
     from coin_ray.data.dataset import DataSet
-    from coin_ray.report.values.headroom import Ceilings
+    from coin_ray.report.values.ceilings import Ceilings
     from coin_ray.section import Values
     from coin_ray.study.resolved import StudyCell
 
@@ -42,8 +42,8 @@ def headroom(
             of 1, and what a run refuses.
     """
     from coin_ray.execution import study_run
+    from coin_ray.report.values.ceilings import Ceilings, check_metric
     from coin_ray.report.values.finished import check_level
-    from coin_ray.report.values.headroom import Ceilings, check_metric
     from coin_ray.report.values.tidy import tidy
     from coin_ray.study.datasets import check_images
 
@@ -78,14 +78,15 @@ def headroom(
 
 def headroom_folder(study: Study) -> Path:
     """Where the page of a study's ceilings goes: beside its cells."""
-    return runs_folder(study.resolved, study.workspace) / "headroom"
+    runs = runs_folder(study.resolved, study.workspace)
+    return runs / "headroom"
 
 
 def _rows(cell: StudyCell, data: DataSet, workspace: Path, device: str) -> Iterator[Values]:
     """What the evaluation of a cell left in the store."""
     from coin_ray.pipeline.runner import open_local
     from coin_ray.pipeline.steps import STEPS
-    from coin_ray.report.values.headroom import PIPELINE
+    from coin_ray.report.values.ceilings import PIPELINE
 
     run = open_local(cell.config, cell.seed, data.train, workspace, device=device)
     run = replace(run, chain=run.chain.with_oracle(cell.oracle, data.samples))
