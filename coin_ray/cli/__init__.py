@@ -26,6 +26,7 @@ VERBS = {
     "plan": "Say what a study would run and cost, before anything runs.",
     "status": "Say what runs, has finished, has failed or is missing.",
     "why": "Say why a cell or a stage is not in the store.",
+    "diff": "In what two cells, levels or studies differ.",
     "paper": "Every table and figure of the paper: run what is missing, and the verdicts.",
     "report": "Tables, figures and pages of a study that ran.",
     "headroom": "Ceilings: how much of the gap to the truth each stage holds. Uses labels.",

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 SMALL = 6.5
 """Points of all text: legible where the figure is one column wide."""
-Kind = Literal["found", "true", "extra", "lost", "segmenter", "scored", "coarse"]
+Kind = Literal["found", "true", "extra", "lost", "only", "segmenter", "scored", "coarse"]
 LOOKS: dict[Kind, tuple[str, str, Any]] = {
     "found": ("prediction", "#56e0ff", "-"),
     "true": ("truth", "#ffffff", "-"),
     "extra": ("false positive", "#ff9f1a", "-"),
     "lost": ("false negative", "#ffffff", (0, (2.2, 1.2))),
+    "only": ("only here", "#ff9f1a", "-"),
     "segmenter": ("segmenter's mask", "#ff9f1a", "-"),
     "scored": ("instance", "#56e0ff", (0, (1.8, 1.0))),
     "coarse": ("mask", "#ffe14d", "-"),
