@@ -60,6 +60,11 @@ class Workspace(PosixPath):
         return Path(self, "mlflow.db")
 
     @property
+    def optuna(self) -> Path:
+        """The trials of all searches, as Optuna keeps them."""
+        return Path(self, "optuna.log")
+
+    @property
     def artifacts(self) -> Path:
         """Files of the runs in that database."""
         return Path(self, "artifacts")

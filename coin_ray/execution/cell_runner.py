@@ -29,6 +29,7 @@ from coin_ray.execution.edits import Difference, Edited, difference
 from coin_ray.execution.executor import Batch, JobRunner
 from coin_ray.execution.failures import Failure, cause, trace
 from coin_ray.execution.jobs import Halving, Job, JobSettings
+from coin_ray.execution.optuna_record import OptunaRecord
 from coin_ray.execution.order import halves, most_rounds
 from coin_ray.execution.proposals import Proposals, Values
 from coin_ray.execution.tally import Tally
@@ -36,6 +37,7 @@ from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.needs import mask_folder, needed_weights
 from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
+from coin_ray.statistics.searched import Trial
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.search import proposal, with_trials
 
@@ -159,7 +161,14 @@ class CellRunner:
         self._tally(PhaseStarted(what))
         base = [cell for cell in study.cells if cell.level == study.baseline_level]
         known = [(values, self._value(proposal(study, values))) for values in log.proposals]
-        searcher = Proposals(study, known, self._value(base), self._propose, log.valued)
+        shown = OptunaRecord(study, self._workspace)
+        shown.add([Trial(*one) for one in known])
+
+        def valued(values: Values, value: float | None) -> None:
+            log.valued(values, value)
+            shown.add([Trial(values, value)])
+
+        searcher = Proposals(study, known, self._value(base), self._propose, valued)
         batch = Batch([], self._settings(), self._halving, searcher, left)
         self._search = searcher
         try:

@@ -16,7 +16,7 @@ from coin_ray.pipeline.stage import Ref, Truth
 TITLES = {
     "coarse": "true coarse mask",
     "foreground": "true foreground after step 1",
-    "split": "true splitting of the predicted masks",
+    "split": "true splitting of predictions",
     "prompts": "true centres as prompts",
     "masks": "true masks of detected nuclei",
     "acceptance": "true acceptance",

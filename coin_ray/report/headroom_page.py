@@ -11,7 +11,7 @@ from coin_ray import safe
 from coin_ray.outputs import claim
 from coin_ray.report.document.blocks import Block, Document, Notes, Plot, Section, Table, Value
 from coin_ray.report.document.numbers import DASH, estimated, interval
-from coin_ray.report.figures.levels import Row, draw_dots
+from coin_ray.report.figures.levels import Interval, Row, draw_dots
 from coin_ray.report.figures.style import plot
 from coin_ray.report.formats.html import page
 from coin_ray.report.formats.markdown import markdown
@@ -119,6 +119,13 @@ def _row(line: Line, steps: list[str], best: float) -> tuple[Value, ...]:
     )
 
 
+def _share(line: Line) -> Interval | None:
+    room = line.headroom
+    if room is None:
+        return 0.0, None, None
+    return None if room.share is None else (room.share, room.low, room.high)
+
+
 def _figure(found: Ceilings, dataset: str) -> Plot:
     own = lines(found, dataset)
     drawn = [
@@ -126,9 +133,7 @@ def _figure(found: Ceilings, dataset: str) -> Plot:
             line.title,
             (
                 (line.end.mean, line.end.low, line.end.high),
-                None
-                if line.headroom is None or line.headroom.share is None
-                else (line.headroom.share, line.headroom.low, line.headroom.high),
+                _share(line),
             ),
             strong=line.name == PIPELINE,
         )

@@ -12,6 +12,7 @@ from coin_ray.report.document import head, sections
 from coin_ray.report.document.blocks import Document, Plot, Section
 from coin_ray.report.document.provenance import provenance
 from coin_ray.report.document.published import published_section
+from coin_ray.report.document.searched import search_section
 from coin_ray.report.document.verdicts import verdicts_page, verdicts_section
 from coin_ray.report.figures.gallery import LEGEND, gallery
 from coin_ray.report.figures.of_study import figures_section
@@ -81,6 +82,7 @@ def report_document(results: Results, figures: Section, files: tuple[str, ...]) 
         sections.baseline_section(results),
         published_section(results),
         sections.label_free_section(results),
+        search_section(results),
         figures,
         Section("Overlays", (LEGEND, *photos) if photos else ()),
         provenance(study, results.sweep, files),

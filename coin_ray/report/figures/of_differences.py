@@ -47,11 +47,10 @@ def _row(
     truth = sample.load_label_map() if sample.has_truth else None
     said = "" if truth is None else f"truth, {truth.max(initial=0)} nuclei"
     outlines = {} if truth is None else {"true": truth}
-    panels = [Panel((sample.name, said), pixels, window, outlines)]  # type: ignore[arg-type]
+    panels = [Panel((sample.name, said, ""), pixels, window, outlines)]  # type: ignore[arg-type]
     for name, found, own, value in zip(names, maps, ids, values, strict=True):
         words = f"{len(own)} of {found.max(initial=0)} only here"
-        words += "" if value is None else f", {metric} {value:.2f}"
-        panels.append(
-            Panel((name, words), pixels, window, {"found": found}, (("only", found, own),))
-        )
+        measured = "" if value is None else f"{metric} {value:.2f}"
+        title = (name, words, measured)
+        panels.append(Panel(title, pixels, window, {"found": found}, (("only", found, own),)))
     return Row(panels, mpp=sample.mpp)

@@ -12,6 +12,7 @@ from coin_ray.report.document.blocks import Plot, Section
 from coin_ray.report.document.numbers import minus
 from coin_ray.report.figures import curves, levels
 from coin_ray.report.figures.of_design import of_budget, of_factors, of_settings
+from coin_ray.report.figures.of_search import of_search
 from coin_ray.report.figures.style import Looks, plot, strokes
 from coin_ray.report.values.ends import performance_profile
 from coin_ray.report.values.result_tables import ResultTable
@@ -34,7 +35,7 @@ def figures_section(results: Results) -> Section:
     several = len(results.tables) > 1
     kinds = (
         *(_levels, _differences, _steps, _profile, _rounds),
-        *(of_settings, of_budget, of_factors, _objective),
+        *(of_settings, of_budget, of_search, of_factors, _objective),
     )
     plots = [
         replace(plot, caption=f"{table.dataset}. {plot.caption}") if several else plot

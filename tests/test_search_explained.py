@@ -1,0 +1,190 @@
+"""What is said of the settings of a search: what matters is found, and what does not is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coin_ray.execution.optuna_record import OptunaRecord, storage
+from coin_ray.report.document.blocks import Table
+from coin_ray.report.document.searched import search_section
+from coin_ray.report.figures.of_search import of_search
+from coin_ray.report.values.study_results import Results, read_results
+from coin_ray.report.values.trials import trials_of
+from coin_ray.statistics.searched import (
+    FEWEST,
+    Trial,
+    best_so_far,
+    importances,
+    in_optuna,
+    interactions,
+)
+from coin_ray.study.resolved import Dimension
+from coin_ray.study.search import with_trials
+from coin_ray.workspace import Workspace
+from tests.cli_calls import call
+from tests.report_study import finish, study
+
+SPACE = (
+    Dimension("a", "log", (0.01, 10.0)),
+    Dimension("b", "lin", (0.0, 1.0)),
+    Dimension("rule", "any", ("x", ["y", 1])),
+    Dimension("c", "int", (1, 9), when={"rule": ("x",)}),
+)
+
+
+def draw(count: int, value: Any, seed: int = 0) -> list[Trial]:
+    rng, out = np.random.default_rng(seed), []
+    for _ in range(count):
+        settings: dict[str, Any] = {
+            "a": float(10 ** rng.uniform(-2, 1)),
+            "b": float(rng.uniform()),
+            "rule": ["x", ["y", 1]][rng.integers(2)],
+        }
+        if settings["rule"] == "x":
+            settings["c"] = int(rng.integers(1, 10))
+        out.append(Trial(settings, float(value(settings))))
+    return out
+
+
+def test_the_setting_that_decides_is_the_most_important() -> None:
+    found = importances(SPACE, draw(60, lambda s: math.log10(s["a"])), "max")
+    by_key = {one.key: one for one in found}
+    assert found[0].key == "a" and set(by_key) == {"a", "b", "rule", "c"}
+    assert sum(one.ped_anova for one in found) == pytest.approx(1)
+    whole = {key: one.fanova for key, one in by_key.items() if one.fanova is not None}
+    assert max(whole, key=lambda key: whole[key]) == "a" and whole["a"] > 0.8
+    assert by_key["c"].fanova is None  # not every trial was asked for it
+    chosen = importances(SPACE, draw(60, lambda s: -1.0 if s["rule"] == "x" else 1.0), "min")
+    assert max(chosen, key=lambda one: one.fanova or 0).key == "rule"
+
+
+def test_too_few_trials_and_an_objective_that_never_changes_say_nothing() -> None:
+    trials = draw(FEWEST, lambda s: s["b"])
+    assert importances(SPACE, trials, "max")
+    failed = Trial(trials[0].settings, None)
+    assert not importances(SPACE, [*trials[1:], failed], "max")
+    assert not importances(SPACE, draw(20, lambda s: 1.0), "max")
+
+
+def test_an_interaction_is_told_from_two_effects() -> None:
+    alone = interactions(SPACE, draw(60, lambda s: math.log10(s["a"]) + s["b"]))
+    assert all(one.share < 1e-6 for one in alone)
+    together = interactions(SPACE, draw(60, lambda s: math.log10(s["a"]) * (s["b"] - 0.5)))
+    first = together[0]
+    assert {first.first, first.second} == {"a", "b"} and first.p < 1e-6 and first.share > 0.5
+    switch = interactions(SPACE, draw(60, lambda s: s["b"] * (1 if s["rule"] == "x" else -1)))
+    assert {switch[0].first, switch[0].second} == {"b", "rule"}
+    assert not interactions(SPACE, draw(5, lambda s: s["b"]))
+
+
+def test_the_best_so_far_has_the_interval_of_its_random_seeds() -> None:
+    nan = math.nan
+    values = [[nan, nan], [0.5, 0.5], [0.4, nan], [0.6, 0.8]]
+    none, first, same, best = best_so_far(values, "max", 0.95)
+    assert math.isnan(none.value) and first == same
+    assert (first.value, first.low, first.high) == (0.5, 0.5, 0.5)
+    assert best.value == pytest.approx(0.7)
+    # Student's t with one degree of freedom, over two seeds 0.1 from their mean.
+    assert best.high == pytest.approx(0.7 + 12.7062 * 0.1, abs=1e-3)
+    (alone,) = best_so_far([[0.5]], "min", 0.95)
+    assert alone.low is None
+    assert [b.value for b in best_so_far([[3.0], [1.0], [2.0]], "min", 0.9)] == [3.0, 1.0, 1.0]
+
+
+SEARCH = """
+design: search
+trials: 12
+space:
+  ot.lambda: {log: [0.01, 3.0]}
+  ot.prior: {lin: [0.0, 3.0]}
+  select.rule: {any: [mean, otsu]}
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A finished search; the values are made up, by level, and differ."""
+    folder, rng = tmp_path_factory.mktemp("search"), np.random.default_rng(1)
+    drawn = [
+        {
+            "ot.lambda": float(f"{10 ** rng.uniform(-2, 0.4):.3g}"),
+            "ot.prior": float(f"{rng.uniform(0, 3):.3g}"),
+            "select.rule": ["mean", "otsu"][i % 2],
+        }
+        for i in range(12)
+    ]
+    given = with_trials(study(folder, SEARCH), drawn)
+
+    def value(cell: Any, step: int, image: int) -> float:
+        return 0.5 + 0.05 * math.log10(cell.config.ot.lambda_) + 0.002 * cell.seed
+
+    finish(given, folder / "runs", value=value)
+    return read_results(given, folder / "runs")
+
+
+def test_trials_are_read_from_the_cells(results: Results) -> None:
+    found = trials_of(results, "generated")
+    assert found.values.shape == (12, 2) and np.isfinite(found.values).all()
+    level, trial = next(iter(found.trials.items()))
+    assert trial.settings == results.study.patches[level]
+    assert trial.value == pytest.approx(found.values[0].mean())
+
+
+def test_the_report_explains_a_search(results: Results) -> None:
+    section = search_section(results)
+    assert section is not None
+    first, second = section.blocks
+    assert isinstance(first, Table) and isinstance(second, Table)
+    assert first.rows[0][0].text == "ot.lambda" and len(first.rows) == 3
+    names = [plot.name for plot in of_search(results, results.tables[0])]
+    assert names == ["best-so-far-generated", "importance-generated", "contour-generated"]
+
+
+def test_a_search_stands_in_a_storage_of_optuna_once(results: Results, tmp_path: Path) -> None:
+    import optuna
+
+    given = trials_of(results).trials
+    trials = [*given.values(), Trial({"ot.lambda": 0.5, "select.rule": "mean"}, None)]
+    from dataclasses import replace
+
+    contents = {spec.name: "digest" for spec in results.study.data}
+    read = replace(results.study, contents=contents)
+    for _ in range(2):  # the second time they are all there
+        OptunaRecord(read, tmp_path).add(trials)
+    found = optuna.load_study(study_name=read.run_name, storage=storage(Workspace(tmp_path).optuna))
+    assert len(found.trials) == 13 and found.metric_names == ["agreement"]
+    best = max(given.values(), key=lambda trial: trial.value or 0)
+    assert found.best_params["ot.lambda"] == best.settings["ot.lambda"]
+    assert [t.state.name for t in found.trials].count("FAIL") == 1
+
+
+def test_what_optuna_is_told_is_what_was_asked_for() -> None:
+    trials = draw(12, lambda s: s["b"])
+    made = in_optuna(SPACE, trials, "min")
+    assert made.best_value == min(t.value for t in trials if t.value is not None)
+    for told, trial in zip(made.trials, trials, strict=True):
+        assert told.params.keys() == trial.settings.keys()
+        assert told.params["rule"] in ('"x"', '["y", 1]')
+
+
+def test_a_storage_that_cannot_be_written_stops_nothing(
+    results: Results, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dataclasses import replace
+
+    read = replace(results.study, contents={s.name: "digest" for s in results.study.data})
+    Workspace(tmp_path).optuna.mkdir()
+    record = OptunaRecord(read, tmp_path)
+    for _ in range(2):
+        record.add(list(trials_of(results).trials.values()))
+    assert caplog.text.count("the search goes on") == 1
+
+
+def test_the_dashboard_needs_a_search(tmp_path: Path) -> None:
+    told = call("ui", "--optuna", "--workspace", str(tmp_path))
+    assert told.exit_code == 2 and "no search has run" in told.output
