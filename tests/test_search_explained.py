@@ -188,3 +188,61 @@ def test_a_storage_that_cannot_be_written_stops_nothing(
 def test_the_dashboard_needs_a_search(tmp_path: Path) -> None:
     told = call("ui", "--optuna", "--workspace", str(tmp_path))
     assert told.exit_code == 2 and "no search has run" in told.output
+
+
+REPEATED = """
+study: repeated
+extends: mini
+design: search
+baseline: {rounds.count: 0, uss.family: none}
+data: {generated: {train: 0, test: 1, size: 64}}
+space: {instances.footprint: {any: [5, 9, 13, 15]}}
+sampler: grid
+seeds: 3
+repeats: 1
+"""
+
+
+def test_only_the_best_trials_are_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every trial has one random seed, the best one and the baseline have all; again, nothing is
+    computed and the same are left out."""
+    import coin_ray
+    from coin_ray.events import events
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "repeated.yaml").write_text(REPEATED)
+    heard: list[events.Event] = []
+    given = coin_ray.load_study("repeated.yaml", workspace=tmp_path)
+    found = coin_ray.run(given, on_event=heard.append, executor=coin_ray.Local("cpu"))
+    assert not found.failed and found.outcome is not None
+    seeds = {
+        level: sorted(own["seed"].unique().to_list())
+        for (level,), own in found.per_image().partition_by("level", as_dict=True).items()
+    }
+    base = found.values.study.baseline_level
+    trials = {level: own for level, own in seeds.items() if level != base}
+    assert seeds[base] == [0, 1, 2] and len(trials) == 3
+    assert sorted(map(len, trials.values())) == [1, 1, 3]
+    values = {k: t.value for k, t in trials_of(found.values).trials.items()}
+    assert len(trials[max(values, key=lambda level: values[level] or 0)]) == 3
+    assert len(found.outcome.left_out) == 4  # two trials, two seeds each
+    assert any("not among the best 1" in why for why in found.outcome.left_out.values())
+    again = coin_ray.run(given, executor=coin_ray.Local("cpu"), tracking=False)
+    assert again.outcome is not None and again.outcome.computed == 0
+    assert again.outcome.left_out == found.outcome.left_out
+    assert Workspace(tmp_path).optuna.is_file()
+
+
+def test_repeats_need_further_seeds(tmp_path: Path) -> None:
+    from coin_ray.errors import UserError
+    from coin_ray.study.command_line import Request
+    from coin_ray.study.study import resolve
+
+    path = tmp_path / "repeated.yaml"
+    path.write_text(REPEATED.replace("seeds: 3", "seeds: 1"))
+    with pytest.raises(UserError, match="repeats needs further random seeds"):
+        resolve(str(path))
+    path.write_text(REPEATED)
+    assert resolve(str(path)).first_seeds == 1
+    once = resolve(str(path), Request(seeds="1"))
+    assert once.search is not None and once.search.repeats is None and once.first_seeds is None

@@ -54,7 +54,7 @@ class Recorder:
         if isinstance(event, CellsProposed):
             from coin_ray.tracking.describe import describe_cells
 
-            self._tracker.add(describe_cells(proposal(self._study, event.settings)))
+            self._tracker.add(describe_cells(proposal(self._study, event.settings, repeated=True)))
         self._record(event)
         if isinstance(event, CellFinished):
             self._files(event.cell)

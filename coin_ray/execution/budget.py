@@ -89,6 +89,8 @@ class StudyPlan:
         study = self.study
         if self.to_come:
             return "trials to come are counted as if they shared nothing"
+        if study.search is not None and study.search.repeats is not None:
+            return f"only the best {study.search.repeats} trials are run with all random seeds"
         if study.screen is not None:
             return f"only the {study.screen.keep} best levels and the baseline are trained"
         if study.first_seeds is not None:

@@ -32,6 +32,7 @@ from coin_ray.execution.jobs import Halving, Job, JobSettings
 from coin_ray.execution.optuna_record import OptunaRecord
 from coin_ray.execution.order import halves, most_rounds
 from coin_ray.execution.proposals import Proposals, Values
+from coin_ray.execution.repeats import best_trials
 from coin_ray.execution.tally import Tally
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.needs import mask_folder, needed_weights
@@ -39,7 +40,7 @@ from coin_ray.pipeline.runner import serial
 from coin_ray.planning.plan import Plan, plan_cells
 from coin_ray.statistics.searched import Trial
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
-from coin_ray.study.search import proposal, with_trials
+from coin_ray.study.search import proposal, trial_seeds, with_trials
 
 Cells = Sequence[StudyCell]
 UNHEARD = Failure("its trial ended without a result and without a word", "")
@@ -159,7 +160,8 @@ class CellRunner:
         self._go_on()
         what = f"search: {left} of {study.search.trials} trials, sampler {study.search.sampler}"
         self._tally(PhaseStarted(what))
-        base = [cell for cell in study.cells if cell.level == study.baseline_level]
+        seeds = trial_seeds(study)
+        base = [c for c in study.cells if c.level == study.baseline_level and c.seed in seeds]
         known = [(values, self._value(proposal(study, values))) for values in log.proposals]
         shown = OptunaRecord(study, self._workspace)
         shown.add([Trial(*one) for one in known])
@@ -175,6 +177,15 @@ class CellRunner:
             self._settle(self._runner.run(batch))
         finally:
             self._search = None
+
+    def repeat(self) -> list[tuple[StudyCell, str]]:
+        """Run the best trials of a search with the further random seeds; the cells of the others,
+        and why they are left out."""
+        study = with_trials(self._study, self._log.proposals)
+        found = best_trials(study, self._value)
+        if found.chosen:
+            self.finish(found.what, found.chosen)
+        return [(cell, found.why) for cell in found.left]
 
     def _trials_left(self) -> int:
         search = self._study.search

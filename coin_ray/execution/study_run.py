@@ -35,7 +35,7 @@ from coin_ray.execution.trial_log import TrialLog, runs_folder
 from coin_ray.store.artifacts import Store
 from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import ResolvedStudy
-from coin_ray.study.search import with_trials
+from coin_ray.study.search import trial_seeds, with_trials
 from coin_ray.workspace import Workspace
 
 
@@ -134,6 +134,13 @@ def in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path)
         registry.register(runner.is_stored)
     sealed = study.gates.sealed if study.gates else None
     cells = tuple(cell for cell in study.cells if cell.data.name != sealed)
+    if study.search is not None and study.search.repeats is not None:
+        seeds, base = trial_seeds(study), study.baseline_level
+        runner.finish("", [c for c in cells if c.seed in seeds or c.level == base])
+        runner.search()
+        for cell, why in runner.repeat():
+            tally(CellLeftOut(**who(cell), reason=why))
+        return
     dropped: dict[str, str] = {}
     before: dict[str, Mapping[str, float]] = {}
     if study.screen is not None:

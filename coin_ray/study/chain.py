@@ -32,6 +32,7 @@ KEYS: Mapping[str, str] = {
     "space": "ranges that a search draws settings from; a list takes those of the search space",
     "trials": "configurations that a search tries",
     "sampler": "what proposes them",
+    "repeats": "so many of the best trials are run with all random seeds",
     "stopping": "which cells stop before their last round",
     "screen": "score all levels before the first round, train the best only",
     "data": "images: generated, or name -> folder",

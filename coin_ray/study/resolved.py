@@ -94,11 +94,14 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Search:
-    """``design: search``: a sampler proposes ``trials`` configurations one after the other."""
+    """``design: search``: a sampler proposes ``trials`` configurations one after the other. With
+    ``repeats`` each is run with the study's first random seed, and only so many of the best, and
+    the baseline, with all of them."""
 
     space: tuple[Dimension, ...]
     trials: AtLeastOne
     sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
+    repeats: AtLeastOne | None = None
 
 
 @dataclass(frozen=True)

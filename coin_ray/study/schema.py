@@ -85,6 +85,7 @@ def _values() -> dict[str, Schema]:
         "space": {"$ref": "#/$defs/space"},
         "trials": _of(search["trials"]),
         "sampler": _of(search["sampler"]),
+        "repeats": _of(search["repeats"]),
         "stopping": _block(Stopping),
         "screen": _block(Screen),
         "data": {

@@ -20,10 +20,20 @@ DIGITS = 4
 """Significant digits of a proposed number."""
 
 
-def proposal(study: ResolvedStudy, values: Mapping[str, Any]) -> tuple[StudyCell, ...]:
+def proposal(
+    study: ResolvedStudy, values: Mapping[str, Any], *, repeated: bool = False
+) -> tuple[StudyCell, ...]:
     """The cells of one proposed configuration, by seed and data set; the baseline's if it comes to
-    that. ``values`` has every dimension that is wanted; others are left alone."""
-    return make_cells([_level(study, values)], study.data, study.seeds)
+    that. ``values`` has every dimension that is wanted; others are left alone. ``repeated``: also
+    those that only the best trials come to."""
+    seeds = study.seeds if repeated else trial_seeds(study)
+    return make_cells([_level(study, values)], study.data, seeds)
+
+
+def trial_seeds(study: ResolvedStudy) -> tuple[int, ...]:
+    """The random seeds that every trial is run with."""
+    repeats = study.search is not None and study.search.repeats is not None
+    return study.seeds[:1] if repeats else study.seeds
 
 
 def with_trials(study: ResolvedStudy, assignments: Sequence[Mapping[str, Any]]) -> ResolvedStudy:

@@ -99,6 +99,8 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
 
     data = given_data(request, problems) or _data(chain)
     seeds, first_seeds = _seeds(chain, request, varied.design)
+    if varied.search is not None and varied.search.repeats is not None:
+        varied, first_seeds = _repeated(chain, varied, seeds, given=bool(request.seeds))
     levels_run = len(rows) if varied.search is None else 1 + varied.search.trials
     cells = levels_run * len(data) * len(seeds)
     if cells > MOST_CELLS:
@@ -261,6 +263,20 @@ def _seeds(chain: Chain, request: Request, design: str) -> tuple[tuple[int, ...]
         hint = "every configuration gets the same: a number, or a list"
         node.note(f"sequential seeds do not go with design: {SEARCH}", hint)
     return seeds, sequential
+
+
+def _repeated(
+    chain: Chain, varied: Varied, seeds: Sequence[int], *, given: bool
+) -> tuple[Varied, int | None]:
+    """The best trials are repeated with the seeds after the first; with ``--seeds`` that name one
+    none is."""
+    assert varied.search is not None
+    if len(seeds) > 1:
+        return varied, 1
+    node = chain.get("repeats")
+    if node is not None and not given:
+        node.note("repeats needs further random seeds", "such as seeds: 3")
+    return replace(varied, search=replace(varied.search, repeats=None)), None
 
 
 def _no_choice_on_test(goal: Objective, node: Node, data: Sequence[DataSpec]) -> None:

@@ -27,6 +27,7 @@ _BELONGS = {
     "space": SEARCH,
     "trials": SEARCH,
     "sampler": SEARCH,
+    "repeats": SEARCH,
 }
 _NOT_SEARCHED = ("factors", "exclude", "predictions", "screen")
 _FEWEST = 4
@@ -143,9 +144,11 @@ def _search(chain: Chain, space: Sequence[Dimension]) -> Search | None:
         trials = math.prod(len(_grid_values(dimension)) for dimension in space)
     else:
         design.note("design: search needs the key 'trials'", "such as trials: 30")
-    if trials is BAD or sampler is BAD:
+    again = chain.get("repeats")
+    repeats = read(again, keys["repeats"], "repeats") if again else None
+    if trials is BAD or sampler is BAD or repeats is BAD:
         return None
-    return Search(tuple(space), trials, sampler)
+    return Search(tuple(space), trials, sampler, repeats)
 
 
 def _grid_values(dimension: Dimension) -> Sequence[Any]:

@@ -51,10 +51,11 @@ SPLIT = Stage(
 
 def _prompts(given: Given) -> Artifact:
     """The segmenter's masks of the true centres, one a true nucleus."""
-    from coin_ray.confidence.prompts import prompt_points
+    from coin_ray.confidence.prompts import Prompts, prompt_points
 
     s = given.settings
-    masks = given.prompted("embed", prompt_points(given["truth"], s.prompt), s.precision)
+    centres = Prompts(prompt_points(given["truth"], s.prompt))
+    masks = given.prompted("embed", centres, s.precision)
     return Artifact(masks.to_arrays())
 
 
