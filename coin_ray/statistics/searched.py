@@ -69,9 +69,8 @@ def importances(
             for key in keys
             for value in [_share(study, PedAnovaImportanceEvaluator(), key)]
         }
-        whole = get_param_importances(
-            study, evaluator=FanovaImportanceEvaluator(seed=0), params=always
-        )
+        forest = FanovaImportanceEvaluator(seed=0)
+        whole = get_param_importances(study, evaluator=forest, params=always) if always else {}
     total = sum(near.values())
     out = [
         Importance(
@@ -161,12 +160,14 @@ def interactions(space: Sequence[Dimension], trials: Sequence[Trial]) -> list[In
     done, known, out = _finished(trials), {d.key: d for d in space}, []
     for first, second in itertools.combinations(_varied(space, done), 2):
         own = [t for t in done if first in t.settings and second in t.settings]
+        if len(own) < FEWEST:
+            continue
         y = np.array([t.value for t in own], dtype=np.float64)
         one, two = (_terms(known[k], [t.settings[k] for t in own]) for k in (first, second))
         alone = np.column_stack([np.ones(len(own)), one, two])
         both = np.column_stack([alone, *(a[:, None] * two for a in one.T)])
         (left, rank), (rest, full) = _residual(alone, y), _residual(both, y)
-        total = float(((y - y.mean()) ** 2).sum()) if len(y) else 0.0
+        total = float(((y - y.mean()) ** 2).sum())
         free = len(own) - full
         if full == rank or free < 2 or total == 0:
             continue
