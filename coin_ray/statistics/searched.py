@@ -104,9 +104,10 @@ def in_optuna(
     for trial in trials:
         own = {key: known[key] for key in trial.settings if key in known}
         failed = trial.value is None or math.isnan(trial.value)
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
         made.add_trial(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState.FAIL if failed else None,
+                state=state,
                 params={key: _given(d, trial.settings[key]) for key, d in own.items()},
                 distributions={key: _distribution(d) for key, d in own.items()},
                 value=None if failed else trial.value,
