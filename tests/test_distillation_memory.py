@@ -80,14 +80,15 @@ def test_a_training_that_does_not_fit_is_refused_with_what_would() -> None:
 def study(**student: Any) -> Any:
     config = Cell.model_validate({"student": student})
     cell = SimpleNamespace(config=config)
-    return SimpleNamespace(cells=[cell], until=None, profile="coin", extended=(), resources={})
+    asked = {"until": None, "profile": "coin", "extended": (), "resources": {}, "cluster": None}
+    return SimpleNamespace(cells=[cell], **asked)
 
 
 @pytest.mark.parametrize(("card", "fits"), [(80 * 10**9, True), (24 * 10**9, False), (0, True)])
 def test_plan_and_run_refuse_what_the_largest_card_cannot_hold(card: int, fits: bool) -> None:
     nodes = [Node(8, 1, 2**36, card), Node(8, 0, 2**36)]
     executor: Any = SimpleNamespace(
-        nodes=lambda: nodes, device="auto", workers=1, check=lambda *asked: None
+        nodes=lambda cluster, ahead: nodes, device="auto", workers=1, check=lambda *asked: None
     )
     if fits:
         assert target(study(), executor).device == "cuda"

@@ -30,8 +30,8 @@ def test_the_toy_run_has_every_row(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_step_alone_tells_the_network_from_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     whole, network, kept = step_parts(replace(TOY, steps=6), "cpu")
     assert 0 < network < 3 * whole
-    # A U-Net of width 8 keeps some dozens of maps of 8 channels of 2 crops of 64 x 64 px.
-    assert 10 < kept / (4 * 8 * 2 * 64 * 64) < 100
+    # A U-Net of width 8 keeps a dozen maps of 8 channels, or more, of 2 crops of 64 x 64 px.
+    assert 6 < kept / (2 * 8 * 2 * 64 * 64) < 60
     assert gpu.main(["--toy", "--device", "cpu", "--crop", "32"]) == 0
     assert "2 crops of 32 px" in capsys.readouterr().out
 

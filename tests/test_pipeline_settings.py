@@ -38,7 +38,10 @@ PLAIN = (str, float, int, bool, list, type(None))
 NO_KEY = {"rounds.count", "evaluate.result", "student.bf16", "predictions.binary"}
 """How many stages there are and which is the result, and not what any of them is; what
 ``student.precision`` says too; what stands in the digest of the masks made elsewhere."""
-WALKED = {**CELLS, "published": {"ucis": {"model": "ssa"}, "uss": {"family": "none"}}}
+WALKED = {
+    **CELLS,
+    "published": {"ucis": {"model": "ssa"}, "uss": {"family": "none"}, "sam": {"model": "vit_b"}},
+}
 CANDIDATES = (
     *(True, False, 0, 1, 2, 3, 8, 16, 64, 512, 1024, 4096, -2, 0.0, 0.25, 0.5, 0.75, 1.5, 2.5, 3.5),
     *("coarse", "mean", None, (1.5,), ("regrowth",), (0.5, 1.5), (1, 3), (1.0, 2.0)),
