@@ -10,11 +10,13 @@ from typing import Any
 
 import ray
 
+from coin_ray import bucket
+from coin_ray.cluster import leases
 from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.executor import Cluster
 from coin_ray.cluster.folders import run_folder
 from coin_ray.cluster.hub import ToHub, start_hub
-from coin_ray.cluster.nodes import connected
+from coin_ray.cluster.nodes import check_seen, connected
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.cluster.segmenters import Segmenters
 from coin_ray.cluster.session import session
@@ -76,6 +78,7 @@ class ClusterRunner:
         self._folder = self._stack.enter_context(run_folder(self._workspace))
         self._stack.enter_context(session(cluster.address, cpus=cluster.cpus, device=device))
         nodes = connected()
+        check_seen([self._folder, *_places(self._study)])
         cluster.check(self._study, nodes, device, self.workers)
         # A driver costs nothing, but one that has begun fills the cluster with its tasks: no more
         # of them than can train at the same time.
@@ -86,6 +89,8 @@ class ClusterRunner:
         most = largest_share(asked, device)
         store = Workspace(self._workspace).store
         self._segmenters = Segmenters(store, device, each, lambda n: segmented(n, most, held))
+        if bucket.address(self._workspace) is not None:
+            leases.start()
         self._hub = start_hub()
         self._drain = self._stack.enter_context(pumped(self._hub, self._tally, self._answer))
         guard = watchdog(self._tally.pulse, self._look, self._tally, cluster.patience)
@@ -150,3 +155,10 @@ class ClusterRunner:
         )
         self._drain()
         return failures
+
+
+def _places(study: ResolvedStudy) -> list[Path]:
+    """Where its images and labels lie."""
+    specs = [spec for spec in study.data if spec.kind != "generated"]
+    named = [(spec.path, *spec.train_paths, spec.labels) for spec in specs]
+    return [Path(path) for paths in named for path in paths if path]
