@@ -3,6 +3,7 @@ another finds. The bucket throttles, fails and lies about listings."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -356,16 +357,22 @@ def raylets(door: Door, tmp_path: Path) -> Iterator[str]:
             (tmp_path / name).mkdir()
             words = [*ray, f"--address={made.address}", f"--labels=machine={name}"]
             command = apart(tmp_path / name, cache, words)
-            nodes.append(subprocess.Popen(command, stdout=-3, stderr=-3, start_new_session=True))
-        until = time.monotonic() + 120
+            with (tmp_path / f"{name}.log").open("w") as log:
+                nodes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        until = time.monotonic() + 150
         while len([one for one in made.global_state.node_table() if one["Alive"]]) < 3:
-            assert time.monotonic() < until, "the nodes do not come up"
+            said = [(tmp_path / f"{name}.log").read_text() for name in ("one", "two")]
+            assert time.monotonic() < until, said
+            assert all(node.poll() is None for node in nodes), said
             time.sleep(0.5)
         yield made.address
     finally:
         for node in nodes:
-            for process in [*psutil.Process(node.pid).children(recursive=True), node]:
-                process.kill()
+            if node.poll() is None:
+                for process in psutil.Process(node.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                node.kill()
             node.wait()
         made.shutdown()
 
@@ -389,6 +396,9 @@ def test_machines_of_a_cluster_share_a_bucket_that_is_ill(
     assert not bucket.names(bucket.local("s3://studies/w/ray"))
     for name in ("one", "two"):
         assert list((tmp_path / name).rglob("store/*/*")), f"{name} took part"
+    apart_there = tmp_path / "here" / "folder"  # of the driver's machine alone
+    refused = call("sweep", "baseline", *SWEEP[:-1], str(apart_there), "--address", raylets)
+    assert refused.exit_code == 2 and "does not see what this one does" in refused.output
     told = call("doctor", "--address", raylets, "--workspace", "s3://studies/w").output
     assert "runs tasks on 3 nodes" in told
     assert told.count("read and written, ") == 1 + 3 and told.count("MB/s, clock") == 4, told

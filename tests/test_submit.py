@@ -200,19 +200,17 @@ def test_what_cannot_be_sent_is_refused() -> None:
 
 @pytest.fixture
 def dashboard() -> Iterator[str]:
-    """Two nodes, of which the first has a dashboard; its agent listens where no other one does."""
+    """A node with a dashboard, whose agent listens where no other one does. A second one here would
+    unpack the job's package into the same folder, and empty that first."""
     from ray.cluster_utils import Cluster
 
-    with socket.socket() as probe, socket.socket() as other:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1], other.getsockname()[1]]
-    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
-    made = Cluster(
-        initialize_head=True, head_node_args=head | {"dashboard_agent_listen_port": ports[0]}
-    )
+        port = probe.getsockname()[1]
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0}
+    head |= {"dashboard_agent_listen_port": port}
+    made = Cluster(initialize_head=True, head_node_args=head)
     try:
-        made.add_node(num_cpus=1, dashboard_agent_listen_port=ports[1])
         yield f"http://{made.head_node.webui_url}"
     finally:
         made.shutdown()
