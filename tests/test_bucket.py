@@ -3,22 +3,17 @@ another finds. The bucket throttles, fails and lies about listings."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from coin_ray import bucket
@@ -311,97 +306,28 @@ def artifacts(workspace: str = "w") -> set[str]:
     return set(bucket.names(bucket.local(f"s3://studies/{workspace}/store")))
 
 
+@pytest.mark.parametrize("where", ["here", pytest.param("on a cluster", marks=pytest.mark.ray)])
 def test_a_study_runs_and_another_machine_finds_all_of_it(
-    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The driver's machine is lost with its folder; the same command computes nothing again."""
     generated_samples(bucket.local("s3://studies/tiles"), 1, size=64, seed=3)
     door.throttled = 50
-    done = call("sweep", "baseline", *SWEEP, "--local")
+    how = ["--local"] if where == "here" else ["--address", "local"]
+    done = call("sweep", "baseline", *SWEEP, *how)
     assert done.exit_code == 0, done.output
     made = artifacts()
     assert {name.partition("/")[0] for name in made} >= {"round", "evaluate"}, "and no lease"
     assert not {"leases", "tmp", "checkpoints"} & {name.partition("/")[0] for name in made}
+    assert not bucket.names(bucket.local("s3://studies/w/ray"))
+    kept = [path for path in door.paths if "/store/leases/" in path]
+    assert bool(kept) is (where == "here"), "on a cluster an actor keeps the leases"
     monkeypatch.setenv("COIN_RAY_CACHE", str(tmp_path / "there"))
     report = call("report", "baseline", *SWEEP)
     assert report.exit_code == 0, report.output
     assert "ended" in call("status", *SWEEP[-2:]).output
     again = call("sweep", "baseline", *SWEEP, "--local")
     assert again.exit_code == 0 and artifacts() == made, again.output
-
-
-def apart(folder: Path, cache: Path, words: list[str]) -> list[str]:
-    """A command for which ``cache`` is a folder of its own, as on another machine."""
-    mount = f"mount --bind {shlex.quote(str(folder))} {shlex.quote(str(cache))}"
-    return ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *words]
-
-
-@pytest.fixture
-def raylets(door: Door, tmp_path: Path) -> Iterator[str]:
-    """The address of a head without CPUs and two nodes with one each; all three have the folder in
-    front of buckets to themselves."""
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
-        pytest.skip("a mount of one's own needs root")
-    from ray.cluster_utils import Cluster
-
-    cache = tmp_path / "here"
-    cache.mkdir(exist_ok=True)
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0},
-    )
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
-    nodes = []
-    try:
-        for name in ("one", "two"):
-            (tmp_path / name).mkdir()
-            words = [*ray, f"--address={made.address}", f"--labels=machine={name}"]
-            command = apart(tmp_path / name, cache, words)
-            with (tmp_path / f"{name}.log").open("w") as log:
-                nodes.append(subprocess.Popen(command, stdout=log, stderr=log))
-        until = time.monotonic() + 150
-        while len([one for one in made.global_state.node_table() if one["Alive"]]) < 3:
-            said = [(tmp_path / f"{name}.log").read_text() for name in ("one", "two")]
-            assert time.monotonic() < until, said
-            assert all(node.poll() is None for node in nodes), said
-            time.sleep(0.5)
-        yield made.address
-    finally:
-        for node in nodes:
-            if node.poll() is None:
-                for process in psutil.Process(node.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-                node.kill()
-            node.wait()
-        made.shutdown()
-
-
-@pytest.mark.ray
-def test_machines_of_a_cluster_share_a_bucket_that_is_ill(
-    door: Door, raylets: str, tmp_path: Path
-) -> None:
-    """Each has a folder of its own; nothing is computed twice, and no lease is an object."""
-    generated_samples(bucket.local("s3://studies/tiles"), 2, size=64, seed=3)
-    door.throttled, door.failing, door.deaf, door.lists = 17, 19, 23, False
-    done = call("sweep", "baseline", *SWEEP, "--address", raylets)
-    assert done.exit_code == 0, done.output
-    door.throttled = door.failing = door.deaf = 0
-    door.lists = True
-    made = artifacts()
-    assert {name.partition("/")[0] for name in made} >= {"round", "evaluate"}
-    (told,) = re.findall(r"(\d+) stages computed, (\d+) reused", done.output)
-    assert int(told[0]) == len(made), "each once"
-    assert not [path for path in door.paths if "/store/leases/" in path]
-    assert not bucket.names(bucket.local("s3://studies/w/ray"))
-    for name in ("one", "two"):
-        assert list((tmp_path / name).rglob("store/*/*")), f"{name} took part"
-    apart_there = tmp_path / "here" / "folder"  # of the driver's machine alone
-    refused = call("sweep", "baseline", *SWEEP[:-1], str(apart_there), "--address", raylets)
-    assert refused.exit_code == 2 and "does not see what this one does" in refused.output
-    told = call("doctor", "--address", raylets, "--workspace", "s3://studies/w").output
-    assert "runs tasks on 3 nodes" in told
-    assert told.count("read and written, ") == 1 + 3 and told.count("MB/s, clock") == 4, told
 
 
 def test_doctor_says_how_a_bucket_is_reached(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

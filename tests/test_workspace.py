@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -19,14 +17,12 @@ from typer.testing import CliRunner
 
 from coin_ray import cli
 from coin_ray.api.studies import default_workspace
-from coin_ray.data.synthetic import generated_samples
 from coin_ray.files import write_text
 from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.store.keys import make_key
 from coin_ray.tracking.journal import Journal
 from coin_ray.tracking.mlflow_store import locked
 from coin_ray.workspace import Workspace
-from tests.conftest import ROOT
 
 PLACES = [name for name, found in vars(Workspace).items() if isinstance(found, property)]
 
@@ -146,87 +142,3 @@ def test_both_drivers_write_at_once(shared: Path) -> None:
     assert codes == [0, 0]
     lines = path.read_text().splitlines()
     assert len(lines) == 100 and all(json.loads(line)["event"] == "Note" for line in lines)
-
-
-TWO_USERS = """
-import os, sys, tempfile
-from pathlib import Path
-import coin_ray
-
-shared, group = Path(sys.argv[1]), int(sys.argv[2])
-asked = {"set": {"rounds.count": 0, "uss.family": "none"}, "data": shared / "tiles"}
-
-def run(workspace):
-    study = coin_ray.load_study("baseline", workspace=workspace, **asked)
-    return coin_ray.run(study, executor=coin_ray.Local())
-
-def user(number):
-    home = shared / "homes" / str(number)
-    home.mkdir(parents=True)
-    os.chown(home, number, group)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(group)
-        os.setuid(number)
-    os.umask(UMASK)
-    os.environ |= {"HOME": str(home), "COIN_RAY_HOME": str(home), "TMPDIR": str(home)}
-    tempfile.tempdir = None
-    os.chdir(home)
-    os.close(opened)
-    os.read(gate, 1)  # both at once
-    done = run(shared / "w")
-    assert not done.failed and done.values.frame.height
-    (home / "computed").write_text(str(done.outcome.computed))
-
-# Whoever they are may not be able to read this Python: all that it imports is imported here.
-run(shared / "own")
-gate, opened = os.pipe()
-children = []
-for number in map(int, sys.argv[3:]):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            user(number)
-            code = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    children.append(child)
-os.close(opened)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-"""
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_two_users_run_one_study_at_once(shared: Path, umask: int) -> None:
-    """Each stage is computed by one of them, both get the table, and all is the group's, whatever
-    their umask; they take turns at MLflow's database."""
-    me, group = os.geteuid(), shared.stat().st_gid
-    generated_samples(shared / "tiles", 1, size=64, seed=3)
-    for path in (shared / "tiles", *(shared / "tiles").rglob("*")):
-        path.chmod(0o2775 if path.is_dir() else 0o664)
-    (shared / "homes").mkdir(mode=0o2777)
-    (shared / "w").mkdir()
-    (shared / "w").chmod(0o2775)
-    if me != 0:
-        pytest.skip("only root can be two users")
-    users = ("60001", "60002")
-    script = TWO_USERS.replace("UMASK", oct(umask))
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(shared), str(group), *users],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    computed = [int((shared / "homes" / user / "computed").read_text()) for user in users]
-    alone = list((shared / "own" / "store").rglob("manifest.json"))
-    assert sum(computed) == len(alone) > 0, "each once, by one of them"
-    for path in (shared / "w").rglob("*"):
-        found = path.stat()
-        assert found.st_gid == group and found.st_mode & 0o060 == 0o060, path
-    owners = {path.stat().st_uid for path in (shared / "w").rglob("*")}
-    assert owners == {60001, 60002}, "both wrote"
-    assert (shared / "w" / "mlflow.db").is_file()
