@@ -12,7 +12,7 @@ import pytest
 import coin_ray
 from coin_ray.api.ceilings import headroom as ceilings
 from coin_ray.api.studies import Study
-from coin_ray.confidence.prompts import prompt_points
+from coin_ray.confidence.prompts import Prompts, prompt_points
 from coin_ray.data.sample import Sample
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.execution.local import Local
@@ -23,6 +23,7 @@ from coin_ray.pipeline import steps
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.oracles import TITLES
 from coin_ray.pipeline.runner import open_local, run_local
+from coin_ray.pipeline.segmenter import Look
 from coin_ray.pipeline.settings import Cell, dotted_fields
 from coin_ray.pipeline.stage import Ref
 from coin_ray.pipeline.stages import STAGES
@@ -171,7 +172,9 @@ def test_each_oracle_gives_what_it_is_called(plain: CellRun, samples: list[Sampl
     assert len(drawn) == count(truth)
     how = plain.config.sam.prompt
     points, key = prompt_points(truth, how), plain.chain.key(Ref("embed", image))
-    asked = plain.segmenter.masks(image, key, points, plain.config.sam.precision)
+    asked = plain.segmenter.masks(
+        image, key, Prompts(points), Look(plain.config.sam.precision, None)
+    )
     assert np.array_equal(drawn.boxes, asked.boxes)
 
     labels = knowing(plain, "labels", samples).artifact("select", image, 1)

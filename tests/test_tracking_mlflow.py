@@ -181,18 +181,15 @@ def test_artifacts_open_as_what_they_are(complete: Complete) -> None:
     assert "packages" in yaml.safe_load(run["files"]["environment.yaml"])
 
 
-def test_the_table_is_one_that_mlflow_loads(workspace: Path, complete: Complete) -> None:
+def test_the_table_is_one_that_mlflow_loads(
+    workspace: Path, complete: Complete, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = connect(workspace, tracking_uri(workspace))
     experiment = client.get_experiment_by_name("coin-ray").experiment_id
     run_id = complete[1][CELL]["id"]
-    import mlflow
-
-    before = mlflow.get_tracking_uri()  # the client searches through the fluent API here
-    mlflow.set_tracking_uri(tracking_uri(workspace))
-    try:
-        table = client.load_table(experiment, "per_image.json", run_ids=[run_id])
-    finally:
-        mlflow.set_tracking_uri(before)
+    # The client searches through the fluent API here, whose own setter would stay in force.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(workspace))
+    table = client.load_table(experiment, "per_image.json", run_ids=[run_id])
     assert table["aji"].tolist() == [0.5, 0.54]
 
 

@@ -32,6 +32,7 @@ from coin_ray.execution.jobs import Halving, Job, JobSettings
 from coin_ray.execution.optuna_record import OptunaRecord
 from coin_ray.execution.order import halves, most_rounds
 from coin_ray.execution.proposals import Proposals, Values
+from coin_ray.execution.repeats import best_trials
 from coin_ray.execution.tally import Tally
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.pipeline.needs import mask_folder, needed_weights
@@ -180,24 +181,11 @@ class CellRunner:
     def repeat(self) -> list[tuple[StudyCell, str]]:
         """Run the best trials of a search with the further random seeds; the cells of the others,
         and why they are left out."""
-        study, first = with_trials(self._study, self._log.proposals), trial_seeds(self._study)
-        assert study.search is not None and study.search.repeats is not None
-        cells = [c for c in study.cells if c.level != study.baseline_level]
-        values = {
-            level: self._value([c for c in cells if c.level == level and c.seed in first])
-            for level in dict.fromkeys(c.level for c in cells)
-        }
-        known = {level: value for level, value in values.items() if value is not None}
-        sign = -1 if study.objective.mode == "max" else 1
-        best = sorted(known, key=lambda level: sign * known[level])[: study.search.repeats]
-        further = [c for c in cells if c.seed not in first]
-        chosen = [c for c in further if c.level in best]
-        if chosen:
-            n = len(study.seeds) - len(first)
-            what = f"the best {len(best)} of {len(values)} trials with {n} further random seeds"
-            self.finish(what, chosen)
-        why = f"not among the best {len(best)} trials with the first random seed"
-        return [(cell, why) for cell in further if cell.level not in best]
+        study = with_trials(self._study, self._log.proposals)
+        found = best_trials(study, self._value)
+        if found.chosen:
+            self.finish(found.what, found.chosen)
+        return [(cell, found.why) for cell in found.left]
 
     def _trials_left(self) -> int:
         search = self._study.search

@@ -60,7 +60,7 @@ class CellSpec:
     (cell, level, data, seed); ``content`` is the digest of its data set, for whoever reads its
     results; ``resources`` is the study's; ``folder`` is for the files of Ray Train; ``tell`` takes
     the events of the cell; ``cache`` is the plan's ``uss.cache``; ``withdrawn`` says whether the
-    cell is not asked for any more; a cell with an ``oracle`` leaves no results.
+    cell is not asked for any more; one with an ``oracle`` leaves no results.
     """
 
     config: Cell

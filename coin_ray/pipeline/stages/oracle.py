@@ -51,10 +51,11 @@ SPLIT = Stage(
 
 def _prompts(given: Given) -> Artifact:
     """The segmenter's masks of the true centres, one a true nucleus."""
-    from coin_ray.confidence.prompts import make_prompts
+    from coin_ray.confidence.prompts import Prompts, prompt_points
 
     s = given.settings
-    masks = given.prompted("embed", make_prompts(given["truth"], s.prompt), s.precision)
+    centres = Prompts(prompt_points(given["truth"], s.prompt))
+    masks = given.prompted("embed", centres, s.precision)
     return Artifact(masks.to_arrays())
 
 
@@ -91,10 +92,10 @@ PROMPTED = Stage(
 def _masks(given: Given) -> Artifact:
     """Of each instance whose prompt lies in a nucleus that nucleus, of others the segmenter's
     mask."""
-    from coin_ray.confidence.prompts import make_prompts
+    from coin_ray.confidence.prompts import prompt_points
 
     drawn, truth = InstanceMasks.from_arrays(given["masks"].arrays), given["truth"]
-    at = make_prompts(given.array("instances"), given.settings.prompt).points_yx.astype(np.int64)
+    at = prompt_points(given.array("instances"), given.settings.prompt).astype(np.int64)
     hit = truth[at[:, 0], at[:, 1]]
     either = InstanceMasks.join([drawn, InstanceMasks.from_label_map(truth)])
     which = np.where(hit > 0, len(drawn) + hit - 1, np.arange(len(drawn)))
