@@ -217,6 +217,7 @@ def dashboard() -> Iterator[str]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_job_is_left_found_again_and_gives_its_report(
     dashboard: str, project: Path, tmp_path: Path
 ) -> None:
