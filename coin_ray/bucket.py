@@ -11,11 +11,12 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coin_ray.errors import UserError
 
@@ -131,8 +132,15 @@ def remove(path: Path) -> None:
 
 def remove_all(path: Path) -> None:
     """Remove what a bucket lists below the folder that stands for an address."""
-    for name in names(path):
-        remove(path / name)
+    remove_many([path / name for name in names(path)])
+
+
+def remove_many(paths: Sequence[Path]) -> None:
+    """Remove objects of one bucket, as many as it takes at a time."""
+    urls = [url for url in map(address, paths) if url is not None]
+    if urls:
+        with _asking(urls[0]) as system:
+            system.rm(urls)
 
 
 def system_of(path: Path) -> tuple[Any, str]:
@@ -141,20 +149,43 @@ def system_of(path: Path) -> tuple[Any, str]:
     return _system(scheme), name
 
 
+class Object(NamedTuple):
+    """``modified``: when it was written, by the bucket's clock, s since 1970."""
+
+    size: int
+    modified: float
+
+
 def names(path: Path) -> dict[str, int]:
     """Below the folder that stands for an address, at any depth: name -> bytes. A bucket may leave
     out for a while what was just written, and name what was removed."""
+    return {name: int(one["size"]) for name, one in _listed(path)}
+
+
+def objects(path: Path) -> dict[str, Object]:
+    """As ``names``, with when each was written."""
+    return {
+        name: Object(int(one["size"]), _stamp(one.get("LastModified") or one.get("mtime")))
+        for name, one in _listed(path)
+    }
+
+
+def _stamp(when: Any) -> float:
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    return float(when.timestamp())
+
+
+def _listed(path: Path) -> list[tuple[str, dict[str, Any]]]:
     url = address(path)
     if url is None:
-        return {}
+        return []
     with _asking(url) as system:
         found = system.find(url, detail=True)
     prefix = f"{url.partition('://')[2]}/"
-    return {
-        name.removeprefix(prefix): one["size"]
-        for name, one in found.items()
-        if name.startswith(prefix)
-    }
+    return [
+        (name.removeprefix(prefix), one) for name, one in found.items() if name.startswith(prefix)
+    ]
 
 
 @contextmanager

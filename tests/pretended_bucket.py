@@ -20,13 +20,14 @@ SLOW = (
 class Door:
     """``throttled`` and ``failing``: of how many requests one is answered 503 or 500 and not let
     through, ``deaf``: of how many puts one is done and answered 500; 0 for none. ``lists``: whether
-    a listing says anything. ``asked``: requests by method, LIST apart."""
+    a listing says anything. ``asked``: requests by method, LIST apart; ``paths``: what of."""
 
     throttled: int = 0
     failing: int = 0
     deaf: int = 0
     lists: bool = True
     asked: Counter[str] = field(default_factory=Counter)
+    paths: set[str] = field(default_factory=set)
 
     def turns_away(self, number: int) -> bool:
         return any(each and number % each == 0 for each in (self.throttled, self.failing))
@@ -37,6 +38,7 @@ class Door:
             listing = method == "GET" and "list-type" in query
             self.asked["LIST" if listing else method] += 1
             self.asked["all"] += 1
+            self.paths.add(environ["PATH_INFO"])
             number = self.asked["all"]
             if method == "PUT" and self.turns_away(number):
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

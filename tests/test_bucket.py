@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from coin_ray import bucket
+from coin_ray.cluster import leases
 from coin_ray.cluster.nodes import Probed, measured
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
@@ -191,6 +192,73 @@ def test_a_lease_is_kept_alive_in_the_bucket(
     assert there.reserve(KEY) is not None
 
 
+class Kept:
+    """What ``ActorLeases`` asks its actor for, in this process."""
+
+    def __init__(self) -> None:
+        self.actor = leases.LeaseActor.__new__(leases.LeaseActor)
+        self.actor._held, self.actor._idle, self.actor._asked = {}, 600.0, 0.0
+
+    def take(self, name: str, token: str) -> bool:
+        return self.actor.take(name, token)
+
+    def give(self, name: str, token: str) -> None:
+        self.actor.give(name, token)
+
+
+def test_on_a_cluster_an_actor_keeps_the_leases(
+    here: Store, there: Store, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, now = Kept(), time.monotonic()
+    monkeypatch.setattr(lease, "cluster", lambda: kept)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(lease, "ASK", 0.0)
+    begun = door.asked["all"]
+    token = here.reserve(KEY)
+    assert token is not None
+    with lease.held(here.claim(KEY), token):
+        assert there.reserve(KEY) is None
+        kept.actor._held.clear()  # it was started anew
+        time.sleep(0.5)
+        assert there.reserve(KEY) is None, "the next heartbeat told it"
+    token = there.reserve(KEY)
+    assert token is not None and here.reserve(KEY) is None
+    monkeypatch.setattr(time, "monotonic", lambda: now + lease.STALE + 60)
+    assert here.reserve(KEY) is not None, "nobody has heard of the other for long"
+    kept.give(bucket.address(here.claim(KEY)) or "", token)
+    assert kept.actor._held, "whose lease is gone gives back nothing"
+    assert door.asked["all"] == begun, "the bucket was not asked"
+
+
+def test_the_store_of_a_bucket_is_listed_and_cleared(
+    here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [make_key("embed", 2, f"tile{n}", {}, {}) for n in range(3)]
+    for key in (*keys, KEY):
+        here.get(key, lambda: Artifact({"a": np.zeros(50_000, np.uint8)}))
+    monkeypatch.setenv("COIN_RAY_CACHE", str(there.root).partition(f"/{bucket.MIRRORS}/")[0])
+    workspace = ("--workspace", "s3://studies/one")
+    told = call("store", "ls", *workspace).output
+    assert re.search(r"embed +3 +15[12] kB", told) and re.search(r"score +1 ", told), told
+    assert "store: s3://studies/one/store" in told
+    assert there.get(keys[1], fail).arrays["a"].size == 50_000
+    left = there.root.parent / "ray" / "run"
+    for path in (there.claim(keys[0]), left / "state", there.checkpoints(KEY) / "last"):
+        bucket.write(path, b"left")
+    bucket.write(there.checkpoints(make_key("round", 1, "r", {}, {})) / "last", b"needed")
+    gc = ("store", "gc", *workspace, "--quota", "0B")
+    assert "embed: 3 artifacts" in call(*gc, "--dry-run").output and len(artifacts("one")) == 7
+    now = time.time()
+    for module in ("store.bucket_upkeep", "store.upkeep"):
+        monkeypatch.setattr(f"coin_ray.{module}.clock", lambda folder: now + 7200)
+    done = call(*gc)
+    assert done.exit_code == 0 and "2 unfinished artifacts" in done.output, done.output
+    assert "1 folders of Ray" in done.output
+    kept = artifacts("one")
+    assert {name.partition("/")[0] for name in kept} == {"score", "checkpoints"} and len(kept) == 2
+    assert not bucket.names(left) and not there.has(keys[1]), "nor is there a copy here"
+
+
 def test_what_a_machine_keeps_is_bounded(here: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COIN_RAY_CACHE_GB", "0.0001")  # 100 kB
     keys = [make_key("score", 2, f"tile{n}", {}, {}) for n in range(8)]
@@ -234,8 +302,8 @@ SWEEP = (
 )  # fmt: skip
 
 
-def artifacts() -> set[str]:
-    return set(bucket.names(bucket.local("s3://studies/w/store")))
+def artifacts(workspace: str = "w") -> set[str]:
+    return set(bucket.names(bucket.local(f"s3://studies/{workspace}/store")))
 
 
 @pytest.mark.parametrize("where", ["here", pytest.param("on a cluster", marks=pytest.mark.ray)])
@@ -252,6 +320,8 @@ def test_a_study_runs_and_another_machine_finds_all_of_it(
     assert {name.partition("/")[0] for name in made} >= {"round", "evaluate"}, "and no lease"
     assert not {"leases", "tmp", "checkpoints"} & {name.partition("/")[0] for name in made}
     assert not bucket.names(bucket.local("s3://studies/w/ray"))
+    kept = [path for path in door.paths if "/store/leases/" in path]
+    assert bool(kept) is (where == "here"), "on a cluster an actor keeps the leases"
     monkeypatch.setenv("COIN_RAY_CACHE", str(tmp_path / "there"))
     report = call("report", "baseline", *SWEEP)
     assert report.exit_code == 0, report.output

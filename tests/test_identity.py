@@ -53,7 +53,7 @@ def test_a_worker_of_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(CODE, code_identity())
     check_worker()
     monkeypatch.setenv(CODE, "0.0.9 0123456789abcdef")
-    with pytest.raises(UserError, match="another coin-ray than this driver") as caught:
+    with pytest.raises(UserError, match="another coin-ray than who started it") as caught:
         check_worker()
     assert (caught.value.expected, caught.value.found) == (
         "0.0.9 0123456789abcdef",
@@ -70,7 +70,7 @@ def test_a_foreign_worker_does_not_import_the_room_of_ray() -> None:
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1 and "this worker has another coin-ray" in done.stderr
+    assert done.returncode == 1 and "this process has another coin-ray" in done.stderr
 
 
 def test_the_manifest_says_whose_code_made_it_and_the_key_does_not(tmp_path: Path) -> None:

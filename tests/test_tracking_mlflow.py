@@ -31,7 +31,14 @@ from coin_ray.tracking import mlflow_writer
 from coin_ray.tracking import tracker as tracker_module
 from coin_ray.tracking.describe import cell_digest, describe_cells, describe_study, study_event
 from coin_ray.tracking.lines import Line
-from coin_ray.tracking.mlflow_store import CELL_TAG, connect, locked, study_runs, tracking_uri
+from coin_ray.tracking.mlflow_store import (
+    CELL_TAG,
+    alone,
+    connect,
+    locked,
+    study_runs,
+    tracking_uri,
+)
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.tracking.records import name as key
@@ -553,6 +560,13 @@ def held(tmp_path: Path) -> Iterator[Path]:
 def test_the_lock_is_the_workspaces(held: Path) -> None:
     with (held / "mlflow.lock").open("w") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_with_a_server_nobody_waits_for_the_lock(held: Path) -> None:
+    server = "http://127.0.0.1:9"
+    connect(held, server)
+    with alone(held, server):
+        pass
 
 
 def test_a_database_that_could_not_be_made_whole_is_made_by_the_next(

@@ -23,6 +23,7 @@ from coin_ray.errors import NOT_TEXT, RENAME, UserError, of_system
 
 VERBS = {
     "sweep": "Run a study: every cell that is not finished yet, then the table.",
+    "submit": "Run a study as a job of a Ray cluster that is elsewhere.",
     "plan": "Say what a study would run and cost, before anything runs.",
     "status": "Say what runs, has finished, has failed or is missing.",
     "why": "Say why a cell or a stage is not in the store.",

@@ -4,9 +4,11 @@ reads some of it only once."""
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from coin_ray.cluster.same_code import check_worker
+from coin_ray.store import lease
 
 
 def _set_environment() -> None:
@@ -28,5 +30,16 @@ def _set_environment() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
+def _keeper() -> lease.Keeper | None:
+    """Where this process is part of a cluster, its actor that keeps leases."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    from coin_ray.cluster.leases import ActorLeases
+
+    return ActorLeases()
+
+
 _set_environment()
 check_worker()
+lease.cluster = _keeper

@@ -11,12 +11,14 @@ from typing import Any
 
 import ray
 
+from coin_ray import bucket
+from coin_ray.cluster import leases
 from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.executor import Cluster
 from coin_ray.cluster.folders import run_folder
 from coin_ray.cluster.hub import AskHub, ToHub, start_hub
 from coin_ray.cluster.joining import Demand, awaited
-from coin_ray.cluster.nodes import connected
+from coin_ray.cluster.nodes import check_seen, connected
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.cluster.segmenters import Segmenters
 from coin_ray.cluster.session import session
@@ -91,11 +93,14 @@ class ClusterRunner:
             self._demand = self._stack.enter_context(Demand(self._bundles))
             self._demand.follow(1)
         self._at_once = self._room(awaited(self._unmet, minutes, self._tally))
+        check_seen([self._folder, *_places(self._study)])
         each = segmenter_share(asked, device)
         held = segmenters(self._study) * each
         most = largest_share(asked, device)
         store = Workspace(self._workspace).store
         self._segmenters = Segmenters(store, device, each, lambda n: segmented(n, most, held))
+        if bucket.address(self._workspace) is not None:
+            leases.start()
         self._hub = start_hub()
         self._drain = self._stack.enter_context(
             pumped(self._hub, self._tally, self._answer, ray.get_runtime_context().gcs_address)
@@ -218,3 +223,10 @@ class ClusterRunner:
 
     def _advances(self, job: str) -> int:
         return sum(self._tally.advances[spec.who["cell"]] for spec in self._given[job])
+
+
+def _places(study: ResolvedStudy) -> list[Path]:
+    """Where its images and labels lie."""
+    specs = [spec for spec in study.data if spec.kind != "generated"]
+    named = [(spec.path, *spec.train_paths, spec.labels) for spec in specs]
+    return [Path(path) for paths in named for path in paths if path]

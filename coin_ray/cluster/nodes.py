@@ -3,10 +3,12 @@ them should see."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from coin_ray import bucket, safe
 from coin_ray.cluster.leaving import leaving
 from coin_ray.cluster.own import listening
+from coin_ray.cluster.same_code import WAIT
 from coin_ray.cluster.session import session
+from coin_ray.errors import UserError
 from coin_ray.files import seen, write_bytes, write_text
 from coin_ray.planning.machines import Node
 
@@ -103,6 +107,36 @@ def probe(address: str | None, folder: Path) -> Probed:
     return Probed(found, sockets, speed)
 
 
+def check_seen(paths: Sequence[Path]) -> None:
+    """UserError if a node of the cluster that this process is connected to does not see one of
+    ``paths``: each of its cells would fail, or be computed twice."""
+    places = [str(path) for path in paths if bucket.address(path) is None]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2 or not places:
+        return
+    look = ray.remote(num_cpus=0)(_unseen)
+    asked = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked.append(look.options(scheduling_strategy=there).remote(places))
+    for node, answer in zip(nodes, asked, strict=True):
+        try:
+            unseen = ray.get(answer, timeout=WAIT)
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.GetTimeoutError):
+            continue  # it leaves the cluster, or takes part later
+        if unseen:
+            raise UserError(
+                f"the node {node['NodeManagerHostname']} does not see what this one does",
+                where=unseen[0],
+                expected="workspace and images under the same path on every node",
+                do="mount them there, or take a bucket (docs/cluster.md)",
+            )
+
+
+def _unseen(places: Sequence[str]) -> list[str]:
+    return [place for place in places if not seen(Path(place))]
+
+
 def _look(mark: Path) -> tuple[str, str, str]:
     host = socket.gethostname()
     try:
@@ -126,5 +160,22 @@ def measured(path: Path) -> str:
     apart = here - kept - (read - written)
     bucket.remove(path)
     path.unlink()
+    _check_rights(path)
     fast = [f"{MEASURED / 1e6 / max(s, 1e-3):.0f}" for s in (written - begun, read - written)]
     return f"{' and '.join(fast)} MB/s, clock {abs(apart):.0f} s off"
+
+
+def _check_rights(path: Path) -> None:
+    """OSError where a bucket may not be listed, or does not keep the condition of a write, on which
+    it rests that of two writers the first one wins."""
+    if bucket.address(path) is None:
+        return
+    probe = path / "new"
+    try:
+        bucket.write(probe, b"first", new=True)
+        bucket.names(path)
+        if bucket.write(probe, b"second", new=True):
+            said = "what is there is overwritten, though a write is to fail then (If-None-Match)"
+            raise OSError(errno.ENOTSUP, said, bucket.address(path))
+    finally:
+        bucket.remove(probe)

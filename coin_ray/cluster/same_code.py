@@ -32,9 +32,11 @@ def job() -> dict[str, Any]:
 
     # Ray puts one before the other, so the first of them comes last.
     path = module_path(sys.path, Path.cwd(), Path(coin_ray.__file__).parents[1])
+    # Whoever submitted us as a job has said it already, and Ray refuses to hear it twice.
+    code = {} if CODE in os.environ else {CODE: code_identity()}
     return {
         "job_config": Job(_py_driver_sys_path=path[::-1]),
-        "runtime_env": {"env_vars": {CODE: code_identity()}},
+        "runtime_env": {"env_vars": code},
     }
 
 
@@ -63,7 +65,7 @@ def check_worker() -> None:
     """UserError in a worker whose code is not the driver's; nothing in any other process."""
     wanted = os.environ.get(CODE)
     if wanted is not None and wanted != code_identity():
-        raise differs("this worker", code_identity(), wanted, str(Path(coin_ray.__file__).parent))
+        raise differs("this process", code_identity(), wanted, str(Path(coin_ray.__file__).parent))
 
 
 def check_nodes() -> None:
@@ -106,7 +108,7 @@ def check_nodes() -> None:
 def differs(who: str, found: str, wanted: str, where: str) -> UserError:
     """The error; what runs there must never be stored as what is asked for here."""
     return UserError(
-        f"{who} has another coin-ray than this driver",
+        f"{who} has another coin-ray than who started it",
         where=where,
         expected=wanted,
         found=found,

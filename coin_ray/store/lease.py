@@ -13,11 +13,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from coin_ray import bucket
 from coin_ray.files import make_folder
@@ -27,6 +28,23 @@ STALE = 30.0
 ASK = 1.0
 
 
+class Keeper(Protocol):
+    """Keeps the leases of what a bucket holds among the machines of a cluster, by its address."""
+
+    def take(self, name: str, token: str) -> bool:
+        """Take a lease, or keep it fresh; False if somebody else holds it."""
+
+    def give(self, name: str, token: str) -> None:
+        """Give a lease back, if it is ours."""
+
+
+def _of_no_cluster() -> Keeper | None:
+    return None
+
+
+cluster: Callable[[], Keeper | None] = _of_no_cluster
+"""The keeper of the cluster that this process is part of, if it is of one; else objects of the
+bucket are the leases. The room that knows Ray says how it is found."""
 _seen: dict[str, tuple[tuple[str, int], float]] = {}
 """Leases that this process waits for: what they looked like, and since when (monotonic)."""
 
@@ -66,14 +84,21 @@ def acquire(path: Path) -> str | None:
 
 
 def _taken_in_bucket(path: Path, token: str) -> bool:
-    """Take the object that stands for the lease, too: among machines. Its heartbeat is a number
-    behind the token. While this machine waits, one of its processes asks, every ``ASK`` seconds."""
+    """Take the lease among machines, too: from the cluster's keeper, or the object that stands for
+    it. Its heartbeat is a number behind the token. While this machine waits, one of its processes
+    asks, every ``ASK`` seconds."""
+    name, keeper = bucket.address(path), cluster()
+    if keeper is not None and name is not None:
+        if keeper.take(name, token):
+            return True
+        time.sleep(ASK)
+        return False
     if bucket.write(path, token.encode(), new=True):
         return True
-    said, name = (bucket.read(path) or b"").decode(errors="replace"), bucket.address(path) or ""
+    said = (bucket.read(path) or b"").decode(errors="replace")
     if said.startswith(token):
         return True  # the answer to our own first try was lost
-    if said and _silent(name, (said, 0)):
+    if said and _silent(name or "", (said, 0)):
         bucket.remove(path)
     time.sleep(ASK)
     return False
@@ -149,8 +174,15 @@ def _alive(pid: int) -> bool:
 
 def release(path: Path, token: str) -> None:
     """Give the lease back if it is still ours."""
+    _release(path, token, cluster())
+
+
+def _release(path: Path, token: str, keeper: Keeper | None) -> None:
+    name = bucket.address(path)
     with suppress(OSError):  # a bucket that is away: the lease falls silent
-        if (bucket.read(path) or b"").startswith(token.encode()):
+        if name is not None and keeper is not None:
+            keeper.give(name, token)
+        elif (bucket.read(path) or b"").startswith(token.encode()):
             bucket.remove(path)
     try:
         if _text(path) == token:
@@ -162,7 +194,7 @@ def release(path: Path, token: str) -> None:
 @contextmanager
 def held(path: Path, token: str) -> Iterator[None]:
     """Keep the lease fresh while the body runs, then release it."""
-    stop = threading.Event()
+    stop, keeper = threading.Event(), cluster()  # of now: a driver may connect meanwhile
 
     def beat() -> None:
         for beats in count(1):
@@ -172,10 +204,8 @@ def held(path: Path, token: str) -> Iterator[None]:
                 if _text(path) != token:
                     return  # taken for dead while this process was stopped
                 os.utime(path)
-                if bucket.address(path) is not None:
-                    if not (bucket.read(path) or b"").startswith(token.encode()):
-                        return
-                    bucket.write(path, f"{token}:{beats}".encode())
+                if not _kept(path, token, beats, keeper):
+                    return
             except FileNotFoundError:
                 return
             except OSError:
@@ -188,4 +218,16 @@ def held(path: Path, token: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        release(path, token)
+        _release(path, token, keeper)
+
+
+def _kept(path: Path, token: str, beats: int, keeper: Keeper | None) -> bool:
+    """Keep a lease fresh among machines; False if it is not ours any more."""
+    name = bucket.address(path)
+    if name is None:
+        return True
+    if keeper is not None:
+        return keeper.take(name, token)
+    if not (bucket.read(path) or b"").startswith(token.encode()):
+        return False
+    return bucket.write(path, f"{token}:{beats}".encode())

@@ -54,9 +54,12 @@ def entries(store: Store, stage: str) -> list[Entry]:
 
 def collectable(store: Store, quota: float, stages: Iterable[str]) -> list[Entry]:
     """The artifacts of ``stages`` beyond ``quota`` bytes, least recently used first."""
-    large = sorted(
-        (entry for stage in stages for entry in entries(store, stage)), key=lambda entry: entry.used
-    )
+    return beyond(quota, (entry for stage in stages for entry in entries(store, stage)))
+
+
+def beyond(quota: float, entries: Iterable[Entry]) -> list[Entry]:
+    """Of artifacts those beyond ``quota`` bytes, least recently used first."""
+    large = sorted(entries, key=lambda entry: entry.used)
     excess = sum(entry.bytes for entry in large) - quota
     out = []
     for entry in large:

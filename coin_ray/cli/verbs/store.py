@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coin_ray import bucket
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.screen.output import say
@@ -38,27 +41,34 @@ def ls(workspace: options.Workspace = WORKSPACE) -> None:
 
     from coin_ray.cli.screen.output import console, duration, size
     from coin_ray.pipeline.stages import STAGES
+    from coin_ray.store import bucket_upkeep
     from coin_ray.store.upkeep import entries
 
     store = _store(workspace)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_footer=True)
-    found = {stage: entries(store, stage) for stage in store.stages()}
-    every = [entry for stage in found.values() for entry in stage]
+    url = bucket.address(store.root)
+    if url is None:
+        every = [entry for stage in store.stages() for entry in entries(store, stage)]
+    else:
+        every = bucket_upkeep.entries(bucket_upkeep.listing(store))
     total = size(sum(entry.bytes for entry in every))
     for title, footer in (("stage", "total"), ("artifacts", f"{len(every):,}"), ("size", total)):
         table.add_column(title, footer=footer, justify="left" if title == "stage" else "right")
-    table.add_column("used last", justify="right")
-    table.add_column("longest unused", justify="right")
+    used, written = ("used last", "longest unused"), ("written last", "longest ago")
+    for title in used if url is None else written:
+        table.add_column(title, justify="right")
     now = time.time()
+    found = defaultdict(list)
+    for entry in every:
+        found[entry.stage].append(entry)
     order = list(STAGES)
     for stage in sorted(found, key=lambda name: order.index(name) if name in order else 99):
         own = found[stage]
-        if own:
-            ages = [max(0.0, now - entry.used) / 3600 for entry in own]
-            row = (f"{len(own):,}", size(sum(entry.bytes for entry in own)))
-            table.add_row(stage, *row, f"{duration(min(ages))} ago", f"{duration(max(ages))}")
+        ages = [max(0.0, now - entry.used) / 3600 for entry in own]
+        row = (f"{len(own):,}", size(sum(entry.bytes for entry in own)))
+        table.add_row(stage, *row, f"{duration(min(ages))} ago", f"{duration(max(ages))}")
     console().print(table)
-    say(f"store: {store.root}")
+    say(f"store: {bucket.shown(store.root)}")
 
 
 @app.command()
@@ -70,25 +80,34 @@ def gc(
     from coin_ray.cli.screen.output import size
     from coin_ray.cluster import folders
     from coin_ray.pipeline.stages import LARGE
-    from coin_ray.store import upkeep
+    from coin_ray.store import bucket_upkeep, upkeep
 
     store = _store(workspace)
-    limit = _bytes(quota)
-    going = upkeep.collectable(store, limit, LARGE)
-    orphans = upkeep.orphans(store)
+    limit, orphans, gone = _bytes(quota), upkeep.orphans(store), list[Path]()
     left = {folder: folders.size_of(folder) for folder in folders.abandoned(workspace)}
+    if bucket.address(store.root) is None:
+        going, lost = upkeep.collectable(store, limit, LARGE), dict[Path, int]()
+    else:
+        found = bucket_upkeep.listing(store)
+        large = (entry for entry in bucket_upkeep.entries(found) if entry.stage in LARGE)
+        going = upkeep.beyond(limit, large)
+        gone = bucket_upkeep.orphans(store, found)
+        lost = bucket_upkeep.abandoned(workspace.ray, folders.QUIET)
     if not dry_run:
-        for path in (*(store.root / e.stage / e.name for e in going), *orphans):
+        artifacts = [store.root / entry.stage / entry.name for entry in going]
+        bucket.remove_many([*artifacts, *gone])
+        for path in (*artifacts, *orphans, *gone):  # here, too: a copy would be served for ever
             upkeep.remove(store, path)
         for folder in left:
             folders.remove_abandoned(folder)
+        for folder in lost:
+            bucket.remove_all(folder)
+    left |= lost
     for stage in dict.fromkeys(entry.stage for entry in going):
         own = [entry for entry in going if entry.stage == stage]
         say(f"{stage}: {len(own)} artifacts, {size(sum(e.bytes for e in own))}")
-    if orphans:
-        say(
-            f"left by killed runs: {len(orphans)} unfinished artifacts, checkpoints and dead leases"
-        )
+    if rest := [*orphans, *gone]:
+        say(f"left by killed runs: {len(rest)} unfinished artifacts, checkpoints and dead leases")
     if left:
         say(f"left by killed runs: {len(left)} folders of Ray, {size(sum(left.values()))}")
     freed = size(sum(entry.bytes for entry in going) + sum(left.values()))
@@ -135,7 +154,7 @@ def _store(workspace: options.Workspace) -> Store:
     from coin_ray.store.artifacts import Store
 
     store = Store(workspace.store)
-    if not store.root.is_dir():
+    if bucket.address(store.root) is None and not store.root.is_dir():
         raise UserError(
             "there is no store", where=str(store.root), do="name its workspace with --workspace DIR"
         )

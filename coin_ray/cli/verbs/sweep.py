@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,11 @@ from coin_ray.cli.screen.output import grouped, say, say_failed
 
 if TYPE_CHECKING:
     from coin_ray.api.results import Results
+
+Zip = Annotated[
+    Path | None,
+    typer.Option("--report-zip", hidden=True, help="the report as one file, for `submit`"),
+]
 
 
 @options.takes_study()
@@ -23,6 +29,7 @@ def sweep(
     wait: options.Wait = None,
     local: options.Here = False,
     no_tracking: options.NoTracking = False,
+    report_zip: Zip = None,
 ) -> None:
     """Run a study: compute what is missing, then print the table.
 
@@ -47,8 +54,21 @@ def sweep(
         )
     show_tables(screen, results.values)
     _close(results, asked, tracking)
+    if report_zip is not None:
+        _zip(results.folder / "report", report_zip)
     if results.failed:
         raise typer.Exit(1)
+
+
+def _zip(folder: Path, path: Path) -> None:
+    import zipfile
+
+    from coin_ray.files import whole
+
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    with whole(path, shared=False) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as out:
+        for file in (file for file in files if not file.name.startswith(".")):
+            out.write(file, file.relative_to(folder))
 
 
 def _close(results: Results, asked: options.Asked, tracked: bool) -> None:
