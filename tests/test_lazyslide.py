@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coin_ray.compat import ensure_torchvision
 from tests.slide_files import tissue, write_svs
 
+ensure_torchvision()  # LazySlide imports it, too
 zs = pytest.importorskip("lazyslide", reason="LazySlide is not installed (extra: lazyslide)")
 
 
