@@ -639,6 +639,7 @@ def test_a_server_takes_several_runs_at_once_and_no_lock(
     held: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drivers of one workspace do not wait for each other where a server orders them."""
+    monkeypatch.chdir(held)  # a server's artifacts lie where it runs
     replay = finished_cells(held / "w", "served", ("mae", *map(str, range(9))))
     real = connect(held / "mlflow", tracking_uri(held / "mlflow"))
     watched, both = Watched(real), threading.Barrier(2, timeout=60)
