@@ -89,8 +89,7 @@ class Runs:
             finish(study, cell, data[cell.data.name].samples, runs, self.value)
             listen(events.CellFinished(*who, metrics={"agreement": 0.4}, seconds=1))
         traces = dict.fromkeys(failed.values(), "Traceback:\n  here")
-        shown = {"traces": traces, "left_out": self.left_out, "study": study}
-        return Outcome(7, 3, failed, seconds=65.0, **shown)
+        return Outcome(7, 3, failed, 65.0, study, traces=traces, left_out=self.left_out)
 
 
 @pytest.fixture

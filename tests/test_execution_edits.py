@@ -152,7 +152,7 @@ def check_a_running_cell_that_is_removed(tmp_path: Path, executor: Executor) -> 
     for level in ("base", "kept", "new"):
         assert len(run.told(events.CellFinished, level)) == 1
         assert len(run.told(events.CellStarted, level)) == 1
-    assert run.outcome.study is not None and run.outcome.study.levels == after.levels
+    assert run.outcome.study.levels == after.levels
 
 
 def test_a_running_cell_that_is_removed_stops_at_its_next_stage(tmp_path: Path) -> None:

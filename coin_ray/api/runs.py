@@ -130,7 +130,6 @@ def run_and_report(
             workers=where.workers,
             edited=record.turn,
         )
-        assert outcome.study is not None
         resolved = outcome.study
         keep_sweep(runs, {**facts, "missing": {**outcome.left_out, **outcome.failed}})
         values = read_results(with_proposals(resolved, runs), runs, data)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
+from coin_ray.beside import beside
 from coin_ray.events.events import Event, Stalled
 from coin_ray.execution.tally import Pulse
 from coin_ray.planning.machines import Request
@@ -26,9 +27,8 @@ def watchdog(
 ) -> Iterator[None]:
     """While the body runs, tell what ``look`` sees whenever there was no beat for ``patience``
     seconds, and again after twice, four times ... as long."""
-    stop = threading.Event()
 
-    def watch() -> None:
+    def watch(stop: threading.Event) -> None:
         due = patience
         while not stop.wait(min(patience / 5, 10.0)):
             silence = pulse.silence()
@@ -38,13 +38,8 @@ def watchdog(
                 due *= 2
                 tell(Stalled(round(silence, 1), list(look())))
 
-    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-    thread.start()
-    try:
+    with beside(watch, "watchdog"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def who_waits(

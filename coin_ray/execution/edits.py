@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coin_ray import bucket
+from coin_ray.beside import beside
 from coin_ray.files import seen, write_text
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.snapshot import from_text, to_text
@@ -99,21 +100,15 @@ def clear(runs: Path) -> None:
 @contextmanager
 def watched(runs: Path, take: Take) -> Iterator[None]:
     """Have every study that is handed in taken, and answered, from a thread while the body runs."""
-    stop = threading.Event()
     pause = LOOK if bucket.address(runs) is None else LOOK_IN_BUCKET
 
-    def look() -> None:
+    def look(stop: threading.Event) -> None:
         while not stop.wait(pause):
             for edit in _waiting(runs):
                 _answer(edit, take)
 
-    thread = threading.Thread(target=look, name="edits", daemon=True)
-    thread.start()
-    try:
+    with beside(look, "edits"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _waiting(runs: Path) -> list[Path]:

@@ -49,9 +49,9 @@ class Outcome:
     reused: int
     failed: Mapping[str, str]
     seconds: float
+    study: ResolvedStudy
     traces: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    study: ResolvedStudy | None = None
 
 
 def run_study(
@@ -122,8 +122,8 @@ def run_study(
         counts = (len(tally.made), cells.reused, len(tally.failed))
         if cells.started:
             tally(StudyFinished(study.name, *counts, seconds, interrupted))
-    reasons = (tally.failed, seconds, tally.traces, tally.left_out)
-    return Outcome(len(tally.made), cells.reused, *reasons, study)
+    made = (len(tally.made), cells.reused, tally.failed, seconds, study)
+    return Outcome(*made, tally.traces, tally.left_out)
 
 
 def in_order(study: ResolvedStudy, runner: CellRunner, tally: Tally, runs: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from coin_ray import bucket
+from coin_ray.beside import beside
 from coin_ray.files import make_folder
 
 HEARTBEAT = 5.0
@@ -194,9 +195,9 @@ def _release(path: Path, token: str, keeper: Keeper | None) -> None:
 @contextmanager
 def held(path: Path, token: str) -> Iterator[None]:
     """Keep the lease fresh while the body runs, then release it."""
-    stop, keeper = threading.Event(), cluster()  # of now: a driver may connect meanwhile
+    keeper = cluster()  # of now: a driver may connect meanwhile
 
-    def beat() -> None:
+    def beat(stop: threading.Event) -> None:
         for beats in count(1):
             if stop.wait(HEARTBEAT):
                 return
@@ -211,13 +212,10 @@ def held(path: Path, token: str) -> Iterator[None]:
             except OSError:
                 continue  # of a file system that is away for a moment; the lease is advisory
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(beat, "lease"):
+            yield
     finally:
-        stop.set()
-        thread.join()
         _release(path, token, keeper)
 
 

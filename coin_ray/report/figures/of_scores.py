@@ -32,7 +32,7 @@ def draw_reliability(scores: Mapping[str, Values], iou: Values, *, drawn: str) -
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=name)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axis.set_title(f"r = {correlation(values, iou)}", fontweight="normal")
+        axis.set_title(f"rank correlation {correlation(values, iou)}", fontweight="normal")
     axes[0].set_ylabel(f"true IoU of {drawn}")
     return figure
 
