@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 
 from ray.exceptions import RayError
 
+from coin_ray.beside import beside
+
 EVERY = 2.0
 """Seconds between two looks."""
 
@@ -23,17 +25,13 @@ def leaving() -> set[str]:
 @contextmanager
 def noticed(nodes: Collection[str]) -> Iterator[Callable[[], bool]]:
     """Whether one of ``nodes`` is about to go, asked of Ray by a thread while the body runs."""
-    stop, notice = threading.Event(), threading.Event()
+    notice = threading.Event()
 
-    def look() -> None:
+    def look(stop: threading.Event) -> None:
         while not (notice.is_set() or stop.wait(EVERY)):
             with suppress(RayError):  # Ray does not answer now: what is lost with it is tried again
                 if leaving() & set(nodes):
                     notice.set()
 
-    thread = threading.Thread(target=look, name="leaving", daemon=True)
-    thread.start()
-    try:
+    with beside(look, "leaving"):
         yield notice.is_set
-    finally:
-        stop.set()

@@ -21,7 +21,7 @@ from coin_ray.identity import code_identity
 from coin_ray.outputs import claim
 
 TRIES, PAUSE = 20, 3.0
-"""How often, and after how many seconds, a log is asked for again that nobody sends any more."""
+"""How often in a row, and after how many seconds, a log is asked for again that nobody sends."""
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -85,8 +85,8 @@ def follow(client: Any, address: str, job: str, show: Callable[[str], None]) -> 
                 show(new)
                 shown = passed
 
-    why = ""
-    for _ in range(TRIES):
+    why, silent = "", 0
+    while silent < TRIES:
         before = shown
         try:
             asyncio.run(tail())
@@ -95,7 +95,8 @@ def follow(client: Any, address: str, job: str, show: Callable[[str], None]) -> 
                 return info
         except (RuntimeError, OSError, ClientError) as error:
             why = str(error)  # the network, or a dashboard that is started again
-        if shown == before:
+        silent = silent + 1 if shown == before else 0
+        if silent:
             time.sleep(PAUSE)
     raise UserError(
         "the log of the job does not come any more",
