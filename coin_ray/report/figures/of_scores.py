@@ -61,5 +61,5 @@ def told(values: Values, iou: Values, images: int) -> Sequence[str]:
     return (
         f"{count}: mean true IoU {iou.mean():.2f}, of the half with the higher scores "
         f"{half.mean():.2f}",
-        f"Dots: means of {BINS} ranges of the score; r: rank correlation (Spearman)",
+        f"Dots: means of {BINS} ranges of the score; rank correlation of Spearman",
     )
