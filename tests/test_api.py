@@ -249,6 +249,12 @@ def test_a_cell_tells_of_the_rounds_that_another_one_has_trained(
     (first, *others) = sorted(told, key=lambda event: event[0])
     assert [level for level, _, _ in (first, *others)] == sorted(LEVELS)
     assert all(event[1:] == first[1:] for event in others)
+    # And a tracker that is new to a study which the store has whole.
+    _, again = heard_of(replace(given, cells=tuple(cells)), one, tmp_path)
+    served = [e for e in again if isinstance(e, events.RoundFinished)]
+    assert all(event.stored for event in served)
+    assert sorted(e.level for e in served) == sorted(LEVELS)
+    assert all((e.round, e.metrics) == first[1:] for e in served)
 
 
 def test_what_one_process_cannot_do_is_refused() -> None:

@@ -140,11 +140,13 @@ class RoundProgress(CellEvent):
 @dataclass(frozen=True)
 class RoundFinished(CellEvent):
     """A distillation round is committed; ``metrics`` may hold ``agreement``, ``accepted``, ``loss``
-    and, where the data has labels, ``aji`` and its like."""
+    and, where the data has labels, ``aji`` and its like. ``stored``: it was before the cell began,
+    and took its ``seconds`` then."""
 
     round: Count
     metrics: Mapping[str, Number] = field(default_factory=dict)
     seconds: Number = 0.0
+    stored: bool = False
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _of_cell(event: CellEvent, study: StudyState, elapsed: float) -> str:
             return f"training {event.image}".rstrip()
         case events.StageStarted(stage="ucis_model"):
             return "training the coarse model"
-        case events.RoundFinished():
+        case events.RoundFinished(stored=False):
             values = ", ".join(
                 f"{k} {v:.0f}" if float(v).is_integer() else f"{k} {v:.3f}"
                 for k, v in event.metrics.items()
