@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from coin_ray import cli
 from coin_ray.data.folder import find_samples
-from coin_ray.data.geojson import features, read_geojson, write_geojson
+from coin_ray.data.geojson import Hidden, features, read_geojson, write_geojson
 from coin_ray.data.label_files import read_label_map
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
@@ -49,7 +49,8 @@ def test_of_a_cell_its_nucleus_counts_and_what_is_later_lies_on_top(tmp_path: Pa
     cell = {"geometry": {"type": "Polygon", "coordinates": whole}}
     cell["nucleusGeometry"] = ROWS[0]["geometry"]
     path = written(tmp_path / "a.geojson", [cell, {**cell, "nucleusGeometry": None}, ROWS[2]])
-    found = read_geojson(path, IDS.shape)
+    with pytest.warns(Hidden, match="1 of 3 outlines leave no pixel"):
+        found = read_geojson(path, IDS.shape)
     assert found.max() == 2  # the first is hidden
     np.testing.assert_array_equal(found == 2, IDS == 3)
 
@@ -73,6 +74,13 @@ def polygon(*rings: Any) -> dict[str, Any]:
         ([polygon([[1, 2], [3, "x"], [4, 5]])], "no rings of x and y"),
         ([polygon([[1, 2], [3, float("nan")], [4, 5]])], "no number"),
         ([polygon([[30, 2], [40, 2], [40, 9], [30, 2]])], "1 of 1 outlines lie outside"),
+        ([ROWS[0], {"type": "Feature", "geometry": None}], "outline 2: no geometry"),
+        ([polygon([[[1, 2], [3, 4], [5, 9]]])], "no rings of x and y"),  # of a MultiPolygon
+        ([polygon([[1, 2], [3, 4]])], "ring without corners, or of less than three"),
+        ([polygon([[0.1, 0.1], [0.4, 0.1], [0.4, 0.4]])], "1 of 1 outlines leave no pixel"),
+        ([ROWS[1], *2 * ROWS[:1], *2 * ROWS[:1]], "3 of 5 outlines leave no pixel"),
+        ([polygon([[0, 0], [24, 0], [24, 20], [0, 20]]), *ROWS], "outline 1 holds 3 others"),
+        ({"crs": {"properties": {"name": "EPSG:3857"}}, "features": ROWS}, "EPSG:3857"),
     ],
 )
 def test_what_is_no_outline_is_said(tmp_path: Path, content: Any, words: str) -> None:
@@ -146,3 +154,25 @@ def test_evaluate_takes_outlines_as_the_truth(tmp_path: Path) -> None:
         assert row["image"] == "a"
         union, missed = (IDS > 0).sum(), (IDS == 2).sum()
         assert float(row["aji"]) == pytest.approx(1 - missed / union)
+
+
+def test_of_two_forms_none_is_taken_for_the_corrected_one(tmp_path: Path) -> None:
+    """`segment` writes both, and a person corrects one of them."""
+    save(tmp_path / "tiles" / "a.png", rgb(20, 24))
+    both = tmp_path / "both"
+    write_label_map(both / "a.labels.ome.tif", IDS)
+    write_geojson(both / "a.geojson", IDS)
+    with pytest.raises(UserError, match=r"a.geojson and a.labels.ome.tif"):
+        find_samples(tmp_path / "tiles", mpp=0.25, labels=both)
+    done = CliRunner().invoke(cli.app, ["evaluate", str(both), str(both)])
+    assert done.exit_code == 2 and "a label map and outlines of one image" in done.output
+
+
+def test_a_truth_of_both_forms_is_read_whole(tmp_path: Path) -> None:
+    results, truth, out = tmp_path / "results", tmp_path / "truth", tmp_path / "values.csv"
+    for folder, name in ((results, "a.tif"), (results, "b.tif"), (truth, "a.tif")):
+        write_label_map(folder / name, IDS)
+    write_geojson(truth / "b.geojson", IDS)
+    asked = ["evaluate", str(results), str(truth), "--out", str(out)]
+    assert CliRunner().invoke(cli.app, asked).exit_code == 0
+    assert {row["image"] for row in csv.DictReader(out.open())} == {"a", "b"}

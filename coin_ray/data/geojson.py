@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ from coin_ray.data.outlines import Ring, draw, trace_instances
 from coin_ray.data.rasters import decoding
 from coin_ray.errors import UserError
 from coin_ray.files import write_text
-from coin_ray.labels import LabelMap, areas, relabel
+from coin_ray.labels import LabelMap, areas, count, relabel
 
 SUFFIXES = (".geojson", ".geojson.gz")
 COLOR = [255, 200, 0]
+
+
+class Hidden(UserWarning):
+    """Some outlines of a file are not to be seen in the label map."""
 
 
 def feature(
@@ -72,13 +78,21 @@ def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
     """The polygons of a file drawn into an image of ``shape`` (H, W), in px of it; ids contiguous,
     in the order of the file. What comes later lies on top; of a cell its nucleus counts.
 
+    Warns of outlines that leave no pixel.
+
     Raises:
-        UserError: no GeoJSON, other shapes than polygons, one that lies outside the image.
+        UserError: no GeoJSON, other coordinates than px, other shapes than polygons, one that lies
+            outside the image, one that holds several others, most of them without a pixel.
     """
     out = np.zeros(shape, dtype=np.int32)
-    outside = 0
+    outside, number = 0, 0
+    held: Counter[int] = Counter()
     for number, row in enumerate(_features(path), start=1):
-        outside += not draw(out, _polygons(row, path), number)
+        under = draw(out, _polygons(row, path, number), number)
+        if under is None:
+            outside += 1
+        elif under.size and (under == under[0]).all():
+            held[int(under[0])] += 1
     if outside:
         raise UserError(
             f"{outside} of {number} outlines lie outside the image",
@@ -86,7 +100,38 @@ def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
             expected=f"px of the image, x up to {shape[1]} and y up to {shape[0]}",
             do="pair the image with its own outlines, at full resolution and with its origin",
         )
-    return relabel(out)
+    _check_held(held, path)
+    label_map = relabel(out)
+    _check_left(number, count(label_map), path)
+    return label_map
+
+
+def _check_held(held: Counter[int], path: Path) -> None:
+    """Refuse what is drawn around nuclei: it would be one nucleus of all that lies between them."""
+    del held[0]  # the background
+    regions = [number for number, nuclei in held.items() if nuclei > 1]
+    if regions:
+        raise UserError(
+            "an outline around others is no nucleus",
+            where=str(path),
+            expected="nuclei alone",
+            found=f"outline {regions[0]} holds {held[regions[0]]} others"
+            + (f"; and {len(regions) - 1} more of the kind" if regions[1:] else ""),
+            do="remove the region, or the nucleus that was drawn anew, and export the rest",
+        )
+
+
+def _check_left(drawn: int, left: int, path: Path) -> None:
+    said = f"{drawn - left} of {drawn} outlines leave no pixel, being too small or below others"
+    if 2 * left < drawn:
+        raise UserError(
+            said,
+            where=str(path),
+            expected="px of the image, each nucleus once",
+            do="export in px at full resolution, neither in um nor as fractions of the image",
+        )
+    if left < drawn:
+        warnings.warn(f"{path}: {said}", Hidden, stacklevel=3)
 
 
 def _features(path: Path) -> list[Any]:
@@ -96,25 +141,40 @@ def _features(path: Path) -> list[Any]:
         if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
         found = json.loads(content)
+    if isinstance(found, dict) and found.get("crs"):
+        raise UserError(
+            "outlines in coordinates of a map",
+            where=str(path),
+            expected="px of the image",
+            found=f"crs {json.dumps(found['crs'])[:100]}",
+            do="export in px; if they are, remove `crs` from the file",
+        )
     rows = found.get("features", [found]) if isinstance(found, dict) else found
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise _refused(path, type(found).__name__)
     return rows
 
 
-def _polygons(row: dict[str, Any], path: Path) -> list[list[Ring]]:
+def _polygons(row: dict[str, Any], path: Path, number: int) -> list[list[Ring]]:
     geometry: Any = row.get("nucleusGeometry") or row.get("geometry")
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):
-        raise _refused(path, str(kind or row.get("type") or "no geometry"))
+        raise _refused(path, f"outline {number}: {kind or 'no geometry'}")
     given = geometry.get("coordinates")
     several = given if kind == "MultiPolygon" else [given]
     try:
         polygons = [[np.array(ring, dtype=float)[:, :2] for ring in rings] for rings in several]
     except (ValueError, TypeError, IndexError) as error:
-        raise _refused(path, "coordinates that are no rings of x and y") from error
-    if not all(rings and all(np.isfinite(ring).all() for ring in rings) for rings in polygons):
-        raise _refused(path, "a ring without corners, or a corner that is no number")
+        raise _refused(
+            path, f"outline {number}: coordinates that are no rings of x and y"
+        ) from error
+    rings = [ring for polygon in polygons for ring in polygon]
+    if any(ring.ndim != 2 or ring.shape[1] != 2 for ring in rings):
+        raise _refused(path, f"outline {number}: coordinates that are no rings of x and y")
+    if not polygons or not all(polygons) or any(len(np.unique(r, axis=0)) < 3 for r in rings):
+        raise _refused(path, f"outline {number}: a ring without corners, or of less than three")
+    if not all(np.isfinite(ring).all() for ring in rings):
+        raise _refused(path, f"outline {number}: a corner that is no number")
     return polygons
 
 

@@ -45,12 +45,15 @@ def trace_instances(label_map: LabelMap) -> list[list[list[Ring]]]:
     return found
 
 
-def draw(label_map: LabelMap, polygons: list[list[Ring]], label: int) -> bool:
-    """Write an id where the middle of a pixel lies in an outer ring and in no hole of it; whether
-    any of it may lie in the label map (H, W), which the polygons may reach out of."""
+def draw(label_map: LabelMap, polygons: list[list[Ring]], label: int) -> NDArray[np.int32] | None:
+    """Write an id where the middle of a pixel lies in an outer ring and in no hole of it.
+
+    The ids (K,) that stood in these pixels; None if nothing of it can lie in the label map (H, W),
+    which the polygons may reach out of.
+    """
     from skimage.draw import polygon
 
-    limit, seen = np.array(label_map.shape[::-1]), False
+    limit, covered = np.array(label_map.shape[::-1]), []
     for rings in polygons:
         low = np.clip(np.floor(rings[0].min(axis=0)), 0, limit).astype(int)
         high = np.clip(np.ceil(rings[0].max(axis=0)), 0, limit).astype(int)
@@ -59,9 +62,10 @@ def draw(label_map: LabelMap, polygons: list[list[Ring]], label: int) -> bool:
         for ring in rings:
             x, y = (ring - (x0, y0) - 0.5).T
             inside[polygon(y, x, inside.shape)] ^= True
-        label_map[y0:y1, x0:x1][inside] = label
-        seen |= inside.size > 0
-    return seen
+        if inside.size:
+            covered.append(label_map[y0:y1, x0:x1][inside])
+            label_map[y0:y1, x0:x1][inside] = label
+    return np.concatenate(covered) if covered else None
 
 
 def _polygons(

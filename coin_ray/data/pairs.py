@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+from coin_ray.data.geojson import is_geojson
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.errors import UserError
 
@@ -58,6 +59,25 @@ def match(images: Iterable[str], labels: Iterable[str], *, where: Path) -> dict[
     return pairs
 
 
+def check_one_form(
+    labels: Mapping[str, Path], where: Path, of: Container[str] | None = None
+) -> None:
+    """UserError for a label map and outlines of one image (``of`` these cores): which of them was
+    corrected?"""
+    forms: dict[str, Path] = {}
+    for name, file in labels.items():
+        own = core(name, LABEL_WORDS)
+        other = forms.setdefault(own, file)
+        if is_geojson(other) != is_geojson(file) and (of is None or own in of):
+            raise UserError(
+                "a label map and outlines of one image",
+                where=str(where),
+                expected="the one that was corrected",
+                found=f"{other.name} and {file.name}",
+                do="move the other one away",
+            )
+
+
 def pair(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) -> dict[str, Path]:
     """Stem of an image -> its label file, of those in the folder ``where``; see :func:`match`.
 
@@ -65,10 +85,11 @@ def pair(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) ->
     the names leave no doubt: where there are both, one may belong to the other.
 
     Raises:
-        UserError: images and label maps that are both left over (the nearest names are said), or
-            an ambiguous name.
+        UserError: images and label maps that are both left over (the nearest names are said), a
+            label map and outlines of one image, or an ambiguous name.
     """
     pairs = match(images, labels, where=where)
+    check_one_form(labels, where, {core(name, IMAGE_WORDS) for name in pairs})
     alone = [name for name in images if name not in pairs]
     known = {core(name, IMAGE_WORDS) for name in pairs}
     spare = [

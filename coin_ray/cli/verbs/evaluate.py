@@ -99,13 +99,13 @@ def matched(
     if not predictions.is_dir():
         raise UserError("no such folder", where=str(predictions), do="check the path")
     truths = _outlines(truth)
-    if not truths:
+    if not truths or (truth.is_dir() and by_stem(truth)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MissingMpp)  # No metric depends on the resolution.
             samples = find_samples(truth, mpp)
         labelled = {s.name: s for s in samples if s.has_truth}
         # A bare folder of label maps reads as images without labels.
-        truths = labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
+        truths |= labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
     found = by_stem(predictions)
     pairs = match(truths, found, where=predictions)
     lacking = [name for name in truths if name not in pairs]
@@ -121,14 +121,17 @@ def matched(
 
 
 def _outlines(truth: Path) -> dict[str, Sample]:
-    """A file of GeoJSON, or a folder that holds such files and no picture."""
+    """A file of GeoJSON, or those of a folder."""
     from coin_ray.data.folder import by_stem
     from coin_ray.data.geojson import SUFFIXES
+    from coin_ray.data.label_files import LABEL_SUFFIXES
+    from coin_ray.data.pairs import check_one_form
     from coin_ray.data.sample import Image, Sample
 
     files: dict[str, Path] = {}
     if truth.is_dir():
-        files = {} if by_stem(truth) else by_stem(truth, SUFFIXES)
+        check_one_form(by_stem(truth, LABEL_SUFFIXES), truth)
+        files = by_stem(truth, SUFFIXES)
     elif truth.exists():
         files = {k: f for k, f in by_stem(truth.parent, SUFFIXES).items() if f == truth}
     return {name: Sample(Image(name, file), truth_path=file) for name, file in files.items()}
