@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 import coin_ray
-from coin_ray.data.coco import decode, encode, read_coco, write_coco
+from coin_ray.data.coco import decode, encode, names_in, read_coco, write_coco
+from coin_ray.data.folder import find_samples
 from coin_ray.data.geojson import read_geojson, write_geojson
 from coin_ray.data.pairs import Unpaired
+from coin_ray.data.predictions import prediction_digests, read_prediction
+from coin_ray.data.settings import Predictions
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.data.write import write_label_map
 from coin_ray.errors import UserError
@@ -73,6 +77,39 @@ def test_coco_of_others(tmp_path):
     np.testing.assert_array_equal(found, wanted)
     with pytest.raises(UserError, match="run lengths of 6 x 7"):
         read_coco(tmp_path, content, "x/a.png", (7, 6))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([{"id": 7, "file_name": "a.png", "height": 12, "width": 14}], "an image of 12 x 14"),
+        ([{"id": 7}], "images without a name"),
+        ([{"id": 7, "file_name": "x/a.png"}, {"id": 8, "file_name": "y/a.png"}], "x/a.png and y/"),
+    ],
+)
+def test_what_coco_says_of_its_images_is_checked(tmp_path, images, words):
+    """Polygons have no size of their own: those of another resolution would be drawn anywhere."""
+    square = {"image_id": 7, "segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]]}
+    content = {"images": images, "annotations": [square]}
+    with pytest.raises(UserError, match=words):
+        read_coco(tmp_path, content, *names_in(tmp_path, content).values(), (6, 7))
+
+
+def test_what_segment_wrote_are_predictions(tmp_path):
+    """Label maps before outlines, which are read where there is nothing else."""
+    one, four = np.zeros((2, 9, 9), np.int32)
+    one[0, 0] = four[:2, :2] = 1
+    masks = tmp_path / "masks"
+    write_label_map(masks / "a.labels.ome.tif", one)
+    write_geojson(tmp_path / "four.geojson", four)
+    for image in ("a", "b"):
+        Picture.new("RGB", (9, 9)).save(tmp_path / f"{image}.png")
+        packed = gzip.compress((tmp_path / "four.geojson").read_bytes())
+        (masks / f"{image}.geojson.gz").write_bytes(packed)
+    images = [sample.image for sample in find_samples(tmp_path, mpp=0.25)]
+    given = Predictions(path=str(masks))
+    assert all(prediction_digests(given, images).values())
+    assert [read_prediction(given, image).sum() for image in images] == [1, 4]
 
 
 @pytest.fixture

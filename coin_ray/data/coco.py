@@ -115,14 +115,19 @@ def read_coco(
 ) -> LabelMap:
     """The annotations of one image, (H, W) int32, ids from 1; where they overlap, the one of higher
     ``score`` counts, or the later one. UserError for masks of another size or form."""
-    ids = {one["id"] for one in content["images"] if one["file_name"] == name}
-    own = [one for one in content["annotations"] if one["image_id"] in ids]
-    own.sort(key=lambda one: one.get("score", 0.0))
+    images = [one for one in content["images"] if one["file_name"] == name]
     out = np.zeros(shape, dtype=np.int32)
     try:
+        ids = {one["id"] for one in images}
+        for one in images:  # polygons state no size of their own
+            stated = (one.get("height") or shape[0], one.get("width") or shape[1])
+            if stated != tuple(shape):
+                raise ValueError(f"an image of {stated[0]} x {stated[1]}")
+        own = [one for one in content["annotations"] if one["image_id"] in ids]
+        own.sort(key=lambda one: one.get("score", 0.0))
         for label, one in enumerate(own, start=1):
             _draw(out, one["segmentation"], label)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
             "an annotation that is no mask of its image",
             where=f"{path}, image {name}",
@@ -130,6 +135,32 @@ def read_coco(
             found=str(error) or type(error).__name__,
         ) from error
     return relabel(out)
+
+
+def names_in(path: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    """Stem -> name of the images of a file. UserError for two of one stem, and for entries without
+    name or id."""
+    found: dict[str, str] = {}
+    images = content["images"]
+    if not isinstance(images, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("file_name"), str) and "id" in one
+        for one in images
+    ):
+        raise UserError(
+            "images without a name or an id",
+            where=str(path),
+            expected="images: a list of objects with file_name and id",
+        )
+    for name in [one["file_name"] for one in images]:
+        other = found.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UserError(
+                "two images of one name",
+                where=str(path),
+                found=f"{other} and {name}",
+                do="give a file for each of their folders",
+            )
+    return found
 
 
 def _draw(label_map: LabelMap, segmentation: Any, label: int) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from coin_ray.data.coco import read_coco
+from coin_ray.data.coco import names_in, read_coco
 from coin_ray.data.digests import content_digest
 from coin_ray.data.folder import by_stem
-from coin_ray.data.geojson import read_geojson
-from coin_ray.data.label_files import read_label_map
+from coin_ray.data.geojson import is_geojson, read_geojson
+from coin_ray.data.label_files import LABEL_SUFFIXES, read_label_map
 from coin_ray.data.pairs import RULE, Unpaired, match
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import pixel_scale
@@ -23,7 +23,7 @@ from coin_ray.errors import UserError
 from coin_ray.identity import digest
 from coin_ray.labels import LabelMap
 
-GEOJSON, COCO = ".geojson", ".json"
+COCO = ".json"
 
 
 def prediction_digests(given: Predictions, images: Sequence[Image]) -> dict[str, str]:
@@ -60,7 +60,7 @@ def read_prediction(given: Predictions, image: Image) -> LabelMap:
     shape = image.shape()
     if name:
         return read_coco(file, _parsed(file, file.stat().st_mtime_ns), name, shape)
-    if file.suffix.lower() in (GEOJSON, COCO):
+    if is_geojson(file) or file.suffix.lower() == COCO:
         return read_geojson(file, shape)
     return read_label_map(file, shape, binary=given.binary, scale=pixel_scale(image.mpp))
 
@@ -69,11 +69,11 @@ def _files(given: Predictions, names: Sequence[str]) -> dict[str, tuple[Path, st
     """Name of an image -> its file, and what it is called in a file of several."""
     path = Path(given.path or "")
     if path.is_dir():
-        files = by_stem(path, (*SUFFIXES, GEOJSON, COCO))
+        files = by_stem(path, (*LABEL_SUFFIXES, COCO))
         only = next(iter(files.values())) if len(files) == 1 else None
         if only is None or only.suffix.lower() != COCO or only.stem in names:
-            pairs = match(names, files, where=path)
-            return {image: (files[stem], "") for image, stem in pairs.items()}
+            pairs = _by_image(names, files, path)
+            return {image: (file, "") for image, file in pairs.items()}
         path = only
     if not path.is_file():
         raise UserError("no such folder or file", where=str(path), do="check predictions.path")
@@ -85,14 +85,25 @@ def _files(given: Predictions, names: Sequence[str]) -> dict[str, tuple[Path, st
             expected="an object with images and annotations",
             do="give it with its images, or a folder with a file an image",
         )
-    called = {Path(one["file_name"]).stem: one["file_name"] for one in content["images"]}
+    called = names_in(path, content)
     pairs = match(names, called, where=path)
     return {image: (path, called[stem]) for image, stem in pairs.items()}
+
+
+def _by_image(names: Sequence[str], files: Mapping[str, Path], where: Path) -> dict[str, Path]:
+    """A label map where there is one, else outlines: `segment` writes both."""
+    drawn = {stem: file for stem, file in files.items() if file.suffix.lower() not in SUFFIXES}
+    maps = {stem: file for stem, file in files.items() if stem not in drawn}
+    found: dict[str, Path] = {}
+    for kind in (maps, drawn):
+        left = [name for name in names if name not in found]
+        found |= {n: kind[stem] for n, stem in match(left, kind, where=where).items()}
+    return found
 
 
 @lru_cache(maxsize=2)
 def _parsed(path: Path, mtime_ns: int) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise UserError("not valid JSON", where=str(path), found=str(error)) from error
