@@ -118,6 +118,14 @@ def test_what_is_not_here_is_looked_for_there(project: Path, tmp_path: Path) -> 
         pack(tmp_path / "c")
 
 
+def test_no_name_of_a_study_is_a_command_there(project: Path, tmp_path: Path) -> None:
+    """A job is called after its study, also where that is only looked at there."""
+    study = project / "studies" / "s.yaml"
+    study.write_text(study.read_text().replace("study: sent\n", 'study: "$(id)"\n'))
+    with pytest.raises(UserError, match="cannot name a study"):
+        pack(tmp_path / "a", data=("/shared/tiles",))
+
+
 def test_the_name_of_a_job_is_what_it_does(project: Path, tmp_path: Path) -> None:
     first = pack(tmp_path / "a").digest(["sweep"])
     assert pack(tmp_path / "b").digest(["sweep"]) == first
@@ -186,15 +194,23 @@ def test_a_job_has_the_code_of_who_sent_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert not same_code.job()["runtime_env"]["env_vars"], "Ray refuses to hear it twice"
 
 
+HERE = ("--address", "http://127.0.0.1:9", "--workspace", "/w")
+
+
 def test_what_cannot_be_sent_is_refused() -> None:
     for options, said in (
         ((), "needs the dashboard"),
         (("--address", "10.0.0.1:6379"), "needs the dashboard"),
         (("--address", "http://127.0.0.1:9", "--workspace", "here"), "all nodes"),
-        (("--address", "http://127.0.0.1:9", "--workspace", "/w"), "no Ray dashboard"),
-        (("--address", "http://127.0.0.1:9", "--job", "x"), "no Ray dashboard"),
+        (HERE, "no Ray dashboard"),
+        ((*HERE, "--job", "x"), "a study and a job"),
+        ((*HERE, "--python", "a 'b"), "--python is no command"),
+        ((*HERE, "--python", " "), "--python is empty"),
+        ((*HERE, "--out", "tiles/image/generated_3_0000.png"), "a folder is needed"),
+        (("--job", "x", *HERE), "no Ray dashboard"),
     ):
-        done = call("submit", "studies/s.yaml", *options)
+        study = () if options[:1] == ("--job",) else ("studies/s.yaml",)
+        done = call("submit", *study, *options)
         assert done.exit_code == 2 and said in done.stderr, done.output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ PROFILE_KEYS = (
     "resources",
     "cluster",
 )
+_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 STUDY_KEYS = tuple(key for key in KEYS if key not in ("profile", "without"))
 
 
@@ -89,6 +91,19 @@ class Chain:
 
     files: Sequence[Document]
     problems: Problems
+
+    def name(self) -> str:
+        """Of the study: text that may stand in names of folders and jobs, or a problem is noted."""
+        head = self.files[0]
+        node = head.root.value.get("study")
+        if node is None:
+            self.problems.add(head.head, "missing key 'study'", f"write study: {head.path.stem}")
+            return head.path.stem
+        name: str = node.label()
+        if not _SLUG.fullmatch(name):
+            hint = "use a-z, 0-9, _ and -, 64 at most (it names folders)"
+            node.note(f"'{name}' cannot name a study", hint)
+        return name
 
     @property
     def studies(self) -> list[Document]:

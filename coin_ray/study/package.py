@@ -91,8 +91,9 @@ def packed(study: str, request: Request, folder: Path) -> Package:
     whose files extend what lies elsewhere."""
     package, problems, here = Package(folder), Problems(), Path.cwd()
     chain = read_chain(files.find_study(study), problems)
+    if chain.files:
+        package.name = chain.name()
     problems.raise_if_any()
-    package.name = chain.files[0].name()
     package.study = _copied(package, chain.files, Path(DEEP, f"{chain.files[0].path.stem}.yaml"))
     data = tuple(_given(text, package, here) for text in request.data)
     train = tuple(package.carry(text, here) for text in request.train)

@@ -7,7 +7,6 @@ exchanges the search spaces at the end of the chain and leaves the study files a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -38,6 +37,7 @@ from coin_ray.study.resolved import (
     Stopping,
 )
 from coin_ray.study.rows import (
+    Row,
     make_rows,
     note_clashes,
     note_twins,
@@ -49,7 +49,6 @@ from coin_ray.study.varied import SEARCH, Varied, read_varied
 
 _REPORT = ("aji", "pq", "dice", "miou")
 MOST_CELLS = 1_000_000
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def resolve(study: str, request: Request | None = None) -> ResolvedStudy:
@@ -109,13 +108,12 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         problems.add(head, f"this study has {cells:,} cells ({counts})", f"at most {MOST_CELLS:,}")
     told = _blocks(chain, varied, labels, data)
     _check_race(chain, told["stopping"], told["objective"], seeds)
-    told["gates"] = _gates(chain, varied, labels, data, len(seeds))
+    told["gates"] = _gates(chain, varied, rows, data, len(seeds))
     _stops_whole_trainings(chain, told["stopping"], [config for config in made if config])
     problems.raise_if_any()
 
     configs = [config for config in made if config is not None]
-    base_levels = designs.baseline([block.factor for block in varied.factors])
-    baseline = next(r.combination.label for r in rows if r.combination.levels == base_levels)
+    baseline = _at_baseline(varied, rows)[0]
     levels = [
         Level(label, row.combination.levels, config)
         for label, row, config in zip(labels, rows, configs, strict=True)
@@ -156,7 +154,7 @@ def _blocks(
     chain: Chain, varied: Varied, labels: Sequence[str], data: Sequence[DataSpec]
 ) -> Values:
     """What stands in the files as it is, as fields of a ``ResolvedStudy``."""
-    name, is_search = _name(chain), varied.design == SEARCH
+    name, is_search = chain.name(), varied.design == SEARCH
     names = ("published", "objective", "report", "steps", "resources")
     published, objective, report, steps, resources = map(chain.get, names)
     known = labels if varied.complete and varied.search is None else ()
@@ -210,8 +208,14 @@ def _check_race(chain: Chain, stopping: Stopping, goal: Objective, seeds: Sequen
         node.note("a search proposes its levels one after the other", "stopping: {rule: asha}")
 
 
+def _at_baseline(varied: Varied, rows: Sequence[Row]) -> list[str]:
+    """The level of a study whose factors are all at their baselines."""
+    levels = designs.baseline([block.factor for block in varied.factors])
+    return [r.combination.label for r in rows if r.combination.levels == levels]
+
+
 def _gates(
-    chain: Chain, varied: Varied, labels: Sequence[str], data: Sequence[DataSpec], seeds: int
+    chain: Chain, varied: Varied, rows: Sequence[Row], data: Sequence[DataSpec], seeds: int
 ) -> Gates | None:
     node = chain.get("gates")
     if node is None:
@@ -219,22 +223,11 @@ def _gates(
     if varied.search is not None:
         node.note("what a search will propose cannot be claimed", "claim levels of another design")
         return None
-    known = labels if varied.complete else ()
-    return blocks.read_gates(node, known, [spec.name for spec in data], seeds)
-
-
-def _name(chain: Chain) -> str:
-    head = chain.files[0]
-    node = head.root.value.get("study")
-    if node is None:
-        hint = f"write study: {head.path.stem}"
-        chain.problems.add(head.head, "missing key 'study'", hint)
-        return head.path.stem
-    name: str = node.label()
-    if not _SLUG.fullmatch(name):
-        hint = "use a-z, 0-9, _ and -, 64 at most (it names folders)"
-        node.note(f"'{name}' cannot name a study", hint)
-    return name
+    known: dict[str, None] = {}
+    if varied.complete:
+        labels = [row.combination.label for row in rows]
+        known = dict.fromkeys([*_at_baseline(varied, rows), *labels])
+    return blocks.read_gates(node, tuple(known), [spec.name for spec in data], seeds)
 
 
 def _text(chain: Chain, key: str) -> str:

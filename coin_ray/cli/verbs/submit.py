@@ -46,7 +46,7 @@ Job = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="where the report goes; default: the job's name"),
+    options.out_folder("where the report goes; default: the job's name"),
 ]
 
 
@@ -75,13 +75,25 @@ def submit(
             expected="--address http://HEAD:8265",
             found=f"--address {address}" if address else "none",
         )
+    if job is not None and asked.study:
+        raise UserError("a study and a job", found=f"{asked.study} and --job {job}", do="name one")
     if job is None:
         more = [] if workers is None else ["--workers", str(workers)]
         more += ["--device", device, *(["--no-tracking"] if no_tracking else [])]
-        client, job = _sent(asked, address, workspace, more, shlex.split(python))
+        client, job = _sent(asked, address, workspace, more, _words(python))
     else:
         client = submission.connect(address)
     _stay(client, address, job, out or Path(job))
+
+
+def _words(python: str) -> list[str]:
+    try:
+        words = shlex.split(python)
+    except ValueError as error:
+        raise UserError("--python is no command", found=python, do=str(error)) from error
+    if not words:
+        raise UserError("--python is empty", do="name the Python that has coin-ray there")
+    return words
 
 
 def _sent(
