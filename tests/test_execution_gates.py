@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coin_ray.data.dataset import DataSet
+from coin_ray.data.sample import Image, Sample
 from coin_ray.errors import UserError
 from coin_ray.execution import gates
+from coin_ray.execution.refusals import refuse_missing
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.identity import digest
 from coin_ray.report.values.claims import FILE, judged
@@ -151,6 +154,20 @@ def test_a_refuted_claim(tmp_path: Path) -> None:
     assert verdicts(given, runs)["bad helps"] == ("refuted", "")
 
 
+@pytest.mark.parametrize(("kept", "opened"), [(5, 6), (6, 0)])
+def test_a_claim_that_cannot_be_decided_is_refused_before_anything_runs(
+    tmp_path: Path, kept: int, opened: int
+) -> None:
+    def data(labelled: int) -> DataSet:
+        images = [Image(str(i), tmp_path / f"{i}.png") for i in range(6)]
+        truths = [tmp_path / "t.png" if i < labelled else None for i in range(6)]
+        return DataSet((), tuple(map(Sample, images, truths)))
+
+    refuse_missing(study(tmp_path), {"kept": data(6), "open": data(6)}, tmp_path)
+    with pytest.raises(UserError, match="'good helps' is about more labelled images"):
+        refuse_missing(study(tmp_path), {"kept": data(kept), "open": data(opened)}, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message", "line"),
     [
@@ -161,6 +178,7 @@ def test_a_refuted_claim(tmp_path: Path) -> None:
         ("bad helps", "good helps", "two claims are called 'good helps'", 18),
         ("futility: 0.1", "futility: 1.5", "futility cannot be 1.5", 15),
         ("level: bad", "level: bad, baseline: bad", "a level is no better than itself", 18),
+        ("level: bad", "level: base", "a level is no better than itself", 18),
         ("claims:", "claim:", "unknown key 'claim'", 16),
         ("images: 6}", "pictures: 6}", "a claim needs the key 'images'", 17),
     ],

@@ -81,7 +81,9 @@ def segmenters(study: ResolvedStudy) -> int:
 
 def refuse_missing(study: ResolvedStudy, data: Mapping[str, DataSet], workspace: Path) -> None:
     """UserError for weights that a search may propose and that are missing, for an objective that
-    chooses by labels which are not there, and for results that evaluated images cannot have."""
+    chooses by labels which are not there, for claims about them, and for results that evaluated
+    images cannot have."""
+    _refuse_claims(study, data)
     for cell in study.cells:
         found = data[cell.data.name]
         only_trained = cell.config.evaluate.result == "pseudo labels"
@@ -109,3 +111,23 @@ def refuse_missing(study: ResolvedStudy, data: Mapping[str, DataSet], workspace:
         with contextlib.suppress(ValidationError):  # settings that do not go together
             cell = proposal(study, dict(zip(choices, values, strict=True)))[0]
             plan_cells([cell], data, workspace)
+
+
+def _refuse_claims(study: ResolvedStudy, data: Mapping[str, DataSet]) -> None:
+    """UserError for a claim that could never be decided, or never be looked at."""
+    for claim in study.gates.claims if study.gates else ():
+        needed = {claim.data: claim.images}
+        if claim.watch is not None:
+            needed.setdefault(claim.watch, 2)
+        for name, images in needed.items():
+            labelled = sum(sample.has_truth for sample in data[name].samples)
+            if labelled < images:
+                raise UserError(
+                    f"the claim {claim.claim!r} is about more labelled images than there are",
+                    where=f"data {name}",
+                    expected=f"{images} or more",
+                    found=f"{labelled} of {len(data[name].samples)} images with labels",
+                    do=f"write images: {labelled}, or name other data"
+                    if labelled > 1
+                    else "name data with labels",
+                )

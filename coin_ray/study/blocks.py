@@ -181,8 +181,8 @@ def read_resources(node: Node) -> dict[str, dict[str, float]]:
 
 
 def read_gates(node: Node, labels: Sequence[str], data: Sequence[str], seeds: int) -> Gates | None:
-    """Claims and the sealed split. Levels are checked unless ``labels`` is empty (they could not be
-    read); ``seeds``: how many the study has."""
+    """Claims and the sealed split. Levels are checked unless ``labels``, the baseline first, is
+    empty (they could not be read); ``seeds``: how many the study has."""
     given = node.value.get("claims") if node.kind == "map" else None
     claims = [_read_claim(one, labels, data, seeds) for one in (given.each() if given else ())]
     if given is None or None in claims:
@@ -216,8 +216,10 @@ def _read_claim(node: Node, labels: Sequence[str], data: Sequence[str], seeds: i
     ):
         if known and key in node.value:
             node.value[key].one_of(known, what, f"{what}s")
-    if claim.level == claim.baseline:
-        node.value["level"].note("a level is no better than itself")
+    if claim.level == (claim.baseline or next(iter(labels), None)):
+        node.value["level"].note(
+            "a level is no better than itself", "name another than the baseline"
+        )
     if claim.seeds > seeds:
         node.value["seeds"].note(f"the study has {seeds} random seeds", f"write seeds: {seeds}")
     return claim
