@@ -102,7 +102,7 @@ def claim(
             one not with ``overwrite``); two names that are one file there; no folder.
     """
     names = list(names)
-    _check_folder(folder)
+    check_folder(folder)
     _check_distinct(folder, names)
     read = {_identity(path) for path in inputs if path.exists()}
     full = {_place(path) for path in sources}
@@ -146,7 +146,8 @@ def _place(path: Path) -> tuple[int, int] | str:
     return _identity(path) if path.exists() else os.path.realpath(path).casefold()
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """UserError where a file is in the place of a folder to write into."""
     there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
         raise UserError(

@@ -57,6 +57,8 @@ def test_what_is_no_table_is_refused() -> None:
         tables_asked(["tabel_11"], Request())
     with pytest.raises(UserError, match="MoNuSeg-train=PATH"):
         tables_asked(["table_11"], Request(data=("MoNuSeg=there",)))
+    with pytest.raises(UserError, match="MoNuSeg/train"):
+        tables_asked(["table_11"], Request(), Path("nowhere"))
 
 
 @pytest.mark.parametrize(

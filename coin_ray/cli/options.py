@@ -110,6 +110,19 @@ Overwrite = Annotated[
 ]
 
 
+def out_folder(help: str) -> Any:
+    """``--out FOLDER`` of a verb that may compute for hours first: a file there is said before."""
+    return typer.Option("--out", metavar="FOLDER", help=help, callback=_no_file)
+
+
+def _no_file(path: Path | None) -> Path | None:
+    from coin_ray.outputs import check_folder
+
+    if path is not None:
+        check_folder(path)
+    return path
+
+
 def _workspace(ctx: typer.Context, path: Path) -> Folder:
     from coin_ray.api.studies import default_workspace
     from coin_ray.cli.screen import fault

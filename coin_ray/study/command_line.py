@@ -80,6 +80,8 @@ def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:
 def _folder(text: str, option: str, problems: Problems) -> str:
     # Absolute: a Ray worker has another working folder.
     path = expanded(brought(text)).absolute()
+    if not text.strip():  # of an empty shell variable: it would be the working folder
+        problems.add(Place(option), "a path is missing", "write NAME=PATH, or PATH")
     if not exists(path):
         problems.add(Place(option), "there is no such folder or image", f"looked at {path}")
     if not safe.is_text(str(path)):

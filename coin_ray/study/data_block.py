@@ -90,7 +90,7 @@ def _data(name: str, node: Node | None, at: Place, folder: Path, problems: Probl
     train = node.value["train"].each() if found.train else []
     trains = tuple(existing(child, folder) for child in train)
     kind: Kind = "dataset" if found.split else "folder"
-    labels = existing(node.value["labels"], folder) if found.labels else None
+    labels = existing(node.value["labels"], folder) if found.labels is not None else None
     return DataSpec(
         name, kind, path, found.split, trains, found.mpp, binary=found.binary, labels=labels
     )
@@ -103,6 +103,8 @@ def existing(node: Node, folder: Path) -> str:
     except UserError as error:
         node.note(error.what, error.do)
         return node.text
-    if not exists(path):
+    if not node.text.strip():  # it would be the study's own folder
+        node.note("a path is missing", "name a folder or a file")
+    elif not exists(path):
         node.note("there is no such folder or image", f"looked at {path}")
     return str(path)

@@ -39,7 +39,8 @@ def tables_asked(names: Sequence[str], request: Request, root: Path | None = Non
     tested is trained on its training images where these are there too.
 
     Raises:
-        UserError: a name that is no table or figure, data that no table names.
+        UserError: a name that is no table or figure, data that no table names, a ``root`` with
+            none of the data sets.
     """
     known = paper()
     for name in names:
@@ -63,6 +64,13 @@ def tables_asked(names: Sequence[str], request: Request, root: Path | None = Non
             "data that no table asked for is about",
             where=f"--data {name}",
             expected=", ".join(f"{one}=PATH" for one in sorted(datasets)),
+        )
+    if root is not None and not any(_places({}, root, name).values() for name in datasets):
+        raise UserError(
+            "no data set of these tables lies there",
+            where=str(root),
+            expected=", ".join("/".join(name.rsplit("-", 1)) for name in sorted(datasets)),
+            do="name the folder that these lie in, or each by --data NAME=PATH",
         )
     return [
         _asked(study, dataset, without, _places(given, root, dataset))

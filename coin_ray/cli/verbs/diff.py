@@ -23,7 +23,7 @@ Of = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="where to; default: diffs/ beside the cells"),
+    options.out_folder("where to; default: diffs/ beside the cells"),
 ]
 
 

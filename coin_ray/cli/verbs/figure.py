@@ -37,7 +37,7 @@ Round = Annotated[
 Format = Annotated[Literal["svg", "pdf", "png"], typer.Option("--format")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="where to; default: pictures/ beside the cells"),
+    options.out_folder("where to; default: pictures/ beside the cells"),
 ]
 Metric = Annotated[
     str | None, typer.Option("--metric", help="of curves; default: the first of the report")

@@ -19,7 +19,7 @@ Metric = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="where to; default: headroom/ beside the cells"),
+    options.out_folder("where to; default: headroom/ beside the cells"),
 ]
 
 

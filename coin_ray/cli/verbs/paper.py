@@ -35,7 +35,7 @@ Data = Annotated[
 Report = Annotated[bool, typer.Option("--report", help="run nothing: report what has run")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="where to; default: paper/ in the workspace"),
+    options.out_folder("where to; default: paper/ in the workspace"),
 ]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say
 from coin_ray.errors import UserError, of_system
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="where to; default: report/ beside the cells"),
+    options.out_folder("where to; default: report/ beside the cells"),
 ]
 
 
