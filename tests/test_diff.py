@@ -121,6 +121,25 @@ def test_two_studies_level_by_level(study: Study, other: Study) -> None:
     assert ["none, mae", "instances.footprint", "9", "15"] in rows  # said once for both
 
 
+def test_what_has_nothing_in_common_is_refused(folder: Path, study: Study) -> None:
+    path = folder / "four.yaml"
+    path.write_text(
+        STUDY.format(name="four", footprint=9).replace(
+            "data: {generated", "data: {a: {test: 2, size: 64}, generated"
+        )
+    )
+    four = coin_ray.load_study(path, workspace=folder)
+    cells = {cell.data.name: cell.key_label for cell in four.resolved.cells}
+    with pytest.raises(UserError, match="no level on a data set in common"):
+        diff_within(four, cells["a"], cells["generated"])
+    renamed = STUDY.format(name="five", footprint=9).replace("mae: {", "own: {")
+    path.write_text(
+        renamed.replace("none: {", "bare: {").replace("baseline: none", "baseline: bare")
+    )
+    with pytest.raises(UserError, match="no level on a data set in common"):
+        diff(study, coin_ray.load_study(path, workspace=folder))
+
+
 def test_what_has_not_run_is_compared_by_its_settings(folder: Path, study: Study) -> None:
     found = diff(study, load(folder, "three", 12))
     document = diff_document(found)

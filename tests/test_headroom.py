@@ -238,6 +238,11 @@ def test_the_page_says_everywhere_that_it_uses_labels(found: Ceilings, tmp_path:
     assert table.startswith("uses_labels,") and files[3].suffix == ".svg"
 
 
+def test_ceilings_that_all_failed_have_a_page_that_says_so(found: Ceilings, tmp_path: Path) -> None:
+    failed = replace(found, frame=found.frame.clear(), failed={"true labels": "why"})
+    assert write_headroom(failed, tmp_path / "page")[0].is_file()
+
+
 def test_the_verb_prints_the_table_and_refuses_what_has_no_labels(
     study: Study, found: Ceilings, tmp_path: Path
 ) -> None:
@@ -253,6 +258,8 @@ def test_the_verb_prints_the_table_and_refuses_what_has_no_labels(
     assert told.exit_code == 2 and "an oracle needs the labels of every image" in told.output
     told = call("headroom", path, "--metric", "fn", "--local")
     assert told.exit_code == 2 and "no gap to share" in told.output
+    told = call("headroom", path, "--metric", "ajj", "--local")
+    assert told.exit_code == 2 and "did you mean aji" in told.output
 
 
 def test_steps_know_no_oracle(plain: CellRun, samples: list[Sample]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from coin_ray.api.runs import runs_folder, target
 from coin_ray.api.studies import PathLike, Study, load_study
+from coin_ray.errors import UserError
 from coin_ray.events.events import Event
 from coin_ray.execution.executor import Executor
 from coin_ray.execution.local import Local
@@ -39,7 +40,7 @@ def headroom(
 
     Raises:
         UserError: an image without labels, a level that is not there, a metric without a best value
-            of 1, and what a run refuses.
+            of 1 or that is not measured, and what a run refuses.
     """
     from coin_ray.execution import study_run
     from coin_ray.report.values.ceilings import Ceilings, check_metric
@@ -73,6 +74,13 @@ def headroom(
         for cell in part.cells
         if (why := outcome.failed.get(cell.key_label))
     }
+    told = {str(row["metric"]) for row in rows}
+    if told and measured not in told:
+        raise UserError(
+            f"no image has a value of {measured}",
+            expected=", ".join(sorted(told)),
+            do="take one of these with --metric; what was computed is stored",
+        )
     return Ceilings(resolved, wanted, measured, tidy(rows, study=resolved.name), failed)
 
 

@@ -46,9 +46,8 @@ def write_headroom(found: Ceilings, folder: Path, *, overwrite: bool = False) ->
     document = headroom_document(found)
     drawn = [b for section in document.sections for b in section.blocks if isinstance(b, Plot)]
     figures = {f"figures/{one.name}.svg": one.svg for one in drawn}
-    table = pl.DataFrame(rows(found), infer_schema_length=None)
-    texts = {name: safe.cell(name) for name in table["dataset"].unique().to_list()}
-    table = table.with_columns(pl.col("dataset").replace(texts))
+    told = [{**row, "dataset": safe.cell(row["dataset"])} for row in rows(found)]
+    table = pl.DataFrame(told, infer_schema_length=None)
     files = {
         HTML: page(document).encode(),
         MARKDOWN: markdown(document).encode(),

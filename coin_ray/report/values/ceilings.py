@@ -14,6 +14,8 @@ from coin_ray.report.values.tidy import FINAL, at_end, by_metric, columns, measu
 from coin_ray.statistics.headroom import Headroom, headroom
 from coin_ray.statistics.intervals import Estimate, estimate
 from coin_ray.statistics.paired import aligned
+from coin_ray.study.errors import nearest
+from coin_ray.study.metrics import METRICS
 from coin_ray.study.resolved import ResolvedStudy
 
 PIPELINE = "pipeline"
@@ -104,7 +106,14 @@ def rows(found: Ceilings) -> list[dict[str, Any]]:
 
 
 def check_metric(metric: str) -> None:
-    """UserError for a metric that has no best value of 1."""
+    """UserError for a word that is no metric, and for one that has no best value of 1."""
+    if metric not in METRICS:
+        guess = nearest(metric, METRICS)
+        raise UserError(
+            f"{metric!r} is no metric of label maps",
+            expected=", ".join(name for name in METRICS if mode(name) == "max"),
+            do=f"did you mean {guess}?" if guess else "take one of these with --metric",
+        )
     if mode(metric) != "max":
         raise UserError(
             f"{metric} is not 1 at best, so that there is no gap to share",

@@ -92,18 +92,19 @@ class ImageDifference:
 
 def of_study(results: Results, a: str, b: str) -> Difference:
     """Two levels of a study, or two cells. UserError with the nearest name for one that is
-    neither."""
+    neither, and for two of other data sets."""
     sides = [Side(name, results, _named(results, name)) for name in (a, b)]
     labels = {cell.key_label for cell in results.study.cells}
     what: What = "cells" if a in labels and b in labels else "levels"
     own = [side.cells for side in sides]
     common = [s.name for s in results.study.data if all(_on(cells, s.name) for cells in own)]
     pairs = [Pair("", name, *(_on(cells, name) for cells in own)) for name in common]
+    _check_pairs(sides, pairs)
     return Difference(what, sides[0], sides[1], tuple(pairs))
 
 
 def of_studies(a: Results, b: Results, names: tuple[str, str]) -> Difference:
-    """Two studies, level by level."""
+    """Two studies, level by level. UserError if they share none."""
     sides = [Side(n, r, r.study.cells) for n, r in zip(names, (a, b), strict=True)]
     pairs = []
     for level in a.study.levels:
@@ -112,7 +113,24 @@ def of_studies(a: Results, b: Results, names: tuple[str, str]) -> Difference:
             parts = [_on(cells, spec.name) for cells in own]
             if all(parts):
                 pairs.append(Pair(level, spec.name, *parts))
+    _check_pairs(sides, pairs)
     return Difference("studies", sides[0], sides[1], tuple(pairs))
+
+
+def _check_pairs(sides: Sequence[Side], pairs: Sequence[Pair]) -> None:
+    """UserError where nothing of the two belongs together: that would read as no difference."""
+    if not pairs:
+        found = [
+            f"{side.name}: "
+            + shortened(", ".join(sorted({f"{c.level} on {c.data.name}" for c in side.cells})))
+            for side in sides
+        ]
+        raise UserError(
+            "the two have no level on a data set in common",
+            expected="two levels or cells on one data set, or studies with levels of one name",
+            found="; ".join(found),
+            do="take others, or give both studies the same --data NAME=PATH",
+        )
 
 
 def _on(cells: Sequence[StudyCell], dataset: str) -> tuple[StudyCell, ...]:
