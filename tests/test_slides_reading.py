@@ -150,6 +150,29 @@ def test_what_is_no_slide(tmp_path: Path) -> None:
         open_slide(tmp_path / "grey.tif")
 
 
+def test_a_tiff_is_read_as_it_says(tmp_path: Path) -> None:
+    import tifffile
+
+    path, tiled = tmp_path / "a.tif", {"tile": (256, 256), "compression": "zlib"}
+    alpha = np.full((*IMAGE.shape[:2], 1), 255, dtype=np.uint8)
+    alpha[:50] = 0  # outside of what was scanned, and black
+    picture = np.concatenate([np.where(alpha > 0, IMAGE, np.uint8(0)), alpha], axis=2)
+    tifffile.imwrite(path, picture, photometric="rgb", extrasamples=["unassalpha"], **tiled)
+    seen = open_slide(path, mpp=0.25).region(0, 0, 0, 100, 300)
+    assert (seen[:50] == 255).all()
+    np.testing.assert_array_equal(seen[50:], IMAGE[50:100, :300])
+    tifffile.imwrite(path, IMAGE, photometric="ycbcr", **tiled)
+    with pytest.raises(UserError, match="not an RGB slide"):
+        open_slide(path, mpp=0.25)
+    tifffile.imwrite(path, np.stack([IMAGE, IMAGE]), photometric="rgb", **tiled)
+    with pytest.raises(UserError, match="a stack of pictures"):
+        open_slide(path, mpp=0.25)
+    size = 'PhysicalSizeX="0.5" PhysicalSizeXUnit="&#181;m" PhysicalSizeY="500" '
+    text = f'<?xml version="1.0"?><OME><Image><Pixels {size}PhysicalSizeYUnit="nm"/></Image></OME>'
+    tifffile.imwrite(path, IMAGE, photometric="rgb", description=text, metadata=None, **tiled)
+    assert open_slide(path).mpp == 0.5
+
+
 def test_a_damaged_piece_stops_its_own_region_alone(tmp_path: Path) -> None:
     import tifffile
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -231,7 +232,10 @@ def test_a_student_is_trained_exported_and_used(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     adapted = (tmp_path / "adapted" / "tile.coco.json").read_bytes()
     stored = sorted((tmp_path / "ws").rglob("*"))
-    done = CliRunner().invoke(app, [*asked, "--adapt", "--out", str(tmp_path / "again")])
+    # A copy of a slide is no other window: nothing is trained again.
+    copy = str(shutil.copy(path, tmp_path / "copy.tif"))
+    again = [asked[0], copy, *asked[1:], "--adapt", "--out", str(tmp_path / "again")]
+    done = CliRunner().invoke(app, again)
     assert (tmp_path / "again" / "tile.coco.json").read_bytes() == adapted
     assert sorted((tmp_path / "ws").rglob("*")) == stored
 
@@ -255,6 +259,30 @@ def test_a_student_is_trained_exported_and_used(tmp_path: Path) -> None:
         assert (out / "tile.coco.json").read_bytes() == adapted
     both = CliRunner().invoke(app, [*asked, "--adapt", "--model", str(model), "--out", str(out)])
     assert both.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--train", "tiles", "--adapt"), "--train would change nothing"),
+        (("--data", "tiles", "--seeds", "2"), "--data, --seeds would change nothing"),
+        (("--model", "a.safetensors", "--set", "infer.redraw=false"), "--set would change nothing"),
+        (("--set", "ucis.model=maskcut"), "that of the stain"),
+        (("--model", "."), "not a student that coin-ray exported"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    from typer.testing import CliRunner
+
+    from coin_ray.cli import app
+
+    write_pyramid(tmp_path / "tile.tif", tissue(64, 64), levels=1)
+    asked = ["segment", str(tmp_path / "tile.tif"), "--out", str(tmp_path / "out"), *options]
+    done = CliRunner().invoke(app, [*asked, "--device", "cpu", "--workspace", str(tmp_path / "ws")])
+    assert done.exit_code == 2 and said in done.output, done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_student_s_file_says_what_it_is(tmp_path: Path) -> None:
@@ -317,6 +345,7 @@ def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
     write_svs(slides / "c.svs", tissue(300, 300))
     among = CliRunner().invoke(app, ["segment", str(slides), "--out", str(slides)])
     assert among.exit_code == 2 and "among the images" in among.output
+    assert CliRunner().invoke(app, [*asked, "--formats", ","]).exit_code == 2
     wrong = CliRunner().invoke(app, [*asked, "--formats", "svg"])
     assert wrong.exit_code == 2
     assert "labels, geojson, table, coco" in wrong.output

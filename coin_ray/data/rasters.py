@@ -192,7 +192,7 @@ def _header(path: Path) -> tuple[int, int, int, str]:
     if _is_tif(path):
         with _open_tif(path) as (_, page):
             samples = page.photometric.name.lower() if _white_is_zero(page) else ""
-            samples = "ycbcr" if _is_ycbcr(page) else samples
+            samples = "ycbcr" if is_ycbcr(page) else samples
             return int(page.imagelength), int(page.imagewidth), tif_orientation(page), samples
     with _open_pil(path) as picture:
         check_size(path, (picture.height, picture.width))
@@ -220,7 +220,7 @@ def _read_pil(path: Path) -> Raster:
         check_size(path, (picture.height, picture.width))
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":  # a camera's preview is no second picture
-            raise _stack(path, f"{frames} frames")
+            raise stack(path, f"{frames} frames")
         kind = KINDS.get(picture.mode, picture.mode)
         if kind in ("rgb", "rgba", "grey with alpha") and _png_depth(path) == 16:
             kind = f"16-bit {kind}"  # Pillow would cut it to 8 bits
@@ -258,7 +258,7 @@ def _read_tif(path: Path) -> Raster:
         kept = [(a, n) for a, n in sizes if n > 1 or a in "YX"]  # a stack of one is a picture
         axes = "".join(a for a, _ in kept)
         if len(axes) > 3 or (len(axes) == 3 and "S" not in axes):
-            raise _stack(path, f"{series.shape} ({series.axes})")
+            raise stack(path, f"{series.shape} ({series.axes})")
         array = series.asarray().reshape([n for _, n in kept])
         if axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
@@ -278,7 +278,7 @@ def _read_tif(path: Path) -> Raster:
             kind, palette = "palette", (page.colormap.T >> 8).astype(np.uint8)
         elif array.ndim == 3 and page.photometric.name in ("RGB", "YCBCR"):
             kind = {3: "rgb", 4: "rgba"}.get(array.shape[-1], f"{array.shape[-1]} channels")
-            kind = "ycbcr" if _is_ycbcr(page) else kind
+            kind = "ycbcr" if is_ycbcr(page) else kind
         upright = turned(array, tif_orientation(page))
         return Raster(upright, kind, palette, tif_loss(tif, page), absent)
 
@@ -287,7 +287,7 @@ def _white_is_zero(page: Any) -> bool:
     return bool(page.photometric.name == "MINISWHITE")
 
 
-def _is_ycbcr(page: Any) -> bool:
+def is_ycbcr(page: Any) -> bool:
     """Whether decoding leaves YCbCr: only JPEG's own decoder turns it into RGB."""
     if int(page.compression) == 33003:  # Aperio's JPEG 2000, which leaves it to the reader
         return True
@@ -295,7 +295,7 @@ def _is_ycbcr(page: Any) -> bool:
     return bool(page.photometric.name == "YCBCR") and (not jpeg or bool(page.extrasamples))
 
 
-def _stack(path: Path, found: str) -> UserError:
+def stack(path: Path, found: str) -> UserError:
     return UserError(
         "a stack of pictures",
         where=str(path),

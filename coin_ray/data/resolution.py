@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import warnings
 from collections.abc import Sequence
@@ -123,7 +124,8 @@ def _ome_mpp(xml: str) -> float | None:
         if pixels is None or size is None:
             return None
         unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', pixels[0])
-        sizes.append(float(size[1]) * UNITS.get(unit[1] if unit else "um", 0.0))
+        named = html.unescape(unit[1]) if unit else "um"  # as ASCII it is &#181;m
+        sizes.append(float(size[1]) * UNITS.get(named, 0.0))
     return _square(*sizes)
 
 

@@ -30,8 +30,8 @@ def adapt(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
         raise UserError("--adapt trains a student", where="rounds.count", expected="1 or more")
     folder = Workspace(workspace).adapt
     each = max(1, MOST // len(slides))
-    images = [image for slide in slides for image in _images(slide, each, folder)]
-    run = open_local(method.config, 0, images, workspace, device=method.device)
+    images = {image.name: image for slide in slides for image in _images(slide, each, folder)}
+    run = open_local(method.config, 0, list(images.values()), workspace, device=method.device)
     run_local(run, ())
     return replace(method, student=run.student(method.config.rounds.count).arrays)
 

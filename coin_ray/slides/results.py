@@ -26,8 +26,9 @@ def names_of(name: str, formats: Sequence[str]) -> list[str]:
     """The files that :func:`write_results` makes, of a folder one. UserError for a format that is
     unknown, or whose library is not installed."""
     unknown = [kind for kind in formats if kind not in FORMATS]
-    if unknown:
-        raise UserError("unknown format", expected=", ".join(FORMATS), found=", ".join(unknown))
+    if unknown or not formats:
+        found = ", ".join(unknown) or "none"
+        raise UserError("unknown format", expected=", ".join(FORMATS), found=found)
     _check_installed(formats)
     files = [name + FORMATS[kind] for kind in formats if kind not in FOLDERS]
     inside = [f"{name}{FORMATS[kind]}/{FOLDERS[kind]}" for kind in formats if kind in FOLDERS]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray import __version__
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 from coin_ray.pipeline.settings import Cell
 from coin_ray.slides.method import Method
 
@@ -41,6 +41,8 @@ def load_student(path: Path, device: str = "cpu") -> Method:
     from pydantic import ValidationError
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise _refused(path, "a folder")
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
@@ -51,7 +53,7 @@ def load_student(path: Path, device: str = "cpu") -> Method:
     except FileNotFoundError as error:
         raise UserError("no such file", where=str(path), do="check the path") from error
     except (SafetensorError, ValidationError, KeyError) as error:
-        raise _refused(path, str(error).splitlines()[0]) from error
+        raise _refused(path, first_line(error)) from error
     return Method(config, device, weights)
 
 

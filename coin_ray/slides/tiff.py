@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from coin_ray.data.rasters import SUFFIXES, check_size, decoding
+from coin_ray.data.rasters import SUFFIXES, check_size, decoding, is_ycbcr, stack
 from coin_ray.data.resolution import file_mpp
 from coin_ray.errors import UserError
 from coin_ray.slides.reading import Image8, Slide, picture
 
 SMALL = 2**26
 """Px of a picture that is read whole."""
+ALPHA = (1, 2)
+"""ExtraSamples of TIFF 6.0: associated and unassociated alpha."""
 SQUARE = 0.02
 """Relative difference of two aspect ratios that are one."""
 
@@ -33,6 +35,10 @@ def tiff_slide(path: Path) -> Slide:
     small = first.imagelength * first.imagewidth <= SMALL
     if small and len(pages) == 1 and not first.is_tiled and path.suffix.lower() in SUFFIXES:
         return picture(path)
+    series = tif.series[0]
+    planes = [n for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
+    if math.prod(planes) > 1:
+        raise stack(path, f"{series.shape} ({series.axes})")
     for page in pages:
         _check(path, page)
     shapes = tuple((int(p.imagelength), int(p.imagewidth)) for p in pages)
@@ -64,6 +70,7 @@ def _check(path: Path, page: Any) -> None:
     """UserError for other colours than 8-bit RGB, and for pieces that do not fit in memory."""
     if (
         page.photometric.name not in ("RGB", "YCBCR")
+        or is_ycbcr(page)
         or page.samplesperpixel not in (3, 4)
         or page.bitspersample != 8
         or page.planarconfig != 1
@@ -86,6 +93,14 @@ def _piece(page: Any) -> tuple[int, int]:
     return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
 
 
+def _shown(piece: Image8, page: Any) -> Image8:
+    """RGB of decoded pixels; white where they are transparent, which is outside of what was
+    scanned. A fourth channel that is not said to be alpha is left out."""
+    if piece.shape[-1] == 4 and page.extrasamples and int(page.extrasamples[0]) in ALPHA:
+        return np.where(piece[..., 3:] > 0, piece[..., :3], np.uint8(255))
+    return piece[..., :3]
+
+
 def _region(handle: Any, page: Any, at: tuple[int, int], size: tuple[int, int]) -> Image8:
     (y, x), (h, w) = at, size
     height, width = _piece(page)
@@ -104,7 +119,7 @@ def _region(handle: Any, page: Any, at: tuple[int, int], size: tuple[int, int]) 
             piece = page.decode(data, index, jpegtables=page.jpegtables)[0]
             if piece is None:
                 continue
-            piece = piece[0, ..., :3]
+            piece = _shown(piece[0], page)
             top, left = row * height - y, column * width - x
             rows = slice(max(top, 0), min(top + piece.shape[0], h))
             cols = slice(max(left, 0), min(left + piece.shape[1], w))

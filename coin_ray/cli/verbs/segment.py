@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from coin_ray.slides.method import Method
     from coin_ray.slides.reading import Slide
     from coin_ray.slides.run import Done, Work
+    from coin_ray.study.command_line import Request
 
 Paths = Annotated[
     list[Path],
@@ -194,6 +195,8 @@ def method_of(
         raise UserError(
             "--model, --from and --adapt exclude each other", do="leave all but one out"
         )
+    if from_ is None:
+        _refuse_unused(asked.request, of_file=model is not None)
     computes = find_device(device, [usable_machine()])
     if model is not None:
         return load_student(model, computes), []
@@ -202,11 +205,29 @@ def method_of(
     config = asked._replace(study="baseline").resolve().cells[0].config
     if config.ucis.model != "stain" and not adapt:
         raise UserError(
-            f"the coarse model {config.ucis.model} has to be trained first",
+            "without a student the coarse mask is that of the stain",
             where="ucis.model",
+            expected="stain",
+            found=config.ucis.model,
             do="take `--set ucis.model=stain`, --adapt, or a study and --from",
         )
     return Method(config, computes), []
+
+
+def _refuse_unused(request: Request, *, of_file: bool) -> None:
+    """UserError for options of a study where there is none, and for settings beside those that a
+    student brings: they would change nothing."""
+    given = {"--data": request.data, "--train": request.train, "--seeds": request.seeds}
+    given["--binary"] = request.binary
+    if of_file:
+        given |= {"--profile": request.profile, "--set": request.settings}
+    unused = [option for option, value in given.items() if value]
+    if unused:
+        raise UserError(
+            f"{', '.join(unused)} would change nothing",
+            found="--model, which brings its settings" if of_file else "no --from STUDY",
+            do="leave it out, or name the study that it is of: --from",
+        )
 
 
 def _finished(asked: options.Asked, named: str, device: str) -> tuple[Method, list[Sample]]:
