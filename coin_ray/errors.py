@@ -49,6 +49,12 @@ def raise_all(problems: Iterable[UserError]) -> None:
         raise UserError("\n".join([f"{len(different)} files cannot be used", *different]))
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says, 200 characters at most; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How libraries in Rust say the number of the system's error."""
 _AGAIN = "then give the same command again: it goes on where it stopped"

@@ -240,6 +240,7 @@ def test_doctor_tells_what_to_do(
             "No space left on device  ->  make",
         ),
         (RuntimeError("version mismatch\nmore"), "cannot run a task: version mismatch"),
+        (TimeoutError(), "cannot run a task: TimeoutError"),
     ],
 )
 def test_doctor_without_ray(error: Exception, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

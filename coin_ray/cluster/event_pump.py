@@ -73,7 +73,7 @@ def pumped(
                 told, asked = ray.get(hub.drain.remote())
                 answer(asked)
             except RayError as error:
-                why = f"{type(error).__name__}: {str(error).splitlines()[-1]}"
+                why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[-1]}"
                 raise _lost(why) from error
             for event in told:
                 hand_on(from_json(event))

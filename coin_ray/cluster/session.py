@@ -12,7 +12,7 @@ from typing import Any
 
 from coin_ray.cluster.own import own_cluster
 from coin_ray.cluster.same_code import check_nodes, job
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _cluster_at(address: str, quiet: dict[str, Any]) -> Iterator[None]:
     try:
         ray.init(address=address, **job(), **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _nobody(address, str(error).splitlines()[0]) from error
+        raise _nobody(address, first_line(error)) from error
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from coin_ray import safe
 from coin_ray.cluster.same_code import CODE
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 from coin_ray.identity import code_identity
 from coin_ray.outputs import claim
 
@@ -144,16 +144,16 @@ def _said(address: str) -> Iterator[None]:
         raise UserError(
             "the cluster asks for a token",
             where=address,
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             do="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or write ~/.ray/auth_token",
         ) from error
     except RuntimeError as error:
-        found = str(error).strip().splitlines()[0]
+        found = first_line(error)
         raise UserError("the Ray dashboard refuses that", where=address, found=found) from error
     except (ConnectionError, RequestException) as error:
         raise UserError(
             "no Ray dashboard takes jobs there",
             where=address,
-            found=str(error).strip().splitlines()[0],
+            found=first_line(error),
             do="give the address of a cluster's dashboard, such as http://HEAD:8265",
         ) from error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coin_ray.distillation.settings import Student
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 from coin_ray.training.layout import placed
 from coin_ray.weights.modules import load_arrays
 
@@ -59,6 +59,6 @@ class Compiled:
                 where="student.compile",
                 expected="what torch.compile needs: a C++ compiler and Python's headers, and on a "
                 "GPU Triton",
-                found=str(error).strip().splitlines()[0],
+                found=first_line(error),
                 do="install them, or `student.compile: false`",
             ) from error

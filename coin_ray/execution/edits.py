@@ -16,6 +16,7 @@ from pathlib import Path
 
 from coin_ray import bucket
 from coin_ray.beside import beside
+from coin_ray.errors import first_line
 from coin_ray.files import seen, write_text
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.snapshot import from_text, to_text
@@ -126,5 +127,5 @@ def _answer(edit: Path, take: Take) -> None:
     try:
         said = take(from_text(edit.read_text(encoding="utf-8")), f"process {pid} on {host}")
     except (ValueError, FileNotFoundError) as error:
-        said = f"the edit cannot be read: {str(error).splitlines()[0]}"
+        said = f"the edit cannot be read: {first_line(error)}"
     write_text(edit.with_suffix(ANSWER), said)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 from coin_ray.study.errors import Place, Problems, shown_path, suggestion
 
 Kind = Literal["map", "list", "scalar"]
@@ -196,7 +196,7 @@ def loads(text: str, name: str, problems: Problems) -> Node | None:
 def _syntax(error: yaml.YAMLError, name: str, problems: Problems) -> None:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     place = _at(mark, name) if mark else Place(name)
-    message = getattr(error, "problem", None) or str(error).splitlines()[0]
+    message = getattr(error, "problem", None) or first_line(error)
     lines = problems.sources[name]
     tabbed = [i for i, line in enumerate(lines) if re.match(r"[ ]*\t", line)]
     if tabbed and (place.line == 0 or tabbed[0] < place.line):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray import safe
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 from coin_ray.files import expanded
 
 PACKAGE = Path(__file__).parent
@@ -171,7 +171,7 @@ def _read(path: str, mtime_ns: int) -> dict[str, Weights]:
             "the weights registry cannot be read",
             where=f"{path}:{mark.line + 1}" if mark else path,
             expected="NAME: {file, licence, size_mb, url, sha256, sha256_prefix, packaged, build}",
-            found=getattr(error, "problem", None) or str(error).splitlines()[0],
+            found=getattr(error, "problem", None) or first_line(error),
             do="mend that entry, or delete it and `coin-ray models add` it again",
         ) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 from coin_ray.weights.registry import digest, locate
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     except (OSError, MemoryError):
         raise  # the machine, not the file
     except Exception as error:  # a broken pickle raises anything; the cause is kept
-        raise _unreadable(path, _first_line(error)) from error
+        raise _unreadable(path, first_line(error)) from error
     for inner in ("state_dict", "model", "teacher"):
         if isinstance(loaded, dict) and isinstance(loaded.get(inner), dict):
             loaded = loaded[inner]
@@ -48,11 +48,6 @@ def load_state(name: str) -> dict[str, torch.Tensor]:
     """The tensors of a registered weight file, after checking its digest where one is known."""
     digest(name)
     return read_state(locate(name))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _unreadable(path: Path, found: str) -> UserError:

@@ -19,7 +19,7 @@ from coin_ray import bucket
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.screen.output import say
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, first_line
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "timm", "segment-anything", "polars")
 _LEAST_GB = 5.0
@@ -171,7 +171,7 @@ def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
         yield Finding("fail", "Ray", found, error.do)
         return
     except Exception as error:  # whatever Ray raises is what is to be found out
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         yield Finding("fail", "Ray", f"{where} cannot run a task: {first}", "see docs/install.md")
         return
     yield Finding("ok", "Ray", f"{where} runs tasks on {len(seen)} node{'s' * (len(seen) > 1)}")
