@@ -230,6 +230,11 @@ CASES = {
     "labels of a proxy": (
         "objective: {metric: aji, split: proxy}\n", "aji reads labels, proxy has none",
     ),
+    "a rule over several sections": (
+        "baseline: {ucis.model: maskcut, uss.family: none}\n",
+        "s.yaml:3:24  ucis.model: maskcut cuts the tokens",
+    ),
+    "labels of an empty path": ('data: {a: {path: ., labels: ""}}\n', "a path is missing"),
     "no seed": ("seeds: 0\n", "expected 3, [0, 1, 2] or {first: 2, max: 6}"),
     "sequential seeds without an end": ("seeds: {first: 2}\n", "seeds needs the key 'max'"),
     "sequential seeds the wrong way": (
@@ -431,6 +436,8 @@ def test_bad_data_and_seeds_of_the_command_line() -> None:
     assert "two data sets are called 'a-test'" in message
     assert "--seeds two  expected a number of seeds (3) or a list (0,1,5)" in message
     assert "there is no such folder" in refused("", Request(data=("a",), train=("b",)))
+    assert "--data mine=  a path is missing" in refused("", Request(data=("mine=",)))
+    assert "--train   a path is missing" in refused("", Request(data=("a",), train=("",)))
     with pytest.raises(UserError, match="--train needs --data"):
         resolve("s.yaml", Request(train=("a",)))
     with pytest.raises(UserError, match="--mpp needs --data"):

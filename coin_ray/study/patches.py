@@ -134,16 +134,19 @@ def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cel
         for item in error.errors(include_url=False):
             # A rule over a section, or over several; single values were checked before.
             if len(item["loc"]) <= 1:
-                several = "evaluate" if "evaluate.result" in item["msg"] else "rounds"
-                place = _last_word(str(*item["loc"]) or several, patches) or where
-                problems.add(place, item["msg"].removeprefix("Value error, "))
+                message = item["msg"].removeprefix("Value error, ")
+                # A rule over several says first which setting it is about.
+                key = message.partition(":")[0].partition(" ")[0]
+                section = str(*item["loc"]) or key.partition(".")[0]
+                place = _last_word(key, patches) or _last_word(section, patches)
+                problems.add(place or where, message)
     return None
 
 
-def _last_word(section: str, patches: Sequence[Patch]) -> Place | None:
-    """Where the last patch that touches a section does so."""
+def _last_word(named: str, patches: Sequence[Patch]) -> Place | None:
+    """Where the last patch that touches a setting, or a section, does so."""
     for patch in reversed(patches):
         for key, node in patch.items():
-            if key.partition(".")[0] == section:
+            if named in (key, key.partition(".")[0]):
                 return node.place
     return None
