@@ -99,7 +99,7 @@ def test_what_segment_wrote_are_predictions(tmp_path):
     """Label maps before outlines, which are read where there is nothing else."""
     one, four = np.zeros((2, 9, 9), np.int32)
     one[0, 0] = four[:2, :2] = 1
-    masks = tmp_path / "masks"
+    masks = tmp_path / "made"
     write_label_map(masks / "a.labels.ome.tif", one)
     write_geojson(tmp_path / "four.geojson", four)
     for image in ("a", "b"):

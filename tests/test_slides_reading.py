@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coin_ray.data.resolution import file_mpp
 from coin_ray.errors import UserError
 from coin_ray.slides.dicom import wsidicom_slide
 from coin_ray.slides.reading import Slide, open_slide
@@ -45,9 +46,10 @@ def test_an_ome_tiff_with_levels_below_its_page(tmp_path: Path) -> None:
     check(open_slide(tmp_path / "a.ome.tif"), IMAGE)
 
 
-def test_a_pyramid_of_pages(tmp_path: Path) -> None:
-    write_pyramid(tmp_path / "a.tif", IMAGE)
-    check(open_slide(tmp_path / "a.tif"), IMAGE)
+@pytest.mark.parametrize("suffix", ["tif", "btf"])
+def test_a_pyramid_of_pages(tmp_path: Path, suffix: str) -> None:
+    write_pyramid(tmp_path / f"a.{suffix}", IMAGE)
+    check(open_slide(tmp_path / f"a.{suffix}"), IMAGE)
 
 
 def test_a_slide_of_a_scanner(tmp_path: Path) -> None:
@@ -121,7 +123,8 @@ def test_a_tile_is_a_slide_of_one_level(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mpp", [None, 88.0])
 def test_a_slide_needs_a_plausible_resolution(tmp_path: Path, mpp: float | None) -> None:
     write_ome_tiff(tmp_path / "a.ome.tif", IMAGE, mpp=mpp)
-    with pytest.raises(UserError, match=r"plausible resolution[\s\S]*--mpp"):
+    found = "none of square pixels" if mpp is None else f"{mpp:g} um/px"
+    with pytest.raises(UserError, match=rf"plausible resolution[\s\S]*{found}[\s\S]*--mpp"):
         open_slide(tmp_path / "a.ome.tif")
     assert open_slide(tmp_path / "a.ome.tif", mpp=0.25).mpp == 0.25
     with pytest.raises(UserError, match="impossible"):
@@ -142,6 +145,9 @@ def test_what_is_no_slide(tmp_path: Path) -> None:
     (tmp_path / "a.svs").write_bytes(b"nothing" * 100)
     with pytest.raises(UserError, match=r"a\.svs"):
         open_slide(tmp_path / "a.svs")
+    (tmp_path / "cut.svs").write_bytes(b"II*\0garbage" * 100)  # as a scanner writes it, cut short
+    with pytest.raises(UserError, match=r"cannot decode|openslide is not installed"):
+        open_slide(tmp_path / "cut.svs")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="no slide"):
         open_slide(tmp_path / "folder")
@@ -170,7 +176,7 @@ def test_a_tiff_is_read_as_it_says(tmp_path: Path) -> None:
     size = 'PhysicalSizeX="0.5" PhysicalSizeXUnit="&#181;m" PhysicalSizeY="500" '
     text = f'<?xml version="1.0"?><OME><Image><Pixels {size}PhysicalSizeYUnit="nm"/></Image></OME>'
     tifffile.imwrite(path, IMAGE, photometric="rgb", description=text, metadata=None, **tiled)
-    assert open_slide(path).mpp == 0.5
+    assert file_mpp(path) == 0.5
 
 
 def test_a_damaged_piece_stops_its_own_region_alone(tmp_path: Path) -> None:

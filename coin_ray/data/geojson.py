@@ -91,7 +91,7 @@ def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
         under = draw(out, _polygons(row, path, number), number)
         if under is None:
             outside += 1
-        elif under.size and (under == under[0]).all():
+        elif under.size and under[0] != number and (under == under[0]).all():
             held[int(under[0])] += 1
     if outside:
         raise UserError(

@@ -82,12 +82,13 @@ def _broken(path: Path, error: Exception) -> UserError:
             expected=f"a {path.suffix or 'picture'} file",
             do=other.do,
         )
+    other_way = "; if other programs open it, save it as png with one of them"
     return UserError(
         "cannot decode this file",
         where=str(path),
         expected=f"a whole {path.suffix or 'picture'} file",
         found=f"{path.stat().st_size:,} bytes; the decoder says: {error}",
-        do="copy or download it again; if other programs open it, save it as png with one of them",
+        do="copy or download it again" + other_way * (path.suffix.lower() in SUFFIXES),
     )
 
 

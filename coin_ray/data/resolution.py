@@ -55,25 +55,28 @@ def check_mpp(mpp: float | None) -> None:
 
 
 def file_mpp(path: Path) -> float | None:
-    """um/px that a picture states; None if it states none, an implausible one or no square pixels.
+    """What :func:`stated_mpp` gives, if it is a microscope's."""
+    found = stated_mpp(path)
+    return found if found is not None and PLAUSIBLE[0] <= found <= PLAUSIBLE[1] else None
+
+
+def stated_mpp(path: Path) -> float | None:
+    """um/px that a picture states, a printer's too; None if it states none or no square pixels.
 
     Of a tif, the first of: OME's PhysicalSizeX, Aperio's MPP, ImageJ's unit, the resolution tags.
-    Of a png or jpg its dots per inch, if a microscope's.
+    Of a png or jpg its dots per inch.
 
     Also None for a file that cannot be decoded: reading its pixels says so, and finding images must
     not stop at the first broken one.
     """
     suffix = path.suffix.lower()
-    found = None
     try:
         with decoding(path):
-            if suffix in (".tif", ".tiff"):
-                found = _tif_mpp(path)
-            elif suffix in (".png", ".jpg", ".jpeg"):
-                found = _dpi_mpp(path)
+            if suffix in (".tif", ".tiff", ".btf", ".tf8"):
+                return _tif_mpp(path)
+            return _dpi_mpp(path) if suffix in (".png", ".jpg", ".jpeg") else None
     except UserError:
         return None
-    return found if found is not None and PLAUSIBLE[0] <= found <= PLAUSIBLE[1] else None
 
 
 def _dpi_mpp(path: Path) -> float | None:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+OF_TIF = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".svslide", ".ndpi", ".scn", ".bif")
+"""Suffixes of TIFFs, scanners' own among them."""
 _SAVE = "save it as png or tif"
 
 
@@ -69,8 +71,8 @@ def other_kind(path: Path) -> Other | None:
         return _PICKLE
     own = {
         ".npy": (b"\x93NUMPY",),
-        ".tif": TIF,
-        ".tiff": TIF,
+        **dict.fromkeys(OF_TIF, TIF),
+        ".gz": (b"\x1f\x8b",),
         ".mat": (b"MATLAB 5.0",),
         ".png": PICTURES,
         ".jpg": PICTURES,

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from coin_ray.data.images import read_image
 from coin_ray.data.rasters import SUFFIXES, decoding
-from coin_ray.data.resolution import PLAUSIBLE, REFERENCE_MPP, SAME, MissingMpp, check_mpp, file_mpp
+from coin_ray.data.resolution import (
+    PLAUSIBLE,
+    REFERENCE_MPP,
+    SAME,
+    MissingMpp,
+    check_mpp,
+    stated_mpp,
+)
 from coin_ray.errors import UserError
 
 Image8 = NDArray[np.uint8]
@@ -109,15 +116,16 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
     check_mpp(mpp)
     slide = _open(path)
     stated = slide.mpp
+    plausible = PLAUSIBLE[0] <= stated <= PLAUSIBLE[1]
     if mpp is not None:
-        if math.isfinite(stated) and abs(stated / mpp - 1) > SAME:
+        if plausible and abs(stated / mpp - 1) > SAME:
             warnings.warn(
                 f"{path.name}: --mpp {mpp:g} replaces the {stated:.4g} um/px that the file states",
                 OtherMpp,
                 stacklevel=2,
             )
         return replace(slide, mpp=mpp)
-    if math.isfinite(stated) and PLAUSIBLE[0] <= stated <= PLAUSIBLE[1]:
+    if plausible:
         return slide
     if slide.kind == "picture":
         warnings.warn(
@@ -131,7 +139,7 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
         "a slide without a plausible resolution",
         where=str(path),
         expected=f"{PLAUSIBLE[0]} to {PLAUSIBLE[1]} um per pixel (0.25 is 40x, 0.5 is 20x)",
-        found=f"{stated:g} um/px" if math.isfinite(stated) else "none in the file",
+        found=f"{stated:g} um/px" if math.isfinite(stated) else "none of square pixels",
         do="say it with --mpp",
     )
 
@@ -168,7 +176,7 @@ def _open(path: Path) -> Slide:
 
 def picture(path: Path) -> Slide:
     """A picture as a slide of one level, read whole and as studies read it."""
-    image, stated = read_image(path), file_mpp(path)
+    image, stated = read_image(path), stated_mpp(path)
     return Slide(
         path,
         (image.shape[:2],),

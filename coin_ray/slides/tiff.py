@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coin_ray.data.rasters import SUFFIXES, check_size, decoding, is_ycbcr, stack
-from coin_ray.data.resolution import file_mpp
+from coin_ray.data.resolution import stated_mpp
 from coin_ray.errors import UserError
 from coin_ray.slides.reading import Image8, Slide, picture
 
@@ -42,7 +42,7 @@ def tiff_slide(path: Path) -> Slide:
     for page in pages:
         _check(path, page)
     shapes = tuple((int(p.imagelength), int(p.imagewidth)) for p in pages)
-    stated = file_mpp(path)
+    stated = stated_mpp(path)
 
     def region(level: int, y: int, x: int, h: int, w: int) -> Image8:
         with decoding(path):
