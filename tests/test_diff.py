@@ -144,7 +144,10 @@ def test_what_has_not_run_is_compared_by_its_settings(folder: Path, study: Study
     found = diff(study, load(folder, "three", 12))
     document = diff_document(found)
     assert "No metric that both have been measured by" in str(document.sections[1].blocks)
-    assert all(one.only_a is None for pair in found.pairs for one in images(found, pair))
+    for pair in found.pairs:
+        told, samples = images(found, pair), study.data[pair.dataset].samples
+        assert all(one.only_a is None for one in told)
+        assert [one.image for one in told] == [sample.name for sample in samples]
 
 
 def test_a_nucleus_is_of_both_above_half_an_overlap() -> None:

@@ -242,7 +242,7 @@ def _shared(found: Difference, pair: Pair) -> Iterator[tuple[Sample, Sample]]:
     ours, theirs = (
         {s.name: s for s in side.results.data[pair.dataset].samples} for side in (found.a, found.b)
     )
-    for name in ours.keys() & theirs.keys():
+    for name in (name for name in ours if name in theirs):
         if ours[name].image.digest() == theirs[name].image.digest():
             yield ours[name], theirs[name]
 
