@@ -65,7 +65,8 @@ def tables_asked(names: Sequence[str], request: Request, root: Path | None = Non
             where=f"--data {name}",
             expected=", ".join(f"{one}=PATH" for one in sorted(datasets)),
         )
-    if root is not None and not any(_places({}, root, name).values() for name in datasets):
+    found = [place for name in datasets for place in _places({}, root, name).values()]
+    if root is not None and not any(found):
         raise UserError(
             "no data set of these tables lies there",
             where=str(root),
