@@ -166,6 +166,11 @@ def test_of_two_forms_none_is_taken_for_the_corrected_one(tmp_path: Path) -> Non
         find_samples(tmp_path / "tiles", mpp=0.25, labels=both)
     done = CliRunner().invoke(cli.app, ["evaluate", str(both), str(both)])
     assert done.exit_code == 2 and "a label map and outlines of one image" in done.output
+    for name in ("image", "label"):  # a data set into which results were written
+        (both / name).mkdir()
+    save(both / "image" / "a.png", rgb(20, 24))
+    save(both / "label" / "a.png", IDS.astype(np.uint16))
+    assert CliRunner().invoke(cli.app, ["evaluate", str(both / "label"), str(both)]).exit_code == 0
 
 
 def test_a_truth_of_both_forms_is_read_whole(tmp_path: Path) -> None:

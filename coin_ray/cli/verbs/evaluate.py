@@ -121,18 +121,18 @@ def matched(
 
 
 def _outlines(truth: Path) -> dict[str, Sample]:
-    """A file of GeoJSON, or those of a folder."""
-    from coin_ray.data.folder import by_stem
+    """A file of GeoJSON, or those of a folder that is no data set."""
+    from coin_ray.data.folder import IMAGE_FOLDERS, by_stem, subfolder
     from coin_ray.data.geojson import SUFFIXES
     from coin_ray.data.label_files import LABEL_SUFFIXES
     from coin_ray.data.pairs import check_one_form
     from coin_ray.data.sample import Image, Sample
 
     files: dict[str, Path] = {}
-    if truth.is_dir():
+    if truth.is_dir() and subfolder(truth, IMAGE_FOLDERS) is None:
         check_one_form(by_stem(truth, LABEL_SUFFIXES), truth)
         files = by_stem(truth, SUFFIXES)
-    elif truth.exists():
+    elif truth.is_file():
         files = {k: f for k, f in by_stem(truth.parent, SUFFIXES).items() if f == truth}
     return {name: Sample(Image(name, file), truth_path=file) for name, file in files.items()}
 
