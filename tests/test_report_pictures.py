@@ -251,6 +251,9 @@ def test_names_that_are_not_there(results: Results, kind: str) -> None:
     if kind not in ("scores", "reliability"):
         with pytest.raises(coin_ray.UserError, match="the window leaves the image"):
             results.pictures(kind, window=(50, 0, 60))
+    for window in ((0,), (1, 2), (-5, 0, 20)):
+        with pytest.raises(coin_ray.UserError, match="no window"):
+            results.pictures("stages", window=window)
 
 
 def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

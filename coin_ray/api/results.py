@@ -120,8 +120,8 @@ class Results:
         self,
         kind: str,
         *,
-        images: Sequence[str] = (),
-        levels: Sequence[str] = (),
+        images: str | Sequence[str] = (),
+        levels: str | Sequence[str] = (),
         window: Sequence[int] = (),
         round_: int | None = None,
         metric: str | None = None,
@@ -133,7 +133,8 @@ class Results:
         ``compute``: what is missing is made again."""
         from coin_ray.report.figures import pictures
 
-        asked = pictures.Asked(tuple(images), tuple(levels), tuple(window), round_, metric, compute)
+        names, chosen = ((one,) if isinstance(one, str) else tuple(one) for one in (images, levels))
+        asked = pictures.Asked(names, chosen, tuple(window), round_, metric, compute)
         return pictures.pictures(self.values, self.workspace, kind, asked)
 
     def report(self, folder: str | Path | None = None) -> Path:

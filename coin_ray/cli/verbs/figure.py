@@ -89,8 +89,6 @@ def figure(
 
 def _numbers(text: str) -> tuple[int, ...]:
     parts = text.split(",") if text else []
-    if len(parts) in (0, 1, 3) and all(part.strip().isdecimal() for part in parts):
-        found = tuple(map(int, parts))
-        if not parts or found[-1] > 0:
-            return found
+    if all(part.strip().isdecimal() for part in parts):
+        return tuple(map(int, parts))
     raise UserError("no window", where="--window", expected="SIDE or X,Y,SIDE in px", found=text)

@@ -50,6 +50,12 @@ class Asked:
     metric: str | None = None
     compute: bool = False
 
+    def __post_init__(self) -> None:
+        window = self.window
+        if window and (len(window) not in (1, 3) or min(window) < 0 or window[-1] < 1):
+            found = ",".join(map(str, window))
+            raise UserError("no window", expected="SIDE or X,Y,SIDE in px", found=found)
+
     def view(self, interest: NDArray[Any]) -> Window:
         """The window, by itself the one with most of ``interest`` (H, W)."""
         if len(self.window) < 3:
