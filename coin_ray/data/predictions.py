@@ -72,8 +72,8 @@ def _files(given: Predictions, names: Sequence[str]) -> dict[str, tuple[Path, st
         files = by_stem(path, (*LABEL_SUFFIXES, COCO))
         only = next(iter(files.values())) if len(files) == 1 else None
         if only is None or only.suffix.lower() != COCO or only.stem in names:
-            pairs = _by_image(names, files, path)
-            return {image: (file, "") for image, file in pairs.items()}
+            by_image = _by_image(names, files, path)
+            return {image: (file, "") for image, file in by_image.items()}
         path = only
     if not path.is_file():
         raise UserError("no such folder or file", where=str(path), do="check predictions.path")
