@@ -150,6 +150,8 @@ def test_masks_in_every_form_are_a_level_beside_ours(folder: Path) -> None:
         == len(list((shown / "overlays").iterdir()))
     )
     assert ran.report().is_file()
+    with pytest.raises(UserError, match="no steps to show"):
+        ran.pictures("stages", levels="U2Seg")
     took = {c.level: ran.values.seconds[c.key_label] for c in ran.values.study.cells}
     assert took["mae"].keys() == took["stain"].keys() == {"infer"}  # nothing was trained
     assert took["mae"]["infer"] > took["stain"]["infer"] > 0 and took["U2Seg"] == {}

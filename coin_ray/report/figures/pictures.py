@@ -286,7 +286,13 @@ def _cells(
 
 
 def _open(results: Results, workspace: Path, cell: StudyCell) -> CellRun:
-    """A cell on what computed it."""
+    """A cell on what computed it. UserError for masks made elsewhere, which no step made."""
+    if cell.config.predictions.path is not None:
+        raise UserError(
+            "masks made elsewhere have no steps to show",
+            where=cell.level,
+            do="take `compare` or `adjacency`, or a level that coin-ray computes",
+        )
     device = results.sweep.get("environment", {}).get("device", "cpu")
     return open_finished(cell, results.data[cell.data.name].train, workspace, device)
 
