@@ -124,6 +124,14 @@ def test_columns_follow_the_chain() -> None:
     assert table.at_end("mae", "aji") == entry(uneven, "mae", Column("round_2", "aji"))
 
 
+def test_without_rounds_the_end_is_step_1_whatever_else_was_measured() -> None:
+    """Images that are trained on have pseudo labels, whose column stands behind that of step 1."""
+    without = tidy(full("mae", rounds=0) + full("none", rounds=0))
+    assert columns(without, ("aji", "pq"))[-2:] == [Column("final", "aji"), Column("final", "pq")]
+    (table,) = result_tables(study(rounds=0), without)
+    assert table.at_end("mae", "aji") == entry(without, "mae", Column("step1", "aji"))
+
+
 def test_a_level_that_was_not_distilled_has_no_final_value() -> None:
     (table,) = result_tables(study(), tidy(full("mae") + full("none", rounds=0)))
     assert table.at_end("none", "pq") is None and table.at_end("mae", "pq") is not None

@@ -14,9 +14,7 @@ from coin_ray.events.events import (
     CellFinished,
     CellsProposed,
     CellStarted,
-    Event,
     PhaseStarted,
-    RoundFinished,
     StudyStarted,
 )
 from coin_ray.execution.cell_spec import (
@@ -321,14 +319,9 @@ class CellRunner:
         """Metrics of a cell that the store has whole; with ``study`` its results are written."""
         spec = self._spec(cell, rounds, plan)
         if study is not None:
-            spec = replace(spec, tell=self._rounds)
+            spec = replace(spec, tell=self._tally.rounds)
         run = open_cell(spec)
         return run_to_end(spec, run, serial(run, spec.samples), _nothing, study)
-
-    def _rounds(self, event: Event) -> None:
-        """A tracker that has not seen the cell gets its curves; stages are in the plan."""
-        if isinstance(event, RoundFinished):
-            self._tally(event)
 
     def _spec(self, cell: StudyCell, rounds: int, plan: Plan) -> CellSpec:
         """A cell with all that its keys need, and nothing that computes."""

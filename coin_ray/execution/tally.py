@@ -15,6 +15,7 @@ from coin_ray.events.events import (
     CellLeftOut,
     CellScored,
     Event,
+    RoundFinished,
     RoundProgress,
     StageFinished,
     StageReused,
@@ -120,6 +121,12 @@ class Tally:
                 if known and isinstance(event, StageReused):
                     return
             self._listen(event)
+
+    def rounds(self, event: Event) -> None:
+        """Of a cell that is served from the store: a tracker that has not seen it gets its curves,
+        its stages are in the plan."""
+        if isinstance(event, RoundFinished):
+            self(event)
 
     def _advance(self, event: Event) -> None:
         if isinstance(event, StageFinished):

@@ -96,7 +96,8 @@ def columns(
     """Each of ``metrics`` at the ``wanted`` steps and at the end; where none is named, the AJI of
     every step, then ``metrics`` at the end.
 
-    The AJI at the end stands on its own only where it is not the same column for every level.
+    The AJI at the end stands on its own where the last step is not the end of every level: the
+    last column of a metric is always its end.
     """
     if wanted:
         steps = [*(step for step in wanted if step != FINAL), FINAL]
@@ -106,9 +107,8 @@ def columns(
     found = [Column(s, "aji") for s in [*known, *sorted(filter(_round, steps), key=_round)]]
     own = frame.group_by("level").agg(pl.col("step").unique())["step"]
     ends = {final_step(steps) for steps in own.to_list()}
-    one_end = len(ends) == 1 and FINAL not in ends
-    final = [Column(FINAL, m) for m in metrics if not (m == "aji" and one_end)]
-    return found + final
+    last = {column.step for column in found[-1:]}  # pseudo labels come after step 1, without rounds
+    return found + [Column(FINAL, m) for m in metrics if m != "aji" or ends != last]
 
 
 def _round(step: str) -> int:
