@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from coin_ray.precision import Precision
 from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Section
 
+SMALL_WINDOW = 256  # px that the built-in segmenter sees at once
+
 
 class Sam(Section):
     """The promptable segmenter that redraws each instance."""
@@ -39,6 +41,12 @@ class Sam(Section):
         description=(
             "side of the windows that SAM looks at one by one, px at 0.25 um/px: they fill its "
             "1024 px, so that nuclei are larger; null = the whole tile (paper)"
+        ),
+    )
+    views: Literal[1, 2, 4, 8] = Field(
+        1,
+        description=(
+            "from how many sides it looks, turned and mirrored: a mask is what most of them hold"
         ),
     )
     precision: Precision = Field("fp32", description="of its encoder and its decoder")

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from coin_ray.compat import ensure_torchvision
+from coin_ray.confidence.settings import SMALL_WINDOW as WINDOW
 
-WINDOW = 256  # px
 PATCH = 8  # px a token
 REACH = 5  # tokens on each side of the prompt that the decoder sees
 SIDE = 2 * REACH * PATCH  # px, side of a decoded mask

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.segmenter import PromptSegmenter
+from coin_ray.confidence.settings import SMALL_WINDOW, Sam
 from coin_ray.imaging.windows import origins
 from coin_ray.labels import InstanceMasks
 
@@ -17,9 +18,15 @@ STRIDE = 0.75
 """Of a window's side: an instance is whole in one of them if it is smaller than a quarter of it."""
 
 
-def window_px(window: int, scale: float) -> int:
-    """``sam.window`` in px of an image of resolution ``scale`` = 0.25 / mpp."""
-    return max(1, round(window * scale))
+def window_px(sam: Sam, scale: float) -> int | None:
+    """``sam.window`` in px of an image of resolution ``scale`` = 0.25 / mpp; None: all at once.
+
+    The small segmenter has windows of its own, which are turned one by one: they lie where they do
+    without.
+    """
+    if sam.model == "mini":
+        return SMALL_WINDOW if sam.views > 1 else None
+    return sam.window and max(1, round(sam.window * scale))
 
 
 def encode(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from coin_ray.confidence.prompts import Prompts
+from coin_ray.confidence.settings import Sam
 from coin_ray.confidence.windowed import window_px
 from coin_ray.data.sample import Image, Sample
 from coin_ray.labels import InstanceMasks, LabelMap
@@ -99,10 +100,10 @@ class CellRun:
             return self.get(source) if kept else self.given(source)
 
         def prompt(embed: Ref, prompts: Prompts, precision: Precision) -> InstanceMasks:
-            key, window = self.chain.key(embed), upstream(embed).window
-            if window is not None:
-                window = window_px(window, self.chain.scale(embed.image).read())
-            look = Look(precision, window)
+            sam = upstream(embed).section(Sam)
+            scale = self.chain.scale(embed.image).read() if sam.window is not None else 1.0
+            look = Look(precision, window_px(sam, scale), sam.views)
+            key = self.chain.key(embed)
             return self.segmenter.masks(embed.image, key, prompts, look, self.done)
 
         def upstream(source: Ref) -> Keyed:

@@ -27,11 +27,12 @@ KEPT_BYTES = 1_000_000_000
 
 
 class Look(NamedTuple):
-    """How a segmenter looks at an image: in which ``precision``, and at windows of how many px
-    (None: all at once)."""
+    """How a segmenter looks at an image: in which ``precision``, at windows of how many px (None:
+    all at once), and from how many sides."""
 
     precision: Precision
     window: int | None = None
+    views: int = 1
 
 
 class Segmenter(Protocol):
@@ -94,12 +95,14 @@ class CachedSegmenter:
         done: Done | None,
     ) -> InstanceMasks:
         from coin_ray.confidence import windowed
+        from coin_ray.confidence.views import seen_from
 
+        model = seen_from(self.model, look.views)
         if embed.digest not in self._memory:
             with computing(self.device, look.precision):
                 artifact = self.store.get(
                     embed,
-                    lambda: Artifact(windowed.encode(self.model, pixels, look.window)),
+                    lambda: Artifact(windowed.encode(model, pixels, look.window)),
                     done,
                 )
             self._memory[embed.digest] = artifact.arrays
@@ -108,7 +111,7 @@ class CachedSegmenter:
         self._memory.move_to_end(embed.digest)
         with computing(self.device, look.precision):
             seen = self._memory[embed.digest]
-            return windowed.decode(self.model, seen, prompts, pixels.shape[:2])
+            return windowed.decode(model, seen, prompts, pixels.shape[:2])
 
     def _too_many(self) -> bool:
         held = sum(array.nbytes for arrays in self._memory.values() for array in arrays.values())

@@ -155,12 +155,14 @@ def _by_student(
 def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> LabelMap:
     from coin_ray.confidence import windowed
     from coin_ray.confidence.segmenter import load_segmenter
+    from coin_ray.confidence.views import seen_from
     from coin_ray.pipeline.stages.distillation import redrawn
 
     sam, config = method.config.sam, method.config
-    model = load_segmenter(sam.model, device=method.device, batch=sam.batch)
+    segmenter = load_segmenter(sam.model, device=method.device, batch=sam.batch)
+    model = seen_from(segmenter, sam.views)
     prompts = make_prompts(drawn, sam.prompt)
-    window = sam.window and windowed.window_px(sam.window, scale)
+    window = windowed.window_px(sam, scale)
     with computing(method.device, sam.precision):
         seen = windowed.encode(model, image, window)
         masks = windowed.decode(model, seen, prompts, drawn.shape)

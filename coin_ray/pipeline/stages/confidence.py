@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.confidence.settings import Select, segmenter_name
+from coin_ray.confidence.settings import Sam, Select, segmenter_name
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
@@ -25,23 +25,33 @@ def _embed(given: Given) -> Artifact:
     (``pipeline.segmenter``); this is the same in whatever process asks for it."""
     from coin_ray.confidence import windowed
     from coin_ray.confidence.segmenter import load_segmenter
+    from coin_ray.confidence.views import seen_from
 
     s = given.settings
     assert given["weights"] == segmenter_name(s.model)
     model = load_segmenter(s.model, device=given.device, batch=given.runtime.sam.batch)
-    window = s.window and windowed.window_px(s.window, given["scale"])
+    scale = given["scale"] if s.window is not None else 1.0
+    window = windowed.window_px(s.section(Sam), scale)
     with computing(given.device, s.precision):
-        return Artifact(windowed.encode(model, given["image"], window))
+        return Artifact(windowed.encode(seen_from(model, s.views), given["image"], window))
 
 
 def _looking(config: Cell) -> tuple[str, float]:
-    return config.sam.model + (f" {config.sam.window} px" if config.sam.window else ""), 1.0
+    window = f" {config.sam.window} px" if config.sam.window else ""
+    views = f" {config.sam.views} views" if config.sam.views > 1 else ""
+    return config.sam.model + window + views, 1.0
 
 
 EMBED = Stage(
     "embed",
     _embed,
-    reads=(Read("sam", ("model", "precision", "window"), old={**FP32, "window": None}),),
+    reads=(
+        Read(
+            "sam",
+            ("model", "precision", "window", "views"),
+            old={**FP32, "window": None, "views": 1},
+        ),
+    ),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),
         Take("weights", lambda chain, ref: chain.weights(segmenter_name(chain.config.sam.model))),
