@@ -183,7 +183,7 @@ def after_literal(inputs: Inputs) -> Callable[[], Result]:
             (y, x, tokens)
             for (y, x), tokens in zip(features.origins.tolist(), features.tokens(), strict=True)
         )
-        pixels = literal.accumulate(parts, features.shape, features.window, 768)
+        pixels = literal.accumulate(parts, features.shape, features.window[0], 768)
         return _literal_step1(pixels, inputs.coarse)
 
     return run

@@ -39,7 +39,7 @@ def features() -> WindowFeatures:
 def window_features(
     tokens: np.ndarray, origins: np.ndarray, side: int, shape: tuple[int, int]
 ) -> WindowFeatures:
-    geometry = np.array([side, *shape])
+    geometry = np.array([*np.atleast_1d(side), *shape])
     return WindowFeatures.from_arrays({"tokens": tokens, "origins": origins, "geometry": geometry})
 
 
@@ -48,7 +48,7 @@ def pixel_features(features: WindowFeatures) -> torch.Tensor:
         (y, x, tokens)
         for (y, x), tokens in zip(features.origins.tolist(), features.tokens(), strict=True)
     )
-    return literal.accumulate(parts, features.shape, features.window, 12)
+    return literal.accumulate(parts, features.shape, features.window[0], 12)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from coin_ray import labels
 from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.segmenter import load_segmenter
-from coin_ray.confidence.small import SmallSegmenter, _corners, _place
+from coin_ray.confidence.small import SmallSegmenter, _place, window_corners
 from coin_ray.confidence.small_model import PATCH, REACH, SIDE, SmallSam
 from coin_ray.data.synthetic import generate_tile
 from coin_ray.errors import UserError
@@ -33,7 +33,7 @@ def trained() -> SmallSegmenter:
 
 
 def test_every_prompt_has_a_window_that_holds_its_surroundings():
-    corners = _corners((1000, 700))
+    corners = window_corners((1000, 700))
     assert corners.min() == 0
     assert (corners.max(axis=0) == (1000 - 256, 700 - 256)).all()
     y, x = np.mgrid[:1000:7, :700:7]

@@ -161,7 +161,7 @@ def test_another_input_size_resamples_the_position_embedding(family: str) -> Non
 def test_features_of_an_image_through_the_registry(family: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     features = extract_features(image, load(f"{family}_toy"), Uss(), zoom=4, batch=8)
-    assert features.window == 12
+    assert features.window == (12, 12)
     tokens = features.to_arrays()["tokens"]
     assert tokens.shape[1:] == (24, *(2 * [-(-48 // load(f"{family}_toy").patch)]))
     assert np.isfinite(tokens.astype(float)).all()

@@ -55,7 +55,7 @@ def random_features(
 def window_features(
     tokens: NDArray[np.float16], origins: NDArray[np.int64], side: int, shape: tuple[int, int]
 ) -> WindowFeatures:
-    geometry = np.array([side, *shape])
+    geometry = np.array([*np.atleast_1d(side), *shape])
     return WindowFeatures.from_arrays({"tokens": tokens, "origins": origins, "geometry": geometry})
 
 
@@ -72,7 +72,7 @@ def literal_pixels(features: WindowFeatures) -> NDArray[np.float64]:
     all_tokens = tokens_of(features)
     total = np.zeros((all_tokens.shape[1], *features.shape))
     count = np.zeros(features.shape)
-    side = features.window
+    side = features.window[0]
     for tokens, (y, x) in zip(all_tokens, features.origins, strict=True):
         up = torch.nn.functional.interpolate(
             torch.from_numpy(tokens.astype(np.float64))[None],

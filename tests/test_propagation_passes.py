@@ -131,7 +131,7 @@ def test_on_a_gpu_the_plan_takes_what_is_cheaper_by_its_timings(
 def literal_pixels(features: WindowFeatures) -> NDArray[np.float64]:
     """(D, H, W): the mean of the windows' tokens, up-sampled by torch in double precision."""
     total, count = np.zeros(0), np.zeros(features.shape)
-    side = features.window
+    side = features.window[0]
     for tokens, (y, x) in zip(features.tokens(), features.origins, strict=True):
         up = torch.nn.functional.interpolate(
             tokens.double()[None], (side, side), mode="bilinear", align_corners=False

@@ -65,7 +65,7 @@ def test_windows_become_one_label_map(least: int) -> None:
     starts = [0, 8]
     origins = np.array([(4 * y, 4 * x) for y in starts for x in starts])
     parts = [whole[:, y : y + 16, x : x + 16] for y in starts for x in starts]
-    found = maskcut(parts, origins, 64, (96, 96), Maskcut(masks=3), min_area=least)
+    found = maskcut(parts, origins, (64, 64), (96, 96), Maskcut(masks=3), min_area=least)
     assert found.dtype == np.int32 and found.shape == (96, 96)
     middles = [(24, 64), (46, 18), (40, 40)]
     ids = [int(found[at]) for at in middles]

@@ -37,7 +37,7 @@ class SmallSegmenter:
         lack = [max(0, WINDOW - n) for n in (height, width)]
         around = [(n // 2, n - n // 2) for n in lack]
         pixels = torch.from_numpy(np.pad(image, (*around, (0, 0)), "symmetric")).permute(2, 0, 1)
-        corners = _corners((height, width)) + np.array([n // 2 for n in lack])
+        corners = window_corners((height, width)) + np.array([n // 2 for n in lack])
         parts = []
         for start in range(0, len(corners), ENCODE_BATCH):
             chosen = corners[start : start + ENCODE_BATCH]
@@ -60,7 +60,7 @@ class SmallSegmenter:
         if not prompts.ambiguous:
             raise ValueError("the small segmenter takes points alone")
         height, width = (int(n) for n in shape[:2])
-        corners = _corners((height, width))
+        corners = window_corners((height, width))
         tokens = torch.from_numpy(np.asarray(embedding["embedding"]))
         if len(tokens) != len(corners):
             raise ValueError(
@@ -103,7 +103,7 @@ class SmallSegmenter:
         return (full[:, 0] > 0).cpu().numpy(), starts.cpu().numpy(), quality
 
 
-def _corners(shape: tuple[int, int]) -> NDArray[np.int64]:
+def window_corners(shape: tuple[int, int]) -> NDArray[np.int64]:
     """(n, 2) yx of the windows in the image; negative where the image is smaller and was padded."""
     axes = []
     for length in shape:

@@ -95,6 +95,9 @@ class CellRun:
         def fetch(source: Ref | Content) -> Any:
             if isinstance(source, Content):
                 return source.read()
+            if source.stage == "embed" and not self.store.has(self.chain.key(source)):
+                # Whoever holds the model stores what it sees.
+                prompt(source, Prompts(np.zeros((0, 2))), upstream(source).precision)
             kept = STAGES[source.stage].keeps(self.chain.whole)
             kept = kept or self.store.has(self.chain.key(source))
             return self.get(source) if kept else self.given(source)

@@ -84,7 +84,7 @@ def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
     if until == "ucis_model":
         return coarse_weights(config.ucis)
     names = [segmenter_name(config.sam.model), *coarse_weights(config.ucis)]
-    if config.uss.family != "none":
+    if config.uss.family not in ("none", "sam"):
         names.append(backbone_name(config.uss))
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":
         names.append(f"{config.student.encoder}_imagenet")

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coin_ray.data.sample import Image
+from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref, Scope
 
 STEPS = {"coarse": "ucis", "step 1": "step1", "pseudo labels": "pseudo_labels"}
@@ -23,6 +24,11 @@ def step_named(words: str) -> str:
 def refined(chain: Scope, image: Image) -> Ref:
     """The propagated mask; the coarse mask itself when nothing is propagated."""
     return Ref("ucis" if chain.config.uss.family == "none" else "refine", image)
+
+
+def zooms(config: Cell) -> tuple[float, ...]:
+    """At which zooms there are features; the segmenter has seen an image once, at none of ours."""
+    return (0.0,) if config.uss.family == "sam" else config.uss.zoom
 
 
 def step1(image: Image) -> Ref:
@@ -125,8 +131,8 @@ def last_step(chain: Scope) -> str:
 
 def all_centroids(chain: Scope, round_: int) -> Sequence[Ref]:
     """The class sums of all training images, of each zoom."""
-    zooms = chain.config.uss.zoom
-    return [Ref("centroids", image, zoom=zoom) for image in chain.train for zoom in zooms]
+    own = zooms(chain.config)
+    return [Ref("centroids", image, zoom=zoom) for image in chain.train for zoom in own]
 
 
 def all_scores(chain: Scope, round_: int) -> Sequence[Ref]:

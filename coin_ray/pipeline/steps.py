@@ -71,7 +71,7 @@ class Step:
 def _centroids(chain: Chain, image: Image) -> Sequence[Ref]:
     if chain.config.uss.family == "none":
         return ()
-    return [Ref("centroids", image, zoom=zoom) for zoom in chain.config.uss.zoom]
+    return [Ref("centroids", image, zoom=zoom) for zoom in refs.zooms(chain.config)]
 
 
 def _last(chain: Chain, image: Image) -> Sequence[Ref]:

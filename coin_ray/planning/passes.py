@@ -27,7 +27,7 @@ def cheaper_cache(
         (memo_of[digest], below)
         for digest in missing
         for below in memo_of[digest].inputs(memo_of[digest].keys[digest])
-        if below.stage == "features"
+        if below.stage == "features" and "embed" not in below.inputs
     )
     ledger = read_ledger(store, ["features"])
     passed = moved = 0.0

@@ -8,7 +8,7 @@ wants them again runs the backbone again, or keeps the tokens (a few MB to 0.5 G
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -37,13 +37,13 @@ class WindowFeatures:
     """Tokens of the windows of one image.
 
     ``tokens()`` goes through them, one window (D, h, w) float16 after the other, as often as it is
-    asked. ``origins`` (n, 2) int64 (y, x) in raster order, ``window`` side of a window in image px,
-    ``shape`` (H, W) of the image.
+    asked. ``origins`` (n, 2) int64 (y, x) in raster order, ``window`` (height, width) of a window
+    in image px, ``shape`` (H, W) of the image, over whose border windows may hang.
     """
 
     tokens: Callable[[], Iterable[Tensor]]
     origins: NDArray[np.int64]
-    window: int
+    window: tuple[int, int]
     shape: tuple[int, int]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -53,7 +53,9 @@ class WindowFeatures:
             if not i:
                 kept = np.empty((len(self.origins), *window.shape), np.float16)
             kept[i] = window.cpu().numpy()
-        geometry = np.array([self.window, *self.shape], dtype=np.int64)
+        height, width = self.window
+        sides = [height] if height == width else [height, width]
+        geometry = np.array([*sides, *self.shape], dtype=np.int64)
         return {"tokens": kept, "origins": self.origins, "geometry": geometry}
 
     @classmethod
@@ -61,9 +63,9 @@ class WindowFeatures:
         """Inverse of :meth:`to_arrays`; the tokens are given on ``device``."""
         from coin_ray.training.layout import moved
 
-        window, height, width = (int(value) for value in arrays["geometry"])
+        *window, height, width = (int(value) for value in arrays["geometry"])
         tokens = partial(map, partial(moved, device=device), arrays["tokens"])
-        return cls(tokens, arrays["origins"], window, (height, width))
+        return cls(tokens, arrays["origins"], (window[0], window[-1]), (height, width))
 
 
 def window_side(shape: tuple[int, int], *, zoom: float, window: int | None) -> int:
@@ -96,7 +98,7 @@ def extract_features(
     batch = max(1, min(batch, PASS_BYTES // wide))
     sides = side, zoomed, length * backbone.patch
     tokens = partial(_tokens, image, backbone, uss, origins, sides, batch)
-    return WindowFeatures(tokens, origins, side, (height, width))
+    return WindowFeatures(tokens, origins, (side, side), (height, width))
 
 
 def _tokens(
@@ -140,7 +142,7 @@ def _resize(pixels: Tensor, side: int) -> Tensor:
 
 def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     """Tokens with comparable directions, from statistics over all tokens of the image, which are
-    held meanwhile.
+    held meanwhile; those whose middle lies beyond its border count for none.
 
     Raw tokens share a large common direction, so that all cosines are near 1. ``standardise``
     subtracts the mean and divides by the standard deviation of each channel; ``whiten`` subtracts
@@ -157,8 +159,11 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     dim, device = len(held[0]), held[0].device
     total = torch.zeros(dim, dtype=torch.float64, device=device)
     moment, count = torch.zeros(dim, dim, dtype=torch.float64, device=device), 0
-    for window in held:
+    for origin, window in zip(features.origins, held, strict=True):
         flat = window.flatten(1).float()
+        inside = _middles_inside(features, origin, window.shape[1:])
+        if not inside.all():
+            flat = flat[:, moved(np.flatnonzero(inside), device)]
         total += flat.sum(dim=1, dtype=torch.float64)
         moment += flat @ flat.T
         count += flat.shape[1]
@@ -179,6 +184,17 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     return replace(features, tokens=partial(map, scaled, held))
 
 
+def _middles_inside(
+    features: WindowFeatures, origin: NDArray[np.int64], grid: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Which tokens (h, w) of a window have their middle in the image."""
+    inside = []
+    for start, side, n, length in zip(origin, features.window, grid, features.shape, strict=True):
+        middles = start + (np.arange(n) + 0.5) * side / n
+        inside.append((middles >= 0) & (middles < length))
+    return np.outer(*inside)
+
+
 def blocks(features: WindowFeatures, rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Pixel features, block by block of image rows: (row slice, (rows, W, D) float32).
 
@@ -187,13 +203,13 @@ def blocks(features: WindowFeatures, rows: int | None = None) -> Iterator[tuple[
     held while a block needs them.
     """
     height, width = features.shape
-    side, bands = features.window, _bands(features)
+    (side, across_side), bands = features.window, _bands(features)
     coming: _Band | None = next(bands)
     assert coming is not None
     dim, h, w = coming[1][0][1].shape
     if rows is None:
         rows = max(BLOCK_BYTES // (4 * width * dim), 1)
-    down, across = _interpolation(side, h), _interpolation(side, w)
+    down, across = _interpolation(side, h), _interpolation(across_side, w)
     held: list[_Band] = []
     for top in range(0, height, rows):
         here = slice(top, min(top + rows, height))
@@ -254,8 +270,10 @@ def _block(
         strip = torch.zeros(used_rows.stop - used_rows.start, width, dim, device=device)
         own = slice(inside.start - here.start, inside.stop - here.start)
         for x, tokens in windows:
-            strip[:, x : x + side] += wide @ tokens[:, used_rows].permute(1, 2, 0).float()
-            count[own, x : x + side] += 1
+            there = slice(max(x, 0), min(x + len(across), width))
+            seen = wide[there.start - x : there.stop - x]
+            strip[:, there] += seen @ tokens[:, used_rows].permute(1, 2, 0).float()
+            count[own, there] += 1
         tall = moved(np.ascontiguousarray(weights[:, used_rows]), device)
         block[own].addmm_(tall, strip.flatten(1))
     return block.view(-1, width, dim).div_(moved(count, device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
 from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Scale, Section
@@ -13,8 +13,12 @@ from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, 
 class Uss(Section):
     """Frozen self-supervised features, class centroids and similarity."""
 
-    family: Literal["none", "mae", "dinov1", "dinov2", "dinov2_reg"] = Field(
-        "mae", description="pretraining of the backbone; none = no propagation, M0 is used as it is"
+    family: Literal["none", "mae", "dinov1", "dinov2", "dinov2_reg", "sam"] = Field(
+        "mae",
+        description=(
+            "pretraining of the backbone; sam = what the encoder of sam.model has seen already; "
+            "none = no propagation, M0 is used as it is"
+        ),
     )
     size: Literal["mini", "small", "base", "large", "huge", "giant"] = "base"
     weights: Literal["plain", "fit3d"] = Field(
@@ -65,6 +69,11 @@ class Uss(Section):
     )
 
 
+OF_A_BACKBONE = ("size", "weights", "layer", "zoom", "window", "stride", "hflip", "precision")
+"""Settings of ``uss`` that say how a backbone looks at an image; ``family: sam`` has none of them,
+its tokens are those that ``sam`` asks for."""
+
+
 def backbone_name(uss: Uss) -> str:
     """Its entry in the registry of weights; others than the plain ones are named at the end."""
     return f"{uss.family}_{uss.size}" + ("" if uss.weights == "plain" else f"_{uss.weights}")
@@ -86,12 +95,28 @@ class Ot(Section):
         0.0,
         description="log-odds that the coarse mask gives the plan's reference; 0 = none (paper)",
     )
+    slack: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.0,
+        description=(
+            "share of the mass that stays untransported, of pixels like neither class; it becomes "
+            "background. 0 = none (paper)"
+        ),
+    )
     output: Literal["product", "plan"] = Field(
         "product", description="S^OT: plan times similarity (paper), or the plan alone"
     )
     threshold: Fraction | Literal["mean"] = Field(
         0.4, description="background similarity when transport is off (paper's ablation)"
     )
+
+    @model_validator(mode="after")
+    def _slack_is_of_the_converged_plan(self) -> Ot:
+        if self.slack and self.mode == "one_step":
+            raise ValueError(
+                "ot.slack needs ot.mode: converged; one_step is the public code's two iterations, "
+                "which meet the masses of Eq. 4"
+            )
+        return self
 
 
 class Crf(Section):

@@ -16,6 +16,8 @@ Both plans can be had from the POT library's Sinkhorn instead, as a check; they 
 Weak features need the coarse mask M0 as more than the source of two centroids: -H(T) is the
 relative entropy to a uniform plan, and with the plan of M0 instead, whose odds are e^prior for M0's
 class, d gains +prior inside M0 and -prior outside. 0 is the paper; a large prior gives M0 back.
+
+With slack the masses are upper bounds, and part of the pixels stays untransported: ``partial.py``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from numpy.typing import NDArray
 
 from coin_ray.errors import UserError
 from coin_ray.labels import BoolArray
+from coin_ray.propagation.partial import partial_plan
+from coin_ray.propagation.roots import logistic, root
 from coin_ray.propagation.settings import Ot
 from coin_ray.propagation.similarity import with_complement
 
@@ -36,13 +40,14 @@ def two_class_plan(
     similarity: NDArray[np.floating], ot: Ot, coarse: BoolArray | None = None
 ) -> Float64:
     """(2, H, W) float64 plan T of ``similarity`` (2, H, W), row 0 background, row 1 foreground; its
-    sum is 1.
+    sum is 1, or 1 - ``ot.slack``.
 
     ``ot.mode`` "converged" meets both marginals, "one_step" is the public code's plan (columns
     exact, rows not). ``ot.prior`` is the log-odds that the plan starts from in favour of the mask
     ``coarse`` (H, W) bool, whose share of the pixels may be the foreground mass, too.
     ``ot.solver`` "exact" is the closed form, "pot" the library's log-domain Sinkhorn: two
-    iterations for "one_step", else as many as it takes; UserError when 10 000 do not suffice.
+    iterations for "one_step", else as many as it takes; UserError when 10 000 do not suffice. With
+    ``ot.slack`` these are :func:`partial_plan`, and the library's solver of the same problem.
 
     >>> from coin_ray.propagation.settings import Ot
     >>> maps = np.array([[[0.2, 0.8]], [[0.8, 0.2]]])  # the left pixel looks like foreground
@@ -61,15 +66,19 @@ def two_class_plan(
         # lambda KL(T | R) is lambda H and a cost of -lambda log R beside 1 - S.
         maps = maps + ot.lambda_ * ot.prior * np.stack([~coarse, coarse])
     if ot.solver == "pot":
+        if ot.slack:
+            return _pot_partial_plan(maps, ot.lambda_, mass, ot.slack)
         return _pot_plan(maps, ot.lambda_, mass, ot.mode)
+    if ot.slack:
+        return partial_plan(maps, ot.lambda_, mass, ot.slack)
     d = (maps[1] - maps[0]) / ot.lambda_
     if ot.mode == "converged":
-        share = _logistic(d + _balance(d.ravel(), mass))
+        share = logistic(d + _balance(d.ravel(), mass))
         return np.stack([1 - share, share]) / d.size
-    pi = _logistic(d).mean()
+    pi = logistic(d).mean()
     odds = np.log(mass) - np.log1p(-mass)
-    b1 = odds + np.log(_logistic(-d).mean()) - np.log(pi)
-    columns = np.stack([_logistic(-d - b1), _logistic(d + b1)])
+    b1 = odds + np.log(logistic(-d).mean()) - np.log(pi)
+    columns = np.stack([logistic(-d - b1), logistic(d + b1)])
     return columns * (np.array([1 - mass, mass]) / columns.sum(axis=(1, 2)))[:, None, None]
 
 
@@ -83,6 +92,9 @@ def transport(
     1 - foreground); the scale of the plan cancels. "plan" is the plan alone, each pixel's row to
     sum 1: the product counts the similarity twice. The rest: see :func:`two_class_plan`.
 
+    What ``ot.slack`` leaves of a pixel is background: maps are mixed with (1, 0) by the share of it
+    that stays, so that a pixel of which less than half is transported is background in both.
+
     >>> from coin_ray.propagation.settings import Ot
     >>> maps = np.array([[[0.2, 0.8, 0.9]], [[0.8, 0.3, 0.1]]])
     >>> mask = np.array([[True, False, False]])  # its share is the foreground mass
@@ -92,10 +104,12 @@ def transport(
     """
     plan = two_class_plan(similarity, ot, coarse)
     if ot.output == "plan":
-        return (plan / plan.sum(axis=0)).astype(np.float32)
-    refined = np.asarray(similarity, dtype=np.float64) * _unit(plan)
-    maps = _unit(refined).astype(np.float32)
-    return with_complement(maps) if complement else maps
+        maps = (plan / _positive(plan.sum(axis=0))).astype(np.float32)
+    else:
+        refined = np.asarray(similarity, dtype=np.float64) * _unit(plan)
+        maps = _unit(refined).astype(np.float32)
+        maps = with_complement(maps) if complement else maps
+    return _staying(maps, plan) if ot.slack else maps
 
 
 def without_transport(
@@ -108,6 +122,11 @@ def without_transport(
     foreground = np.asarray(similarity[1], dtype=np.float32)
     level = float(foreground.mean()) if threshold == "mean" else float(threshold)
     return np.stack([np.full_like(foreground, level), foreground])
+
+
+def _staying(maps: NDArray[np.float32], plan: Float64) -> NDArray[np.float32]:
+    moved = np.clip(plan.sum(axis=0) * plan[0].size, 0, 1).astype(np.float32)
+    return np.stack([1 - moved + moved * maps[0], moved * maps[1]])
 
 
 def _pot_plan(maps: Float64, lambda_: float, mass: float, mode: str) -> Float64:
@@ -130,42 +149,53 @@ def _pot_plan(maps: Float64, lambda_: float, mass: float, mode: str) -> Float64:
     )
     off = float(np.abs(plan.sum(axis=0) * size - 1).max())
     if off > 1e-9 and not one_step:
-        raise UserError(
-            "the Sinkhorn iterations of POT do not converge",
-            where="ot.solver: pot",
-            expected=f"every pixel's mass within 1e-9 of its share after {POT_ITERATIONS} of them",
-            found=f"{off:.1g}",
-            do="`ot.solver: exact`, which needs no iterations, or a larger ot.lambda",
-        )
+        raise _unconverged("every pixel's mass within 1e-9 of its share", off)
     return plan.reshape(maps.shape)
+
+
+def _pot_partial_plan(maps: Float64, lambda_: float, mass: float, slack: float) -> Float64:
+    from ot.partial import entropic_partial_wasserstein
+
+    size = maps[0].size
+    bounds = np.full(size, 1 / size), np.array([1 - mass, mass])
+    plan = entropic_partial_wasserstein(
+        *bounds, 1 - maps.reshape(2, -1).T, reg=lambda_, m=1 - slack,
+        numItermax=POT_ITERATIONS, stopThr=1e-13 / np.sqrt(size),
+    )  # fmt: skip
+    over = max(float((plan.sum(axis=1) * size).max()), *(plan.sum(axis=0) / bounds[1])) - 1
+    if not over < 1e-6:  # NaN where its kernel is nothing in double precision
+        raise _unconverged("no more than its mass for a pixel or a class, within 1e-6", over)
+    return plan.T.reshape(maps.shape)
+
+
+def _unconverged(expected: str, found: float) -> UserError:
+    return UserError(
+        "the Sinkhorn iterations of POT do not converge",
+        where="ot.solver: pot",
+        expected=f"{expected} after {POT_ITERATIONS} of them",
+        found=f"{found:.1g}",
+        do="`ot.solver: exact`, which needs no iterations, or a larger ot.lambda",
+    )
+
+
+def _positive(values: Float64) -> Float64:
+    return np.where(values > 0, values, 1)
 
 
 def _unit(maps: Float64) -> Float64:
     # Any range is stretched, however small (the plan's entries are of size 1/M); constants give 0.
     low = maps.min(axis=(1, 2), keepdims=True)
     span = maps.max(axis=(1, 2), keepdims=True) - low
-    return (maps - low) / np.where(span > 0, span, 1)
-
-
-def _logistic(x: Float64) -> Float64:
-    # 1 / (1 + exp(-x)) without overflow and exact in both tails.
-    tail = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, tail) / (1 + tail)
+    return (maps - low) / _positive(span)
 
 
 def _balance(d: Float64, mass: float) -> float:
-    """The b with mean logistic(d + b) = mass: Newton, kept inside a shrinking bracket."""
+    """The b with mean logistic(d + b) = mass, which is monotone in b."""
     odds = float(np.log(mass) - np.log1p(-mass))
-    low, high = odds - float(d.max()), odds - float(d.min())  # the mean is monotone in b
-    b = odds - float(d.mean())
-    for _ in range(100):
-        share = _logistic(d + b)
-        excess = float(share.mean()) - mass
-        low, high = (low, b) if excess > 0 else (b, high)
-        slope = float((share * (1 - share)).mean())
-        step = b - excess / slope if slope > 0 else np.inf
-        following = step if low < step < high else (low + high) / 2
-        if abs(following - b) <= 1e-12 * max(1.0, abs(b)):
-            break
-        b = following
-    return b
+
+    def excess(b: float) -> tuple[float, float]:
+        share = logistic(d + b)
+        return float(share.mean()) - mass, float((share * (1 - share)).mean())
+
+    bracket = odds - float(d.max()), odds - float(d.min())
+    return root(excess, bracket, odds - float(d.mean()), within=1e-12)

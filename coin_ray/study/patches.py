@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from coin_ray.pipeline.settings import Cell, dotted_fields, nest
+from coin_ray.propagation.settings import OF_A_BACKBONE
 from coin_ray.section import Values
 from coin_ray.study.errors import Place, Problems, nearest
 from coin_ray.study.grammar import Node, loads, looks_like_number
@@ -129,6 +130,7 @@ def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cel
     noted when the values do not fit together. ``where`` is told when no patch is at fault."""
     flat = {key: value for patch in patches for key, value in plain(patch).items()}
     try:
+        note_idle(patches)
         return Cell.model_validate_json(json.dumps(nest(flat)), strict=True)
     except ValidationError as error:
         for item in error.errors(include_url=False):
@@ -141,6 +143,30 @@ def configure(patches: Sequence[Patch], where: Place, problems: Problems) -> Cel
                 place = _last_word(key, patches) or _last_word(section, patches)
                 problems.add(place or where, message)
     return None
+
+
+def note_idle(patches: Sequence[Patch]) -> None:
+    """What is said of a backbone by whoever takes the segmenter's features in its place, or in a
+    level of such a study; what is said for the other levels of a study is left alone."""
+    saying = next((patch for patch in reversed(patches) if "uss.family" in patch), {})
+    if not saying or saying["uss.family"].plain() != "sam":
+        return
+    family = saying["uss.family"].place
+    everywhere = saying is patches[0] or family.path.startswith("--set")
+    for number, patch in enumerate(patches):
+        for key in (f"uss.{name}" for name in OF_A_BACKBONE):
+            if key not in patch:
+                continue
+            place = patch[key].place
+            if number:
+                idle = everywhere or not place.path.startswith("--set")
+            else:
+                idle = everywhere and place.path == family.path
+            if idle:
+                patch[key].note(
+                    f"{key} says nothing beside uss.family: sam",
+                    "its tokens are those of sam.model and sam.window: leave it out",
+                )
 
 
 def _last_word(named: str, patches: Sequence[Patch]) -> Place | None:

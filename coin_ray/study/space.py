@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from coin_ray.propagation.settings import OF_A_BACKBONE
 from coin_ray.study.blocks import keys_of
 from coin_ray.study.chain import Chain
 from coin_ray.study.errors import suggestion
 from coin_ray.study.grammar import Node
-from coin_ray.study.patches import Patch, check_value, configure, fields, unknown_key
+from coin_ray.study.patches import Patch, check_value, configure, fields, note_idle, unknown_key
 from coin_ray.study.resolved import Dimension
 from coin_ray.study.values import BAD, describe, fits, read
 
@@ -30,19 +31,29 @@ def read_space(chain: Chain, base: Sequence[Patch]) -> tuple[Dimension, ...]:
     list names settings whose ranges are given further up. ``base``: the patches of the baseline, to
     which every single value of ``any`` has to fit."""
     ranges: dict[str, Dimension | None] = {}
+    nodes: dict[str, Node] = {}
     chosen: list[str] = []
     for node in reversed(chain.all("space")):
         if node.kind == "map":
             chosen = list(node.value)
             for index, (key, child) in enumerate(node.value.items()):
                 if key in fields():
-                    ranges[key] = _dimension(key, child, chosen[index:], base)
+                    ranges[key], nodes[key] = _dimension(key, child, chosen[index:], base), child
                 else:
                     unknown_key(key, node.keys[key], node.problems)
         else:
             wanted = _names(node, list(ranges))
             chosen = [key for key in ranges if key in wanted]  # in the order they are asked for in
-    return tuple(found for key in chosen if (found := ranges.get(key)) is not None)
+    space = tuple(found for key in chosen if (found := ranges.get(key)) is not None)
+    if any(found.key == "uss.family" and "sam" in found.values for found in space):
+        for found in space:
+            of_a_backbone = found.key.removeprefix("uss.") in OF_A_BACKBONE
+            if of_a_backbone and "sam" in found.when.get("uss.family", ("sam",)):
+                nodes[found.key].note(
+                    f"{found.key} says nothing beside uss.family: sam",
+                    "write it below uss.family, with when: {uss.family: [the others]}",
+                )
+    return space
 
 
 def _names(node: Node, known: Sequence[str]) -> list[str]:
@@ -68,6 +79,8 @@ def _dimension(
         return None
     kind: Any = kinds[0]
     values = _any(key, given[kind], base) if kind == "any" else _bounds(key, kind, given[kind])
+    if kind != "any":
+        note_idle([*base, {key: node}])
     when = _conditions(given["when"], later) if "when" in given else {}
     step = 1
     if "step" in given:

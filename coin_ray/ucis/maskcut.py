@@ -25,29 +25,33 @@ DOUBLE = 0.3
 def maskcut(
     tokens: Iterable[NDArray[np.floating]],
     origins: NDArray[np.int64],
-    window: int,
+    window: tuple[int, int],
     shape: tuple[int, int],
     maskcut: Maskcut,
     *,
     min_area: float,
 ) -> LabelMap:
-    """Instances (H, W) of an image of ``shape``, whose windows of ``window`` px a side begin at
-    ``origins`` (n, 2) yx and have ``tokens`` (D, h, w) each.
+    """Instances (H, W) of an image of ``shape``, whose windows of ``window`` (height, width) px
+    begin at ``origins`` (n, 2) yx and have ``tokens`` (D, h, w) each; they may hang over its
+    border.
 
     Of each window the masks of :func:`cut_window`, but not those that reach a border of it which is
     none of the image: a window beside it sees them whole. Where windows overlap, what was cut
     earlier counts. Instances below ``min_area`` px are dropped.
     """
     boxes, crops, order = [], [], []
+    height, width = window
     for (top, left), found in zip(origins.tolist(), tokens, strict=True):
-        inner = [top > 0, left > 0, top + window < shape[0], left + window < shape[1]]
+        inner = [top > 0, left > 0, top + height < shape[0], left + width < shape[1]]
         for place, part in enumerate(cut_window(found, maskcut)):
             mask = _resized(part, window)
+            mask[: max(0, -top)] = mask[shape[0] - top :] = False
+            mask[:, : max(0, -left)] = mask[:, shape[1] - left :] = False
             rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
             if not len(rows):
                 continue
             y0, x0, y1, x1 = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
-            if any(np.array([y0 == 0, x0 == 0, y1 == window, x1 == window]) & inner):
+            if any(np.array([y0 == 0, x0 == 0, y1 == height, x1 == width]) & inner):
                 continue
             boxes.append((top + y0, left + x0, top + y1, left + x1))
             crops.append(mask[y0:y1, x0:x1])
@@ -121,10 +125,10 @@ def _pooled(tokens: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     return tokens
 
 
-def _resized(mask: BoolArray, side: int) -> BoolArray:
-    """A mask on the grid as one of ``side`` px: interpolated linearly, and cut in the middle."""
+def _resized(mask: BoolArray, shape: tuple[int, int]) -> BoolArray:
+    """A mask on the grid as one of ``shape``, px: interpolated linearly, and cut in the middle."""
     from skimage.transform import resize
 
-    full = resize(mask.astype(np.float32), (side, side), order=1, mode="edge", anti_aliasing=False)
+    full = resize(mask.astype(np.float32), shape, order=1, mode="edge", anti_aliasing=False)
     found: BoolArray = full > 0.5
     return found

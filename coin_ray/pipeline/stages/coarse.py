@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.labels import BoolArray
+from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import coarse_weights
 from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Stage, Take, Values
 from coin_ray.pipeline.stages.propagation import window_features
@@ -194,7 +195,7 @@ UCIS = Stage(
         ),
         Take(
             "features",
-            lambda chain, ref: Ref("features", ref.image, zoom=chain.config.uss.zoom[0]),
+            lambda chain, ref: Ref("features", ref.image, zoom=refs.zooms(chain.config)[0]),
             stages=("features",),
             when=lambda chain, ref: chain.config.ucis.model == "maskcut",
         ),

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def _extracted(given: Given) -> WindowFeatures:
-    """Window features at one zoom."""
+    """Window features at one zoom, or what the segmenter saw."""
+    if "embed" in given:
+        return _seen(given)
     from coin_ray.propagation.backbones import load_backbone
     from coin_ray.propagation.features import extract_features
 
@@ -32,9 +34,27 @@ def _extracted(given: Given) -> WindowFeatures:
     return extract_features(given["image"], backbone, uss, zoom=zoom, batch=batch)
 
 
+def _seen(given: Given) -> WindowFeatures:
+    """The tokens of the segmenter's embedding."""
+    from coin_ray.confidence.tokens import token_windows
+    from coin_ray.propagation.features import WindowFeatures
+
+    shape = given["image"].shape[:2]
+    found = token_windows(given.made_with("embed").model, given["embed"].arrays, shape)
+    geometry = np.array([*found.window, *shape], dtype=np.int64)
+    arrays: dict[str, NDArray[Any]] = {"tokens": found.tokens, "origins": found.origins}
+    return WindowFeatures.from_arrays(arrays | {"geometry": geometry}, given.device)
+
+
+def _own_backbone(config: Cell) -> bool:
+    return config.uss.family != "sam"
+
+
 def _pass(config: Cell, zoom: float) -> tuple[str, float]:
     """What the backbone costs at one zoom."""
     uss = config.uss
+    if not _own_backbone(config):
+        return f"sam {config.sam.model}", 1.0
     return f"{uss.family} {uss.size}", (1 + uss.hflip) / uss.stride**2 * zoom**2
 
 
@@ -42,19 +62,34 @@ FEATURES = Stage(
     "features",
     lambda given: Artifact(_extracted(given).to_arrays()),
     reads=(
-        Read("uss", ("family", "size", "weights", "layer", "window", "stride", "hflip")),
-        Read("uss", ("precision",), old=FP32),
+        Read(
+            "uss",
+            ("family", "size", "weights", "layer", "window", "stride", "hflip"),
+            when=_own_backbone,
+        ),
+        Read("uss", ("precision",), old=FP32, when=_own_backbone),
     ),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),
-        Take("weights", lambda chain, ref: chain.weights(backbone_name(chain.config.uss))),
+        Take(
+            "weights",
+            lambda chain, ref: chain.weights(backbone_name(chain.config.uss)),
+            when=lambda chain, ref: _own_backbone(chain.config),
+        ),
+        Take(
+            "embed",
+            lambda chain, ref: Ref("embed", ref.image),
+            stages=("embed",),
+            when=lambda chain, ref: not _own_backbone(chain.config),
+        ),
     ),
     # Of one zoom, so that lists of zooms share what they have in common.
-    adds=lambda chain, ref: {"zoom": ref.zoom},
+    adds=lambda chain, ref: {"zoom": ref.zoom} if _own_backbone(chain.config) else {},
     runs="device",
     large=True,
-    keeps=lambda config: config.uss.cache == "tokens",
-    work=lambda config, values: _pass(config, values["zoom"]),
+    # What the segmenter saw is stored once, as its embedding.
+    keeps=lambda config: config.uss.cache == "tokens" and _own_backbone(config),
+    work=lambda config, values: _pass(config, values.get("zoom", 0.0)),
 )
 """Their token grids (fp16), where they are stored."""
 
@@ -64,7 +99,7 @@ def _with_pass(config: Cell, share: float) -> tuple[str, float]:
     where they are not stored."""
     if FEATURES.keeps(config):
         return "", 1.0
-    passes = [_pass(config, zoom) for zoom in config.uss.zoom]
+    passes = [_pass(config, zoom) for zoom in refs.zooms(config)]
     return passes[0][0], share * sum(amount for _, amount in passes)
 
 
@@ -107,7 +142,7 @@ CENTROIDS = Stage(
     runs="device",
     told=False,
     grows=False,
-    work=lambda config, values: _with_pass(config, 1 / len(config.uss.zoom)),
+    work=lambda config, values: _with_pass(config, 1 / len(refs.zooms(config))),
 )
 
 
@@ -120,7 +155,7 @@ def _transports(config: Cell) -> bool:
 
 
 def _of_each_zoom(stage: str) -> Callable[..., list[Ref]]:
-    return lambda chain, ref: [Ref(stage, ref.image, zoom=zoom) for zoom in chain.config.uss.zoom]
+    return lambda chain, ref: [Ref(stage, ref.image, zoom=z) for z in refs.zooms(chain.config)]
 
 
 def _similarity(given: Given) -> Artifact:
@@ -189,7 +224,7 @@ TRANSPORT = Stage(
     _transport,
     reads=(
         Read("ot", ("enabled",)),
-        Read("ot", but=("enabled", "threshold"), when=_transports),
+        Read("ot", but=("enabled", "threshold"), old={"slack": 0.0}, when=_transports),
         Read("uss", ("complement",), when=_transports),
         Read("ot", ("threshold",), when=lambda config: not config.ot.enabled),
     ),
