@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_stages import SMALL, STAGES, Stage
-from coin_ray.confidence.prompts import Prompts, make_prompts
+from coin_ray.confidence.prompts import Prompts, make_prompts, with_negatives
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.confidence.small import SmallSegmenter
 from coin_ray.confidence.small_model import SmallSam
@@ -88,7 +89,12 @@ def features(family: str) -> None:
     backbone = Backbone(patch, model.embed_dim, mean, std, torch.device(CUDA.device), tokens)
     found = extract_features(IMAGE, backbone, Uss(window=64, hflip=True), zoom=1.5, batch=2)
     stored = WindowFeatures.from_arrays(found.to_arrays(), CUDA.device)
-    for features, how in ((found, "none"), (stored, "none"), (found, "whiten")):
+    # As a segmenter's windows may: over the border.
+    hanging = replace(found, origins=found.origins - 8)
+    for features, how in (
+        *((found, "none"), (stored, "none"), (found, "whiten")),
+        (hanging, "whiten"),
+    ):
         chosen = normalise_features(features, how)
         vectors = centroids(class_sums(chosen, INSIDE))
         assert similarity_map([(chosen, vectors)], relu=True).shape == (2, 96, 80)
@@ -98,8 +104,15 @@ def segmenter(build: Callable[[], Any], kinds: tuple[str, ...] = ("centroid",)) 
     model, shape = build(), IMAGE.shape[:2]
     embedding = model.encode(IMAGE)
     assert len(model.decode(embedding, Prompts(POINTS), shape)) == len(POINTS)
+    label_map = INSIDE.astype(np.int32)
+    label_map[80:90, 60:70] = 2
     for kind in kinds:
-        assert len(model.decode(embedding, make_prompts(INSIDE.astype(np.int32), kind), shape)) == 1
+        prompts = make_prompts(label_map, kind)
+        assert len(model.decode(embedding, prompts, shape)) == 2
+        if len(kinds) > 1:
+            beside = with_negatives(prompts, label_map, 1, 80.0)
+            assert beside.negatives().tolist() == [1, 1]
+            assert len(model.decode(embedding, beside, shape)) == 2
 
 
 def student(resident: float = augment.RESIDENT, **settings: Any) -> None:

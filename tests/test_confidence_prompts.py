@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from coin_ray.compat import ensure_torchvision
 from coin_ray.confidence import windowed
 from coin_ray.confidence.frame import Frame
-from coin_ray.confidence.prompts import Prompts, make_prompts, prompt_points
+from coin_ray.confidence.prompts import Prompts, make_prompts, prompt_points, with_negatives
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.confidence.settings import Sam
@@ -68,6 +68,106 @@ def test_boxes_and_masks_are_decoded_as_the_predictor_decodes_them(kind: str) ->
         found, iou, _ = predictor.predict(**asked)
         assert (full(masks, i, SHAPE) != found[0]).mean() < 1e-3
         assert masks.predicted_iou[i] == pytest.approx(np.clip(iou[0], 0, 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["innermost", "box", "mask"])
+def test_points_outside_are_decoded_as_the_predictor_decodes_them(kind: str) -> None:
+    """Label 0 in SAM's own predictor, beside what else it is told; of a lone point there is
+    nothing more to say, and all is as without."""
+    sam, label_map = tiny_sam(), crowd()
+    from segment_anything import SamPredictor
+
+    image, predictor = picture(*SHAPE), SamPredictor(sam)
+    segmenter = SamSegmenter(sam, batch=2)
+    segmenter.batch = 2  # as on a GPU
+    embedding = segmenter.encode(image)
+    predictor.set_image(image)
+    predictor.features = torch.from_numpy(embedding["embedding"].astype(np.float32))[None]
+    plain = make_prompts(label_map, kind)
+    prompts = with_negatives(plain, label_map, 2, 30.0)
+    assert prompts.negatives().tolist() == [1, 2, 2, 1, 0]
+    masks = segmenter.decode(embedding, prompts, SHAPE)
+    alone = segmenter.decode(embedding, plain, SHAPE)
+    changed = []
+    for i, (y, x) in enumerate(prompts.points_yx):
+        outside = prompts.negatives_yx[i, : prompts.negatives()[i]]
+        said = [] if kind == "box" else [(y, x)]
+        points, kinds = [*said, *outside], [1] * len(said) + [0] * len(outside)
+        lone = kind == "innermost" and not len(outside)
+        asked: dict[str, Any] = {"multimask_output": lone}
+        if points:
+            asked["point_coords"] = np.array(points)[:, ::-1]
+            asked["point_labels"] = np.array(kinds)
+        if kind == "box":
+            y0, x0, y1, x1 = boxes(label_map)[i]
+            asked["box"] = np.array([x0, y0, x1 - 1, y1 - 1])
+        if kind == "mask":
+            frame = Frame(SHAPE, (91, 128), 128, 32)
+            asked["mask_input"] = frame.logits(prompts.masks.take(np.array([i])))[0].numpy()
+        found, iou, _ = predictor.predict(**asked)
+        best = int(iou.argmax())
+        assert (full(masks, i, SHAPE) != found[best]).mean() < 1e-3
+        assert masks.predicted_iou[i] == pytest.approx(np.clip(iou[best], 0, 1), abs=1e-5)
+        changed.append(bool((full(masks, i, SHAPE) != full(alone, i, SHAPE)).any()))
+    assert any(changed[:4]) and not changed[4]
+
+
+def crowd() -> LabelMap:
+    """Three disks in a row, one below the last, one far away."""
+    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    out = np.zeros(SHAPE, dtype=np.int32)
+    disks = [(20, 20, 6), (20, 36, 7), (20, 54, 7), (48, 54, 6), (80, 120, 6)]
+    for i, (y, x, r) in enumerate(disks, start=1):
+        out[(yy - y) ** 2 + (xx - x) ** 2 < r * r] = i
+    return out
+
+
+def test_points_outside_are_the_nearest_neighbours() -> None:
+    label_map = crowd()
+    centres = prompt_points(label_map, "innermost")
+    near = with_negatives(make_prompts(label_map, "centroid"), label_map, 3, 40.0)
+    for i, which in enumerate([[1, 2], [0, 2, 3], [1, 3, 0], [2, 1], []]):
+        np.testing.assert_array_equal(near.negatives_yx[i, : len(which)], centres[which])
+        assert np.isnan(near.negatives_yx[i, len(which) :]).all()
+    assert label_map[tuple(near.negatives_yx[1].T.astype(int))].tolist() == [1, 3, 4]
+    one = with_negatives(make_prompts(label_map, "centroid"), label_map, 1, 40.0)
+    np.testing.assert_array_equal(one.negatives_yx[:, 0], near.negatives_yx[:, 0])
+    none = with_negatives(make_prompts(label_map, "centroid"), label_map, 3, 1.0)
+    assert none.ambiguous and not near.ambiguous and near.take(np.array([4])).ambiguous
+    empty = np.zeros((5, 5), np.int32)
+    assert len(with_negatives(make_prompts(empty, "centroid"), empty, 3, 40.0)) == 0
+
+
+def test_equally_near_neighbours_come_in_raster_order() -> None:
+    label_map = np.zeros((41, 41), np.int32)
+    for i, (y, x) in enumerate([(20, 20), (30, 20), (20, 30), (10, 20), (20, 10)], 1):
+        label_map[y - 1 : y + 2, x - 1 : x + 2] = i
+    found = with_negatives(make_prompts(label_map, "centroid"), label_map, 2, 15.0)
+    assert found.negatives_yx[0].tolist() == [[10, 20], [20, 10]]
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_the_order_of_instances_does_not_change_a_mask(window: int | None) -> None:
+    label_map, segmenter = crowd(), SamSegmenter(tiny_sam(), batch=1)
+    seen = windowed.encode(segmenter, picture(*SHAPE), window)
+    new = np.array([0, 4, 2, 5, 1, 3], np.int32)  # instance i is called new[i]
+    masks = []
+    for ids in (label_map, new[label_map]):
+        prompts = with_negatives(make_prompts(ids, "innermost"), ids, 2, 40.0)
+        masks.append(windowed.decode(segmenter, seen, prompts, SHAPE))
+    for i in range(5):
+        one, other = full(masks[0], i, SHAPE), full(masks[1], int(new[i + 1]) - 1, SHAPE)
+        np.testing.assert_array_equal(one, other)
+        assert masks[0].predicted_iou[i] == masks[1].predicted_iou[new[i + 1] - 1]
+
+
+def test_points_outside_of_a_window_are_left_out_of_it() -> None:
+    label_map = crowd()
+    prompts = with_negatives(make_prompts(label_map, "innermost"), label_map, 3, 40.0)
+    within = prompts.within((0, 28), (40, 40))
+    assert within.negatives().tolist() == [2, 1, 1, 2, 0]
+    np.testing.assert_array_equal(within.negatives_yx[1, 0], [20, 54 - 28])
+    np.testing.assert_array_equal(within.negatives_yx[2, 0], [20, 36 - 28])
 
 
 def test_a_mask_becomes_logits_where_its_image_lies() -> None:
@@ -162,7 +262,10 @@ def test_the_small_segmenter_takes_points_alone() -> None:
     embedding = small.encode(picture(64, 64))
     with pytest.raises(ValueError, match="points alone"):
         small.decode(embedding, make_prompts(blobs()[:64, :64], "box"), (64, 64))
-    for setting in ({"prompt": "box"}, {"prompt": "mask"}, {"window": 256}):
+    outside = with_negatives(make_prompts(crowd(), "innermost"), crowd(), 1, 40.0)
+    with pytest.raises(ValueError, match="points alone"):
+        small.decode(embedding, outside, (64, 64))
+    for setting in ({"prompt": "box"}, {"prompt": "mask"}, {"window": 256}, {"negatives": 1}):
         with pytest.raises(ValidationError, match=r"needs a sam\.model other than mini"):
             Sam(model="mini", **setting)
 
@@ -183,11 +286,20 @@ def test_keys_are_those_of_before_and_follow_the_new_settings(tmp_path: Path) ->
     assert '"window":256' in key("embed", window=256)[1]
     masks = [key("masks", **asked)[0] for asked in ({}, {"prompt": "box"}, {"window": 256})]
     assert len(set(masks)) == 3
+    plain_masks = key("masks")
+    assert "negatives" not in plain_masks[1] and "scale" not in plain_masks[1]
+    assert key("masks", negatives_radius=9.0) == plain_masks
+    told = [
+        key("masks", negatives=n, negatives_radius=r)[0] for n, r in ((1, 9.0), (1, 8.0), (2, 8.0))
+    ]
+    assert len({*told, plain_masks[0]}) == 4 and key("embed", negatives=2)[0] == digest
 
 
-@pytest.mark.parametrize(("kind", "mpp"), [("box", 0.25), ("mask", 0.5)])
+@pytest.mark.parametrize(
+    ("kind", "mpp", "negatives"), [("box", 0.25, 0), ("mask", 0.5, 0), ("innermost", 0.5, 3)]
+)
 def test_a_cell_asks_as_its_settings_say(
-    kind: str, mpp: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, mpp: float, negatives: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its masks are those of a segmenter that is asked by hand; windows follow the resolution."""
     ensure_torchvision()
@@ -198,7 +310,9 @@ def test_a_cell_asks_as_its_settings_say(
     load_segmenter.cache_clear()
     (sample,) = generated_samples(tmp_path / "tiles", 1, size=80, seed=3)
     image = replace(sample.image, mpp=mpp)
-    sam = {"model": "vit_b", "prompt": kind, "window": 48}
+    sam: dict[str, Any] = {"model": "vit_b", "prompt": kind, "window": 48}
+    if negatives:
+        sam |= {"negatives": negatives, "negatives_radius": 60.0}
     values = copy.deepcopy(TINY) | {"sam": sam, "uss": {"family": "none"}, "rounds": {"count": 0}}
     run = open_local(Cell.model_validate(values), 0, [image], tmp_path / "workspace")
     found, instances = run.masks(image, 1), run.array("instances", image)
@@ -206,7 +320,11 @@ def test_a_cell_asks_as_its_settings_say(
 
     segmenter, pixels = SamSegmenter(tiny_sam(), batch=1), image.load()
     seen = windowed.encode(segmenter, pixels, round(48 * 0.25 / mpp))
-    asked = windowed.decode(segmenter, seen, make_prompts(instances, kind), pixels.shape[:2])
+    prompts = make_prompts(instances, kind)
+    if negatives:
+        prompts = with_negatives(prompts, instances, negatives, 60.0 * 0.25 / mpp)
+        assert 0 < prompts.negatives().max() <= negatives
+    asked = windowed.decode(segmenter, seen, prompts, pixels.shape[:2])
     np.testing.assert_array_equal(found.boxes, asked.boxes)
     for one, other in zip(found.crops, asked.crops, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -12,7 +12,7 @@ import torch
 
 from coin_ray.compat import ensure_torchvision
 from coin_ray.confidence.frame import Frame
-from coin_ray.confidence.prompts import Prompts, make_prompts
+from coin_ray.confidence.prompts import Prompts, make_prompts, with_negatives
 from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.confidence.settings import segmenter_name
 from coin_ray.errors import UserError
@@ -100,6 +100,48 @@ def test_encoding_and_decoding_equal_the_predictor(kind: str, shape: tuple[int, 
         assert masks.predicted_iou[i] == pytest.approx(np.clip(iou[best], 0, 1), abs=1e-5)
         shares.append(mask.mean())
     assert any(0.005 < s < 0.98 for s in shares), "the comparison must have outlines to compare"
+
+
+@pytest.mark.parametrize("kind", ["innermost", "box", "mask"])
+def test_points_outside_are_decoded_as_the_predictor_decodes_them(kind: str) -> None:
+    """Label 0 in the package's own predictor, beside what else it is told."""
+    sam, shape = small_sam2(), (70, 110)
+    from coin_ray.confidence.sam2 import LEVELS, Sam2Segmenter
+
+    label_map = disks(shape)
+    plain = make_prompts(label_map, kind)
+    prompts = with_negatives(plain, label_map, 2, 38.0)
+    assert len(set(prompts.negatives().tolist())) > 1
+    segmenter, predictor = Sam2Segmenter(sam, batch=2), predictor_of(sam)
+    segmenter.batch = 2  # as on a GPU
+    embedding = segmenter.encode(picture(*shape))
+    predictor.set_image(picture(*shape))
+    again = [torch.from_numpy(embedding[name].astype(np.float32))[None] for name in LEVELS]
+    predictor._features = {"image_embed": again[2], "high_res_feats": again[:2]}
+    masks, alone = (segmenter.decode(embedding, p, shape) for p in (prompts, plain))
+    changed = 0
+    for i, (y, x) in enumerate(prompts.points_yx):
+        outside = prompts.negatives_yx[i, : prompts.negatives()[i]]
+        said = [] if kind == "box" else [(y, x)]
+        points, kinds = [*said, *outside], [1] * len(said) + [0] * len(outside)
+        asked: dict[str, Any] = {"multimask_output": kind == "innermost" and not len(outside)}
+        if points:
+            asked |= {
+                "point_coords": np.array(points)[:, ::-1].copy(),
+                "point_labels": np.array(kinds),
+            }
+        if kind == "box":
+            y0, x0, y1, x1 = prompts.boxes_yxyx[i]
+            asked["box"] = np.array([x0, y0, x1 - 1, y1 - 1])
+        if kind == "mask":
+            frame = Frame(shape, (256, 256), 256, 64, direct=True)
+            asked["mask_input"] = frame.logits(prompts.masks.take(np.array([i])))[0].numpy()
+        found, iou, _ = predictor.predict(**asked)
+        best = int(iou.argmax())
+        assert (full(masks, i, shape) != found[best].astype(bool)).mean() < 2e-3
+        assert masks.predicted_iou[i] == pytest.approx(np.clip(iou[best], 0, 1), abs=1e-5)
+        changed += bool((full(masks, i, shape) != full(alone, i, shape)).any())
+    assert changed
 
 
 @pytest.mark.parametrize("model", SIZES)

@@ -18,6 +18,7 @@ from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.cell import CellRun
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.oracles import TITLES
+from coin_ray.pipeline.refs import zooms
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Given, Keyed, Read, Ref, Stage, Take, Undeclared
@@ -61,13 +62,18 @@ CELLS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "no transport": {"ot": {"enabled": False}},
     "image scope": {"uss": {"centroid_scope": "image"}},
+    "sam": {"uss": {"family": "sam", "normalise": "whiten"}, "sam": {"model": "mini"}},
     "maskcut": {"ucis": {"model": "maskcut", "maskcut": {"masks": 2}}},
     "files": {"ucis": {"model": "files", "path": "masks"}, "uss": {"family": "none"}},
     "ssa": {"ucis": {"model": "ssa", "weights": "none", "ssa": SSA}, "uss": {"family": "none"}},
     "psm": {"ucis": {"model": "psm", "weights": "none", "psm": PSM}, "uss": {"family": "none"}},
 }
-FROM_A_FILE = {("ucis_model", "encoder"), ("round", "encoder"), ("embed", "scale")}
-"""Inputs that only a pretrained encoder, or SAM on windows, has: no file of one is here."""
+FROM_A_FILE = {
+    *(("ucis_model", "encoder"), ("round", "encoder")),
+    *(("embed", "scale"), ("masks", "scale"), ("oracle_prompts", "scale")),
+}
+"""Inputs that only a pretrained encoder, or SAM on windows or with points outside of a nucleus,
+has: no file of one is here."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +109,7 @@ def places(config: Cell, chain: Chain, sample: Sample) -> Iterator[Ref]:
         yield Ref("ucis_model")
     yield Ref("ucis", image)
     if config.uss.family != "none":
-        zoom = config.uss.zoom[0]
+        zoom = zooms(config)[0]
         yield Ref("features", image, zoom=zoom)
         yield Ref("centroids", image, zoom=zoom)
         yield from (Ref(stage, image) for stage in ("similarity", "transport", "refine"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +34,14 @@ class Frame:
     def points(self, prompts: Prompts) -> Tensor:
         """(N, 1, 2) positions (x, y) in the square."""
         return self._scaled(prompts.points_yx)[:, None]
+
+    def negatives(self, prompts: Prompts) -> Tensor:
+        """(N, K, 2) positions (x, y) of the points outside, of which all have K."""
+        count = int(prompts.negatives().max(initial=0))
+        if prompts.negatives_yx is None or not count:
+            return torch.zeros(len(prompts), 0, 2)
+        outside = prompts.negatives_yx[:, :count].reshape(-1, 2)
+        return self._scaled(outside).reshape(-1, count, 2)
 
     def boxes(self, prompts: Prompts) -> Tensor:
         """(N, 2, 2) positions (x, y) of a box's first and last pixel."""
@@ -81,25 +89,29 @@ class Frame:
         logits (n, m, low, low), and their predicted IoU (n, m).
 
         The choice among the candidates comes before the upsampling, and only the part of a mask's
-        box is upsampled, so memory does not grow with N and little with the image.
+        box is upsampled, so memory does not grow with N and little with the image. A batch has as
+        many points outside of each: SAM has no filler for a point that changes nothing.
         """
-        boxes, crops, predicted = [], [], [np.zeros(0, dtype=np.float32)]
-        for start in range(0, len(prompts), batch):
-            part = np.arange(start, min(start + batch, len(prompts)))
+        boxes = np.zeros((len(prompts), 4), dtype=np.int64)
+        crops = [np.zeros((0, 0), dtype=bool)] * len(prompts)
+        predicted = np.zeros(len(prompts), dtype=np.float32)
+        for part in _batches(prompts.negatives(), batch):
             logits, iou = decode(prompts.take(part))
             best = iou.argmax(dim=1)
             which = torch.arange(len(best), device=best.device)
             chosen = logits[which, best].float().cpu().numpy()
-            predicted.append(iou[which, best].float().cpu().numpy())
-            for low in chosen - threshold:
-                box, crop = _cut(low, *self.upsampling)
-                boxes.append(box)
-                crops.append(crop)
-        return InstanceMasks(
-            np.array(boxes, dtype=np.int64).reshape(-1, 4),
-            crops,
-            np.clip(np.concatenate(predicted), 0, 1),
-        )
+            predicted[part] = iou[which, best].float().cpu().numpy()
+            for i, low in zip(part.tolist(), chosen - threshold, strict=True):
+                boxes[i], crops[i] = _cut(low, *self.upsampling)
+        return InstanceMasks(boxes, crops, np.clip(predicted, 0, 1))
+
+
+def _batches(kinds: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of up to ``most`` of one kind at a time, in order."""
+    for kind in np.unique(kinds):
+        which = np.flatnonzero(kinds == kind)
+        for start in range(0, len(which), most):
+            yield which[start : start + most]
 
 
 def _averaging(full: int, used: float, low: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from coin_ray.labels import InstanceMasks
 
 class SamSegmenter:
     """Of one positive point an instance three candidate masks, the one of highest predicted IoU; of
-    a box, or a mask and its point, SAM's one mask.
+    a box, a mask and its point, or a point and others outside, SAM's one mask.
 
     ``sam`` is a ``segment_anything`` Sam module. The image is resized as SAM's own predictor does
     (long side to the encoder's size, padded below and right). On a GPU ``batch`` prompts are
@@ -51,11 +51,13 @@ class SamSegmenter:
 
         def decode(part: Prompts) -> tuple[Tensor, Tensor]:
             points = boxes = masks = None
+            inside, outside = frame.points(part), frame.negatives(part)
             if part.boxes_yxyx is not None:
-                boxes = frame.boxes(part).to(self.device).flatten(1)
-            else:
-                xy = frame.points(part).to(self.device)
-                points = xy, torch.ones(xy.shape[:2], dtype=torch.int, device=self.device)
+                boxes, inside = frame.boxes(part).to(self.device).flatten(1), inside[:, :0]
+            xy = torch.cat([inside, outside], dim=1).to(self.device)
+            if xy.shape[1]:
+                labels = torch.arange(xy.shape[1], device=self.device) < inside.shape[1]
+                points = xy, labels.int().expand(len(xy), -1)
             if part.masks is not None:
                 masks = frame.logits(part.masks).to(self.device)
             sparse, dense = self._exactly(self.sam.prompt_encoder, points, boxes, masks)

@@ -23,8 +23,8 @@ LEVELS = ("quarter", "half", "embedding")
 """Features that the decoder takes, by their size beside the finest one's 256 px."""
 
 
-POINT, CORNERS = (1, 2), (2, 4)
-"""Ranges of the package's kinds of points: one on the object, the corners of a box."""
+OUTSIDE, POINT, CORNERS = 0, [1], [2, 3]
+"""The package's kinds of points: off the object, on it, the corners of a box."""
 
 
 class Sam2Segmenter:
@@ -77,10 +77,13 @@ class Sam2Segmenter:
                 xy, kinds = frame.boxes(part), CORNERS
             else:
                 xy, kinds = frame.points(part), POINT
-            labels = torch.arange(*kinds, dtype=torch.int, device=self.device).expand(len(xy), -1)
+            outside = frame.negatives(part)
+            xy = torch.cat([xy, outside], dim=1)
+            labels = torch.full(xy.shape[:2], OUTSIDE, dtype=torch.int)
+            labels[:, : len(kinds)] = torch.tensor(kinds, dtype=torch.int)
             if part.masks is not None:
                 masks = frame.logits(part.masks).to(self.device)
-            asked = (xy.to(self.device), labels)
+            asked = (xy.to(self.device), labels.to(self.device))
             sparse, dense = self._exactly(encoder, asked, None, masks)
             logits, iou, _, _ = self.sam.sam_mask_decoder(
                 image_embeddings=features,

@@ -49,6 +49,18 @@ class Sam(Section):
             "from how many sides it looks, turned and mirrored: a mask is what most of them hold"
         ),
     )
+    negatives: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description=(
+            "so many of the nearest other instances are told it as points outside of this one; "
+            "0 = none (paper)"
+        ),
+    )
+    negatives_radius: Positive = Field(
+        80.0, description="from the one's innermost pixel to the other's, at most, px at 0.25 um/px"
+    )
     precision: Precision = Field("fp32", description="of its encoder and its decoder")
     batch: Batch = Field(64, json_schema_extra={"runtime": True})
 
@@ -58,6 +70,11 @@ class Sam(Section):
             raise ValueError(
                 f"sam.prompt: {self.prompt} needs a sam.model other than mini, which was trained "
                 "with points alone"
+            )
+        if self.model == "mini" and self.negatives:
+            raise ValueError(
+                "sam.negatives needs a sam.model other than mini, which was trained with points "
+                "inside of nuclei alone"
             )
         if self.model == "mini" and self.window is not None:
             raise ValueError(

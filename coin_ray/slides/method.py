@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.confidence.consistency import best_iou
-from coin_ray.confidence.prompts import make_prompts
+from coin_ray.confidence.prompts import make_prompts, with_negatives
 from coin_ray.imaging.instances import split_instances
 from coin_ray.imaging.stain import Standard, evidence_maps, macenko_vectors
 from coin_ray.labels import LabelMap, areas, count, means
@@ -162,6 +162,9 @@ def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> La
     segmenter = load_segmenter(sam.model, device=method.device, batch=sam.batch)
     model = seen_from(segmenter, sam.views)
     prompts = make_prompts(drawn, sam.prompt)
+    if sam.negatives:
+        radius = sam.negatives_radius * scale
+        prompts = with_negatives(prompts, drawn, sam.negatives, radius)
     window = windowed.window_px(sam, scale)
     with computing(method.device, sam.precision):
         seen = windowed.encode(model, image, window)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
 from coin_ray.precision import computing
 from coin_ray.store.artifacts import Artifact
 from coin_ray.ucis.settings import Ucis
+
+if TYPE_CHECKING:
+    from coin_ray.confidence.prompts import Prompts
 
 
 def _embed(given: Given) -> Artifact:
@@ -71,10 +75,32 @@ def _masks(given: Given) -> Artifact:
     """The segmenter's masks of the instances that a round scores."""
     from coin_ray.confidence.prompts import make_prompts
 
-    prompts = make_prompts(given.array("instances"), given.settings.prompt)
+    label_map = given.array("instances")
+    prompts = beside_others(given, make_prompts(label_map, given.settings.prompt), label_map)
     return Artifact(given.prompted("embed", prompts, given.settings.precision).to_arrays())
 
 
+def beside_others(given: Given, prompts: Prompts, label_map: LabelMap) -> Prompts:
+    """The prompts of a label map, with points in the other instances where they are asked for."""
+    from coin_ray.confidence.prompts import with_negatives
+
+    if "scale" not in given:
+        return prompts
+    s = given.settings
+    return with_negatives(prompts, label_map, s.negatives, s.negatives_radius * given["scale"])
+
+
+def tells_others(config: Cell) -> bool:
+    return config.sam.negatives > 0
+
+
+NEGATIVES = Read("sam", ("negatives", "negatives_radius"), when=tells_others)
+RESOLUTION = Take(
+    "scale",
+    lambda chain, ref: chain.scale(ref.image),
+    when=lambda chain, ref: tells_others(chain.config),
+)
+"""What :func:`beside_others` looks at."""
 _scored = Take(
     "instances",
     refs.current,
@@ -85,8 +111,12 @@ _drawn = Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round), st
 MASKS = Stage(
     "masks",
     _masks,
-    reads=(Read("sam", ("prompt", "precision"), old=FP32),),
-    takes=(_scored, Take("embed", lambda chain, ref: Ref("embed", ref.image), stages=("embed",))),
+    reads=(Read("sam", ("prompt", "precision"), old=FP32), NEGATIVES),
+    takes=(
+        _scored,
+        Take("embed", lambda chain, ref: Ref("embed", ref.image), stages=("embed",)),
+        RESOLUTION,
+    ),
     runs="segmenter",
     work=lambda config, values: (config.sam.model, 1.0),
 )

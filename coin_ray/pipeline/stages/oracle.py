@@ -8,7 +8,16 @@ import numpy as np
 
 from coin_ray.labels import BoolArray, InstanceMasks, count
 from coin_ray.pipeline.stage import Given, Read, Ref, Stage, Take
-from coin_ray.pipeline.stages.confidence import MASKS, SELECT, accepted_by_rule, change, select
+from coin_ray.pipeline.stages.confidence import (
+    MASKS,
+    NEGATIVES,
+    RESOLUTION,
+    SELECT,
+    accepted_by_rule,
+    beside_others,
+    change,
+    select,
+)
 from coin_ray.pipeline.stages.measure import true_label_map
 from coin_ray.store.artifacts import Artifact
 
@@ -53,8 +62,8 @@ def _prompts(given: Given) -> Artifact:
     """The segmenter's masks of the true centres, one a true nucleus."""
     from coin_ray.confidence.prompts import Prompts, prompt_points
 
-    s = given.settings
-    centres = Prompts(prompt_points(given["truth"], s.prompt))
+    s, truth = given.settings, given["truth"]
+    centres = beside_others(given, Prompts(prompt_points(truth, s.prompt)), truth)
     masks = given.prompted("embed", centres, s.precision)
     return Artifact(masks.to_arrays())
 
@@ -62,8 +71,8 @@ def _prompts(given: Given) -> Artifact:
 PROMPTS = Stage(
     "oracle_prompts",
     _prompts,
-    reads=(Read("sam", ("prompt", "precision")),),
-    takes=(*(take for take in MASKS.takes if take.role == "embed"), _TRUTH),
+    reads=(Read("sam", ("prompt", "precision")), NEGATIVES),
+    takes=(*(take for take in MASKS.takes if take.role == "embed"), _TRUTH, RESOLUTION),
     runs="segmenter",
     work=MASKS.work,
 )
