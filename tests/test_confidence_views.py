@@ -14,6 +14,7 @@ from coin_ray.confidence.prompts import Prompts, make_prompts, prompt_points
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.confidence.settings import SMALL_WINDOW, Sam
+from coin_ray.confidence.tokens import token_windows
 from coin_ray.confidence.views import ORDER, View, Viewed, majority, seen_from
 from coin_ray.data.synthetic import generate_tile, generated_samples
 from coin_ray.labels import InstanceMasks, boxes
@@ -33,7 +34,11 @@ def test_points_boxes_and_masks_lie_in_the_view_where_their_pixels_do(
     assert seen.shape == view.seen
     np.testing.assert_array_equal(view.back.of(seen), label_map)
     asked = make_prompts(label_map, "mask")
-    prompts = view.prompts(Prompts(asked.points_yx, boxes(label_map), asked.masks))
+    outside = np.stack([asked.points_yx[[1, 2, 0]], np.full((3, 2), np.nan)], axis=1)
+    prompts = view.prompts(Prompts(asked.points_yx, boxes(label_map), asked.masks, outside))
+    assert prompts.negatives_yx is not None
+    np.testing.assert_array_equal(prompts.negatives_yx[:, 0], prompts.points_yx[[1, 2, 0]])
+    assert np.isnan(prompts.negatives_yx[:, 1]).all()
     y, x = prompts.points_yx.astype(int).T
     assert seen[y, x].tolist() == [1, 2, 3]
     np.testing.assert_array_equal(prompts.boxes_yxyx, boxes(np.ascontiguousarray(seen)))
@@ -150,3 +155,14 @@ def test_more_views_draw_better_outlines() -> None:
                 drawn: NDArray[np.bool_] = full(masks, i, image.shape[:2])
                 wrong[views] += int(np.count_nonzero(drawn != (label_map == i + 1)))
     assert wrong[8] < wrong[1]
+
+
+@pytest.mark.parametrize("size", [200, 300])
+def test_tokens_are_those_of_the_image_as_it_is(size: int) -> None:
+    image, _ = generate_tile(5, size, diameter=20)
+    segmenter = load_segmenter("mini", batch=64)
+    plain = token_windows("mini", segmenter.encode(image), (size, size))
+    seen = windowed.encode(seen_from(segmenter, 4), image, SMALL_WINDOW)
+    turned = token_windows("mini", seen, (size, size))
+    np.testing.assert_array_equal(turned.origins, plain.origins)
+    np.testing.assert_allclose(turned.tokens, plain.tokens, atol=0.02)  # other batches round

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.confidence.settings import segmenter_name
+from coin_ray.confidence.views import unturned
 
 
 class TokenWindows(NamedTuple):
@@ -30,11 +31,13 @@ def token_windows(
     half of a px of its input where it rounds). SAM 2.1: 64 x 64 over what it squeezed; its finer
     levels are left aside. What they looked at is the image, or each window of ``sam.window``.
     """
+    embedding = unturned(embedding)
     name, found = segmenter_name(model), np.asarray(embedding["embedding"])
     if name == "sam_mini":
         from coin_ray.confidence.small import window_corners
         from coin_ray.confidence.small_model import WINDOW
 
+        found = found.reshape(-1, *found.shape[-3:])  # views are of one window each
         return TokenWindows(found, window_corners(shape), (WINDOW, WINDOW))
     if "windows" in embedding:
         boxes = embedding["windows"]

@@ -6,7 +6,7 @@ Nothing in tissue says which way is up, so what changes with it is the segmenter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,13 @@ class View:
         )
 
     def points(self, points_yx: NDArray[Any]) -> NDArray[Any]:
-        """Pixel positions (N, 2) of the image in the view."""
-        (height, width), y, x = self.shape, points_yx[:, 0], points_yx[:, 1]
+        """Pixel positions (..., 2) of the image in the view."""
+        (height, width), y, x = self.shape, points_yx[..., 0], points_yx[..., 1]
         if self.mirrored:
             x = width - 1 - x
         for _ in range(self.quarters % 4):
             y, x, height, width = width - 1 - x, y, width, height
-        return np.stack([y, x], axis=1)
+        return np.stack([y, x], axis=-1)
 
     def boxes(self, boxes_yxyx: NDArray[np.int64]) -> NDArray[np.int64]:
         """Half-open boxes (N, 4) in the view."""
@@ -69,7 +69,8 @@ class View:
         """Prompts in the view."""
         boxes = None if prompts.boxes_yxyx is None else self.boxes(prompts.boxes_yxyx)
         masks = None if prompts.masks is None else self.masks(prompts.masks)
-        return Prompts(self.points(prompts.points_yx), boxes, masks)
+        outside = None if prompts.negatives_yx is None else self.points(prompts.negatives_yx)
+        return Prompts(self.points(prompts.points_yx), boxes, masks, outside)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,13 @@ class Viewed:
 def seen_from(segmenter: PromptSegmenter, views: int) -> PromptSegmenter:
     """The segmenter as ``sam.views`` says."""
     return segmenter if views == 1 else Viewed(segmenter, views)
+
+
+def unturned(embedding: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Of an embedding, what the segmenter saw of the image as it is."""
+    first = {n.removeprefix("0 "): a for n, a in embedding.items() if n.startswith("0 ")}
+    whole = {n: a for n, a in embedding.items() if " " not in n}
+    return whole | first
 
 
 def majority(drawn: Sequence[InstanceMasks]) -> InstanceMasks:
