@@ -8,7 +8,10 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,6 @@ import safetensors.numpy
 import yaml
 from PIL import Image
 
-from coin_ray.data.dataset import DataSet
 from coin_ray.events import events
 from coin_ray.events.tracked import Table
 from coin_ray.pipeline.stages import STAGES
@@ -109,40 +111,87 @@ def write_study(path: Path, factors: Values, design: str, seeds: int) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def read_study(path: Path, images: Path, workspace: Path) -> tuple[ResolvedStudy, DataSet]:
+def read_study(path: Path, images: Path, workspace: Path) -> ResolvedStudy:
     """As ``--data tiles=IMAGES`` reads it."""
-    request = Request(data=(f"tiles={images}",))
-    study, data = read_data(resolve(str(path), request), workspace)
-    return study, data["tiles"]
+    return read_data(resolve(str(path), Request(data=(f"tiles={images}",))), workspace)[0]
 
 
-def write_results(study: ResolvedStudy, data: DataSet, workspace: Path) -> None:
+@dataclass(frozen=True)
+class Told:
+    """What some version of the code calls a study's folder of results and its cells: of each its
+    ``cell`` (label), ``level``, ``data``, ``seed`` and ``config``, the text of its settings."""
+
+    run_name: str
+    content: str
+    cells: list[dict[str, Any]]
+
+
+TELL = """
+import json, sys
+import yaml
+from pathlib import Path
+from coin_ray.study.command_line import Request
+from coin_ray.study.datasets import read_data
+from coin_ray.study.study import resolve
+
+study, images, workspace = sys.argv[1:]
+found, _ = read_data(resolve(study, Request(data=(f"tiles={images}",))), Path(workspace))
+texts, cells = {}, []
+for cell in found.cells:
+    if cell.level not in texts:
+        config = cell.config.model_dump(mode="json", by_alias=True)
+        texts[cell.level] = yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False)
+    who = {"cell": cell.key_label, "level": cell.level, "data": cell.data.name, "seed": cell.seed}
+    cells.append({**who, "config": texts[cell.level]})
+told = {"run_name": found.run_name, "content": found.contents["tiles"], "cells": cells}
+print(json.dumps(told))
+"""
+
+
+def told_by(code: Path, study: Path, images: Path, workspace: Path) -> Told:
+    """What the code in a folder calls them: no version takes another's settings for its own."""
+    command = [sys.executable, "-W", "ignore", "-c", TELL, *map(str, (study, images, workspace))]
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, cwd=images)
+    return Told(**json.loads(done.stdout))
+
+
+def write_results(told: Told, workspace: Path) -> None:
     """Configuration and per-image values of every cell, all of them finished."""
     rng = np.random.default_rng(0)
-    names = [sample.image.name for sample in data.samples]
-    texts: dict[str, str] = {}
-    for cell in study.cells:
-        place = workspace / "runs" / study.run_name / cell.key_label
+    for cell in told.cells:
+        place = workspace / "runs" / told.run_name / cell["cell"]
         place.mkdir(parents=True)
-        if cell.level not in texts:
-            config = cell.config.model_dump(mode="json", by_alias=True)
-            texts[cell.level] = yaml.safe_dump(config, sort_keys=False)
-        (place / "config.yaml").write_text(texts[cell.level], encoding="utf-8")
-        values = iter(rng.random(IMAGES * 22).round(6).tolist())
-        rows = [
-            {"image": image, "step": step, "metric": metric, "value": next(values)}
-            for image in names
-            for step, metrics in STEPS.items()
-            for metric in metrics
-        ]
-        facts = {"agreement": next(iter(rng.random(1))), "accepted_fraction": 0.8}
+        who = dict(cell)
+        (place / "config.yaml").write_text(who.pop("config"), encoding="utf-8")
+        facts = {"agreement": float(rng.random()), "accepted_fraction": 0.8}
         found = {
-            "cell": {**_who(cell), "content": study.contents["tiles"], **facts},
+            "cell": {**who, "content": told.content, **facts},
             "rounds": [{"round": 1, **facts}],
             "made_of": "",
-            "rows": rows,
+            "rows": [],
         }
-        (place / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
+        (place / "metrics.json").write_text(_with_rows(found, rng), encoding="utf-8")
+
+
+def _with_rows(found: dict[str, Any], rng: np.random.Generator) -> str:
+    """What has no ``rows`` as JSON, with random values of every image for them."""
+    text = json.dumps(found, ensure_ascii=False)
+    assert text.count('"rows": []') == 1
+    values = rng.random(IMAGES * sum(map(len, STEPS.values()))).round(6).tolist()
+    return text.replace('"rows": []', f'"rows": [{_rows() % tuple(values)}]')
+
+
+@functools.cache
+def _rows() -> str:
+    """The rows of a cell, with a place for each value."""
+    names = ((step, metric) for step, metrics in STEPS.items() for metric in metrics)
+    rows = (
+        {"image": f"tile_{i:02}", "step": step, "metric": metric}
+        for step, metric in list(names)
+        for i in range(IMAGES)
+    )
+    return ", ".join(json.dumps(row)[:-1] + ', "value": %r}' for row in rows)
 
 
 def write_journal(study: ResolvedStudy, workspace: Path) -> None:
@@ -150,14 +199,17 @@ def write_journal(study: ResolvedStudy, workspace: Path) -> None:
     info = describe_study(study, data_digest=study.data_digest, runs=study.run_name)
     path = journal_path(workspace, study_identity(info))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(_lines(study, info)):
-            line = {"time": 1_700_000_000_000 + number, **plain(row)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _lines(study: ResolvedStudy, info: Values) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(_lines(study, info, rng)):
+            line = {"time": 1_700_000_000_000 + number, **plain(row)}
+            whole = _with_rows(line, rng) if "rows" in line else json.dumps(line)
+            file.write(whole + "\n")
+
+
+def _lines(
+    study: ResolvedStudy, info: Values, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
     yield study_event(info).to_json()
     yield events.StudyStarted(study.name, len(study.cells), {"round": len(study.cells)}).to_json()
     stages = {
@@ -170,15 +222,9 @@ def _lines(study: ResolvedStudy, info: Values) -> Iterator[dict[str, Any]]:
         yield events.CellStarted(**_who(cell)).to_json() | run
         metrics = dict(zip(("aji", "pq", "dice", "miou", "loss"), rng.random(5), strict=True))
         yield events.RoundFinished(**_who(cell), round=1, metrics=metrics).to_json() | run
-        rows = [
-            {"image": f"tile_{i:02}", "step": step, "metric": metric, "value": float(rng.random())}
-            for i in range(IMAGES)
-            for step, names in STEPS.items()
-            for metric in names
-        ]
         yield {"event": "Stages", "stages": stages} | run
         yield events.CellFinished(**_who(cell), metrics=metrics, seconds=9.0).to_json() | run
-        yield Table("per_image", rows, cell.key_label).to_json() | run
+        yield Table("per_image", [], cell.key_label).to_json() | run
     yield events.StudyFinished(study.name, len(study.cells), 0).to_json()
 
 

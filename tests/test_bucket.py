@@ -18,7 +18,7 @@ import pytest
 
 from coin_ray import bucket
 from coin_ray.cluster import leases
-from coin_ray.cluster.nodes import Probed, measured
+from coin_ray.cluster.probing import Probed, measured
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.files import longest, seen, write_text
@@ -230,6 +230,15 @@ def test_on_a_cluster_an_actor_keeps_the_leases(
     assert door.asked["all"] == begun, "the bucket was not asked"
 
 
+def test_leases_that_nobody_gives_back_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, now = Kept(), time.monotonic()
+    kept.take("a", "of a node that is lost")
+    monkeypatch.setattr(time, "monotonic", lambda: now + lease.STALE + 60)
+    kept.take("b", "1")
+    kept.actor.end()
+    assert list(kept.actor._held) == ["b"]
+
+
 def test_the_store_of_a_bucket_is_listed_and_cleared(
     here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +266,34 @@ def test_the_store_of_a_bucket_is_listed_and_cleared(
     kept = artifacts("one")
     assert {name.partition("/")[0] for name in kept} == {"score", "checkpoints"} and len(kept) == 2
     assert not bucket.names(left) and not there.has(keys[1]), "nor is there a copy here"
+
+
+def test_what_a_bucket_holds_is_verified_whatever_lies_here(
+    here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [make_key("score", 2, f"tile{n}", {}, {}) for n in range(4)]
+    for key in keys:
+        here.get(key, lambda: MADE)
+    raw = bucket.read(here.folder(keys[1])) or b""
+    bucket.write(here.folder(keys[1]), raw[:-1] + bytes([raw[-1] ^ 1]))
+    bucket.write(here.folder(keys[2]), raw[:40])
+    bucket.write(here.folder(keys[3]), raw)  # of another key
+    verify = ("store", "verify", "--workspace", "s3://studies/one")
+    elsewhere = str(there.root).partition(f"/{bucket.MIRRORS}/")[0]
+    for machine in (os.environ["COIN_RAY_CACHE"], elsewhere):  # with copies, and without
+        monkeypatch.setenv("COIN_RAY_CACHE", machine)
+        done = call(*verify)
+        assert done.exit_code == 1 and "3 of 4 artifacts are broken" in done.output, done.output
+        told = [line for line in done.output.splitlines() if line.startswith("score/")]
+        assert len(told) == 3 and keys[0].path not in done.output
+    assert here.has(keys[1]), "the copy is whole"
+    done = call(*verify, "--fix")
+    assert done.exit_code == 0 and "3 of 4 artifacts removed" in done.output, done.output
+    assert artifacts("one") == {keys[0].path} and there.get(keys[0], fail).info == MADE.info
+    assert not there.has(keys[1]) and len(there.damaged()) == 3
+    assert (
+        "1 artifacts, all as they were written, read from s3://studies/one" in call(*verify).output
+    )
 
 
 def test_what_a_machine_keeps_is_bounded(here: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +373,7 @@ def test_doctor_says_how_a_bucket_is_reached(door: Door, monkeypatch: pytest.Mon
         speed = {"one": measured(folder / "x")}
         return Probed({"one": "", "two": "it is not seen there"}, [], speed)
 
-    monkeypatch.setattr("coin_ray.cluster.nodes.probe", probe)
+    monkeypatch.setattr("coin_ray.cluster.probing.probe", probe)
     told = call("doctor", "--workspace", "s3://studies/w").output
     assert "s3://studies/w: read and written" in told and "on one: read and written" in told
     assert len(re.findall("MB/s, clock [01] s off", told)) == 2, told  # S3 tells whole seconds

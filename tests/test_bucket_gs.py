@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from coin_ray import bucket
-from coin_ray.cluster.nodes import measured
+from coin_ray.cluster.probing import measured
 from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.store.keys import make_key
 from tests.cli_calls import call

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import Result
 
-from coin_ray.cluster.nodes import Probed
 from coin_ray.cluster.own import did_not_start
+from coin_ray.cluster.probing import Probed
 from coin_ray.errors import UserError
 from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.store.keys import make_key
@@ -170,7 +170,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Stands for the cluster: what each node says of the store."""
     seen = {"head": "", "worker": ""}
     monkeypatch.setattr(
-        "coin_ray.cluster.nodes.probe",
+        "coin_ray.cluster.probing.probe",
         lambda address, folder: Probed(seen, [] if address else SOCKETS, {}),
     )
     return seen
@@ -247,7 +247,7 @@ def test_doctor_without_ray(error: Exception, text: str, monkeypatch: pytest.Mon
     def probe(address: str | None, folder: Path) -> dict[str, str]:
         raise error
 
-    monkeypatch.setattr("coin_ray.cluster.nodes.probe", probe)
+    monkeypatch.setattr("coin_ray.cluster.probing.probe", probe)
     done = call("doctor")
     assert done.exit_code == 1 and marks(done)["Ray"] == "fail" and text in done.stdout
     assert "tracker" in marks(done)  # it goes on

@@ -120,19 +120,53 @@ def test_a_wait_is_told_ever_more_seldom_and_ends(monkeypatch: pytest.MonkeyPatc
     assert "--wait MINUTES" in str(refused.value)
 
 
-def test_what_is_asked_for_follows_what_is_left_and_is_taken_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(joining, "request_resources", lambda bundles: asked.append(len(bundles)))
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stands for Ray's head, of the driver ``1``: ``asked`` as often as nodes were asked for."""
+    kept: dict[str, Any] = {"asked": [], "dead": {"0"}}
+
+    def put(key: str, value: str, *, overwrite: bool, namespace: str) -> None:
+        kept[key, namespace] = value.encode()
+
+    context = SimpleNamespace(get_job_id=lambda: "1")
+    monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(joining.kv, "_internal_kv_put", put)
+    monkeypatch.setattr(
+        joining.kv, "_internal_kv_get", lambda key, *, namespace: kept.get((key, namespace))
+    )
+    monkeypatch.setattr(
+        joining.kv, "_internal_kv_del", lambda key, *, namespace: kept.pop((key, namespace))
+    )
+    monkeypatch.setattr(
+        "ray._private.state.state.job_table",
+        lambda: [{"JobID": job, "IsDead": job in kept["dead"]} for job in "012"],
+    )
+    monkeypatch.setattr(
+        joining, "request_resources", lambda bundles: kept["asked"].append(len(bundles))
+    )
+    return kept
+
+
+def test_what_is_asked_for_follows_what_is_left_and_is_taken_back(kept: dict[str, Any]) -> None:
     with pytest.raises(KeyboardInterrupt), joining.Demand(lambda n: [{"CPU": 1.0}] * n) as demand:
         for trainings in (3, 3, 2, 5000):
             demand.follow(trainings)
         raise KeyboardInterrupt
-    assert asked == [3, 2, joining.MOST, 0]
+    assert kept["asked"] == [3, 2, joining.MOST, 0]
     with joining.Demand(lambda n: []):
         pass
-    assert len(asked) == 4
+    assert len(kept["asked"]) == 4
+
+
+def test_what_a_killed_driver_has_asked_for_is_taken_back(kept: dict[str, Any]) -> None:
+    joining.take_back()
+    joining.Demand(lambda n: [{"CPU": 1.0}] * n).follow(3)
+    joining.take_back()
+    assert kept["asked"] == [3], "its driver lives"
+    kept["dead"].add("1")
+    joining.take_back()
+    joining.take_back()
+    assert kept["asked"] == [3, 0]
 
 
 def test_trials_at_once_follow_the_cluster() -> None:

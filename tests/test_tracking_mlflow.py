@@ -626,13 +626,9 @@ def test_a_cell_is_written_by_as_many_calls_whatever_else_is_there(tmp_path: Pat
         assert replay.run() == number + 1
         calls.append(watched.calls)
     each = {method: (calls[1][method] - calls[0][method]) / 10 for method in calls[1]}
-    assert each.pop("log_batch") <= 2
-    assert each == {
-        **dict.fromkeys(("search_runs", "create_run", "set_terminated"), 1),
-        **dict.fromkeys(("log_artifacts", "log_artifact"), 1),
-        **dict.fromkeys(set(each) - {"search_runs", "create_run", "set_terminated",
-                                     "log_artifacts", "log_artifact"}, 0),
-    }  # fmt: skip
+    assert each.pop("log_batch") <= 2 and each.pop("log_artifact") <= 5  # its files
+    once = ("search_runs", "create_run", "set_terminated")
+    assert each == dict.fromkeys(each, 0) | dict.fromkeys(once, 1)
 
 
 def test_a_server_takes_several_runs_at_once_and_no_lock(

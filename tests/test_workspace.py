@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
+import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +27,7 @@ from coin_ray.store.keys import make_key
 from coin_ray.tracking.journal import Journal
 from coin_ray.tracking.mlflow_store import locked
 from coin_ray.workspace import Workspace
+from tests.conftest import ROOT
 
 PLACES = [name for name, found in vars(Workspace).items() if isinstance(found, property)]
 
@@ -74,6 +79,15 @@ def as_user(number: int, group: int, work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def homes() -> Iterator[Path]:
+    """A folder that everybody may look into."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -142,3 +156,78 @@ def test_both_drivers_write_at_once(shared: Path) -> None:
     assert codes == [0, 0]
     lines = path.read_text().splitlines()
     assert len(lines) == 100 and all(json.loads(line)["event"] == "Note" for line in lines)
+
+
+STUDY = """\
+study: shared
+extends: mini
+data: {generated: {train: 0, test: 2, size: 64}}
+baseline:
+  uss.family: none
+  student: {width: 4, iterations: 2, batch: 2, crop: 64}
+  rounds.count: 1
+  infer: {scales: [1.0]}
+design: one_at_a_time
+factors:
+  kept: {baseline: most, levels: {most: {select.value: 0.9}, few: {select.value: 0.3}}}
+"""
+OTHER_USER = """\
+hidden=$1 python=$2 user=$3 group=$4 aside=$5; shift 5
+if [ "$hidden" ]; then
+  mount --bind "$python" "$aside"
+  mount -t tmpfs -o mode=755 tmpfs "$hidden"
+  mkdir -p "$python"
+  mount --bind "$aside" "$python"
+fi
+umask 077
+exec setpriv --reuid "$user" --regid "$group" --clear-groups "$@"
+"""
+"""Where Python lies in a folder that others may not enter, they see no more of that folder."""
+
+
+def other_user(number: int, group: int, aside: Path) -> list[str]:
+    """How a command becomes another user's, who keeps his files to himself."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be two other users")
+    python = Path(sys.base_prefix).resolve()
+    closed = [at for at in reversed(python.parents) if not at.stat().st_mode & stat.S_IXOTH]
+    hidden = str(closed[0]) if closed else ""
+    call = [*(["unshare", "--mount"] if hidden else []), "sh", "-e", "-c", OTHER_USER, "as_user"]
+    call += [hidden, str(python), str(number), str(group), str(aside)]
+    if subprocess.run([*call, sys.executable, "-c", "import coin_ray"], cwd="/").returncode:
+        pytest.skip("another user of this machine cannot start Python here")
+    return call
+
+
+def test_two_users_drive_one_study_at_once(shared: Path, homes: Path, tmp_path: Path) -> None:
+    """Both end with one table, each stage is computed once, and there is no file of one that the
+    other could not go on with."""
+    group, file = shared.stat().st_gid, shared / "shared.yaml"
+    file.write_text(STUDY)
+    file.chmod(0o664)
+    os.chown(file, -1, group)
+    running = []
+    for number in (60001, 60002):
+        home = homes / str(number)
+        home.mkdir()
+        os.chown(home, number, group)
+        command = [*other_user(number, group, tmp_path), sys.executable, "-m", "coin_ray.cli"]
+        own = {"HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        running.append(
+            subprocess.Popen(
+                [*command, "sweep", str(file), "--local", "--workspace", str(shared)],
+                cwd=home,
+                env={"PATH": os.environ["PATH"], **own},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    said = [run.communicate(timeout=600)[0] for run in running]
+    assert [run.returncode for run in running] == [0, 0] and "is away" not in "".join(said), said
+    tables = {one.rpartition("\nshared\n")[2].partition("stages computed")[0] for one in said}
+    assert len({table.rpartition("\n")[0] for table in tables}) == 1 and "Dice" in "".join(tables)
+    computed = [int(n) for n in re.findall(r"(\d+) stages computed", "".join(said))]
+    assert sum(computed) == len(list((shared / "store").glob("*/*/manifest.json"))) > 20
+    for path in shared.rglob("*"):
+        assert path.stat().st_gid == group and path.stat().st_mode & 0o060 == 0o060, path

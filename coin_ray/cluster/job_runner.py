@@ -17,7 +17,7 @@ from coin_ray.cluster.event_pump import pumped
 from coin_ray.cluster.executor import Cluster
 from coin_ray.cluster.folders import run_folder
 from coin_ray.cluster.hub import AskHub, ToHub, start_hub
-from coin_ray.cluster.joining import Demand, awaited
+from coin_ray.cluster.joining import Demand, awaited, take_back
 from coin_ray.cluster.nodes import check_seen, connected
 from coin_ray.cluster.scoring import ActorSegmenter
 from coin_ray.cluster.segmenters import Segmenters
@@ -89,6 +89,7 @@ class ClusterRunner:
         minutes = cluster.minutes(self._study.cluster)
         seen = "cpu" if minutes else device  # a GPU may be what is waited for
         self._stack.enter_context(session(cluster.address, cpus=cluster.cpus, device=seen))
+        take_back()
         if minutes:
             self._demand = self._stack.enter_context(Demand(self._bundles))
             self._demand.follow(1)

@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
+from ray.experimental import internal_kv as kv
 
 from coin_ray.cluster.nodes import connected
 from coin_ray.events.events import Event, Note
 from coin_ray.planning.machines import Node, shapes, too_much
 
+ASKED, NAMESPACE = "asked", "coin-ray"
+"""Where the cluster keeps which job it was that asked for nodes."""
 POLL = 1.0
 SAY = 30.0
 """Seconds until the wait is spoken of again; each time it takes twice as long."""
@@ -45,9 +49,21 @@ def _minutes(number: float) -> str:
     return f"{number:g} minute{'s' * (number != 1)}"
 
 
+def take_back() -> None:
+    """Take back what the driver of another study has asked for, and died: Ray keeps it."""
+    # Ray has no other way to ask.
+    from ray._private.state import state
+
+    asked = kv._internal_kv_get(ASKED, namespace=NAMESPACE)
+    living = {job["JobID"] for job in state.job_table() if not job["IsDead"]}
+    if asked and asked.decode() not in living:
+        request_resources(bundles=[])
+        kv._internal_kv_del(ASKED, namespace=NAMESPACE)
+
+
 class Demand:
     """What the autoscaler of a cluster is asked to have; leaving it takes that back. Ray keeps one
-    such request for the whole cluster, and keeps it after its driver has died."""
+    such request for the whole cluster."""
 
     def __init__(self, bundles: Callable[[int], list[dict[str, float]]]) -> None:
         self._bundles, self._asked = bundles, 0
@@ -59,10 +75,14 @@ class Demand:
         if self._asked:
             with suppress(RayError):  # a cluster that is lost asks for nothing any more
                 request_resources(bundles=[])
+                kv._internal_kv_del(ASKED, namespace=NAMESPACE)
 
     def follow(self, trainings: int) -> None:
         """Room for so many of them."""
         trainings = min(trainings, MOST)
         if trainings != self._asked:
+            if not self._asked:  # known before anything is asked for
+                job = ray.get_runtime_context().get_job_id()
+                kv._internal_kv_put(ASKED, job, overwrite=True, namespace=NAMESPACE)
             self._asked = trainings
             request_resources(bundles=self._bundles(trainings) if trainings else [])

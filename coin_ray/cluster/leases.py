@@ -55,8 +55,12 @@ class LeaseActor:
             del self._held[name]
 
     def end(self) -> None:
-        """End, if nobody has asked for long."""
-        if time.monotonic() - self._asked > self._idle:
+        """End, if nobody has asked for long; else forget who is silent, and gives nothing back."""
+        now = time.monotonic()
+        silent = [name for name, (_, heard) in self._held.items() if now - heard > STALE]
+        for name in silent:
+            del self._held[name]
+        if now - self._asked > self._idle:
             ray.actor.exit_actor()
 
 

@@ -3,6 +3,7 @@ wait for its end."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ WAITS = (
     "{who} runs this study already: it takes over what the file says now, and the table comes here "
     "when that run has ended"
 )
+ELSEWHERE = f", or has been silent for {lease.STALE:g} s because its machine is lost"
 
 
 @contextmanager
@@ -43,7 +45,9 @@ def _taken(study: ResolvedStudy, runs: Path, listen: Listen) -> str:
             there = lease.holder(runs / LEASE, clock(runs))
             if there is not None and not there.ended and not answered:
                 if handed is None:
-                    listen(Note(WAITS.format(who=f"process {there.pid} on {there.host}")))
+                    text = WAITS.format(who=f"process {there.pid} on {there.host}")
+                    away = there.host != socket.gethostname()
+                    listen(Note(text + ELSEWHERE if away else text))
                 if handed is None or not handed.exists():
                     handed = edits.hand_in(study, runs)
                 if said := edits.answer(handed):

@@ -31,12 +31,9 @@ from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.keys import Key
 from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal
-from coin_ray.store.placing import TAKEN, inside, placed, write, writing
+from coin_ray.store.placing import TAKEN, inside, most_kept, placed, write, writing
 from coin_ray.store.timing import device_of, elsewhere, leave_out
 
-CACHE_GB = 20.0
-"""What of a bucket a machine keeps at most, unless COIN_RAY_CACHE_GB says otherwise: the artifacts
-used last."""
 _kept: Counter[Path] = Counter()
 """Bytes that this process has added since it looked."""
 T = TypeVar("T")
@@ -145,7 +142,7 @@ class Store:
         """Hold what lies in front of a bucket to its bound, looking now and then."""
         from coin_ray.store.upkeep import collectable
 
-        most = 1e9 * float(os.environ.get("COIN_RAY_CACHE_GB") or CACHE_GB)
+        most = most_kept()
         _kept[self.root] += size
         if _kept[self.root] > most / 20:
             _kept[self.root] = 0
@@ -296,17 +293,19 @@ class Store:
         return inside(self.root, self.root / CHECKPOINTS / key.path)
 
     def discard(self, folder: Path, fault: str = "") -> None:
-        """Remove an entry, atomically for readers. ``fault``: it was damaged, and how."""
+        """Remove an entry, atomically for readers. ``fault``: it was damaged, and how; then the
+        object that it stands for goes, too."""
         grave = inside(self.root, self.root / SCRATCH / uuid.uuid4().hex)
         make_folder(grave.parent)
         try:
             inside(self.root, folder).rename(grave)
         except FileNotFoundError:
-            return
+            if bucket.address(folder) is None:
+                return
         if grave.is_dir() and not grave.is_symlink():
             shutil.rmtree(grave, ignore_errors=True)
         else:
-            grave.unlink()
+            grave.unlink(missing_ok=True)
         if fault:
             bucket.remove(folder)
             with (self.root / DAMAGED).open("a", encoding="utf-8") as file:

@@ -1,4 +1,5 @@
-"""Looking after a store in a bucket: what it holds, what may go; each from one listing.
+"""Looking after a store in a bucket: what it holds, what may go, what is broken; each from one
+listing.
 
 A listing may lag behind. What it does not name stays, and what is removed that somebody needs is
 made again. Reading leaves no mark on an object: the oldest of a bucket is what was written first.
@@ -9,15 +10,20 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from coin_ray import bucket
 from coin_ray.bucket import Object
+from coin_ray.errors import UserError
 from coin_ray.store.artifacts import CHECKPOINTS, LEASES, SCRATCH, Store
-from coin_ray.store.upkeep import FORGOTTEN, ORPHANED, Entry
+from coin_ray.store.manifest import CorruptArtifact, understood
+from coin_ray.store.upkeep import FORGOTTEN, ORPHANED, Checked, Entry, compared
 
 _NO_STAGES = (SCRATCH, LEASES, CHECKPOINTS)
+AT_ONCE = 8
+"""Objects that are read at the same time."""
 
 
 def listing(store: Store) -> dict[str, Object]:
@@ -48,6 +54,27 @@ def orphans(store: Store, found: Mapping[str, Object]) -> list[Path]:
         if ended or (forgotten is not None and age > forgotten):
             out.append(store.root / name)
     return out
+
+
+def check(store: Store) -> Iterator[Checked]:
+    """Every artifact that is listed, read from the bucket, whatever copies there are of it."""
+    artifacts = [store.root / one.stage / one.name for one in entries(listing(store))]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from filter(None, pool.map(_checked, artifacts))
+
+
+def _checked(folder: Path) -> Checked | None:
+    """None if it has gone."""
+    try:
+        raw = bucket.read(folder)
+        if raw is None:
+            return None
+        manifest, _, data = raw.partition(b"\n")
+        return compared(folder, understood(manifest, len(data), folder), data)
+    except CorruptArtifact as error:
+        return Checked(folder, str(error), 0)
+    except (OSError, UserError) as error:
+        return Checked(folder, f"it cannot be read ({getattr(error, 'found', error)})", 0)
 
 
 def abandoned(folder: Path, quiet: float) -> dict[Path, int]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from coin_ray import bucket
 from coin_ray.errors import UserError
 from coin_ray.section import Values
 
@@ -62,6 +63,12 @@ def read_manifest(folder: Path) -> Values:
             found=str(error.strerror),
             do="mend its permissions, or remove it: it is then made again",
         ) from error
+    return understood(raw, size, folder)
+
+
+def understood(raw: bytes, size: int, folder: Path) -> Values:
+    """What a manifest says of ``size`` bytes of data in ``folder``, or in the object that it stands
+    for. Raises as ``read_manifest``."""
     try:
         found = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -72,7 +79,7 @@ def read_manifest(folder: Path) -> Values:
     if found.get("version", 1) > VERSION:
         raise UserError(
             "an artifact of a later version of coin-ray",
-            where=str(folder),
+            where=bucket.shown(folder),
             expected=f"a manifest of version {VERSION} or before",
             found=f"version {found['version']}",
             do="update coin-ray, or take another workspace",

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from coin_ray.errors import UserError
 
+CACHE_GB = 20.0
+"""What of a bucket a machine keeps at most, unless COIN_RAY_CACHE_GB says otherwise: the artifacts
+used last."""
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 """What a rename says where something is in its place."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -74,3 +77,8 @@ def placed(root: Path, path: str) -> bool:
         # ENOENT: there is such a stage, but this machine does not see it yet.
         return error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
     return False
+
+
+def most_kept() -> float:
+    """Bytes of a bucket's artifacts that this machine keeps at most."""
+    return 1e9 * float(os.environ.get("COIN_RAY_CACHE_GB") or CACHE_GB)

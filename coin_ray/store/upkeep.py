@@ -15,6 +15,7 @@ from typing import NamedTuple
 from coin_ray.errors import UserError
 from coin_ray.files import clock
 from coin_ray.identity import text_digest
+from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CHECKPOINTS, LEASES, SCRATCH, Store, data_digest
 from coin_ray.store.keys import SHORT
@@ -149,20 +150,23 @@ def check(store: Store, stages: Container[str]) -> Iterator[Checked]:
 
 def _checked(folder: Path) -> Checked | None:
     """None if it has gone."""
-    version = 0
     try:
         manifest = read_manifest(folder)
-        version = manifest.get("version", 1)
         raw = (folder / DATA).read_bytes()
     except FileNotFoundError:
         return None
     except CorruptArtifact as error:
-        return Checked(folder, str(error), version)
+        return Checked(folder, str(error), 0)
     except (OSError, UserError) as error:
-        return Checked(folder, f"it cannot be read ({getattr(error, 'found', error)})", version)
+        return Checked(folder, f"it cannot be read ({getattr(error, 'found', error)})", 0)
+    return compared(folder, manifest, raw)
+
+
+def compared(folder: Path, manifest: Values, data: bytes) -> Checked:
+    """An artifact of which manifest and data can be read."""
     fault = ""
-    if data_digest(raw) != manifest["data"]:
+    if data_digest(data) != manifest["data"]:
         fault = "its data are not what was written"
     elif not folder.name.endswith(text_digest(manifest["fields"])[:SHORT]):
         fault = "its key is not that of its name"
-    return Checked(folder, fault, version)
+    return Checked(folder, fault, manifest.get("version", 1))

@@ -154,10 +154,10 @@ class MlflowWriter:
                 try:
                     local.parent.mkdir(parents=True, exist_ok=True)
                     local.write_text(text, encoding="utf-8")
+                    # Not the folder at once: MLflow would copy over a file of another user's.
+                    client.log_artifact(known.run_id, str(local), str(Path(path).parent))
                 except (FileExistsError, NotADirectoryError, IsADirectoryError):
                     self.refused.add(f"{path}: another is attached under a part of its name")
-            if texts:
-                client.log_artifacts(known.run_id, folder)
         known.artifacts |= texts
         for path, file in record.files.items():
             local = self.workspace / file["path"]

@@ -142,7 +142,7 @@ def _disk(workspace: Path) -> Iterator[Finding]:
 
 def _reached(url: str, folder: Path) -> Finding:
     """Whether objects can be written, read and removed from here."""
-    from coin_ray.cluster.nodes import measured
+    from coin_ray.cluster.probing import measured
 
     try:
         told = measured(folder / f"probe-{uuid.uuid4().hex}")
@@ -161,7 +161,7 @@ def _existing(folder: Path) -> Path:
 
 def _ray(workspace: Path, address: str | None) -> Iterator[Finding]:
     """Ray answers, only to us, and every node sees the folder of the store."""
-    from coin_ray.cluster.nodes import probe
+    from coin_ray.cluster.probing import probe
 
     where = f"the cluster at {address}" if address else "a cluster of this machine"
     try:

@@ -116,14 +116,17 @@ def gc(
 
 @app.command()
 def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
-    """Read every artifact and compare it with its digest; code 1 if any is broken and stays."""
+    """Read every artifact and compare it with its digest; code 1 if any is broken and stays. Of a
+    bucket its objects are read: a copy is compared each time that it is used."""
     from coin_ray.pipeline.stages import STAGES
+    from coin_ray.store import bucket_upkeep
     from coin_ray.store.artifacts import DAMAGED
     from coin_ray.store.upkeep import check, remove
 
     store = _store(workspace)
     count, old, faults, left = 0, 0, 0, 0
-    for found in check(store, STAGES):
+    kept = bucket.address(store.root) is not None
+    for found in bucket_upkeep.check(store) if kept else check(store, STAGES):
         count += 1
         old += found.version == 1
         if not found.fault:
@@ -141,7 +144,8 @@ def verify(workspace: options.Workspace = WORKSPACE, fix: Fix = False) -> None:
     if before := len(store.damaged()) - (faults - left if fix else 0):
         say(f"{before:,} found damaged and thrown away before: {store.root / DAMAGED}")
     if not faults:
-        say(f"{count:,} artifacts, all as they were written")
+        read = f", read from {bucket.shown(store.root)}" if kept else ""
+        say(f"{count:,} artifacts, all as they were written{read}")
     elif fix:
         say(f"{faults - left} of {count:,} artifacts removed; the next run makes them again")
     else:
