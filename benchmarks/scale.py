@@ -130,7 +130,7 @@ def cases(cells: int, parts: Sequence[str]) -> list[Case]:
         "report": Case("report and table", report, ("report", "grid.yaml", *DATA), 600.0),
         "status": Case("status", "3 s", ("status", "--workspace", "ws")),
         "tracker": Case(
-            "MLflow, sqlite", "20 cells a second", ("track", "sync", "--workspace", "ws")
+            "MLflow, sqlite", "20 cells a second", ("track", "sync", "--workspace", "ws"), 75.0
         ),
     }
     return [case for name, case in found.items() if name in parts]

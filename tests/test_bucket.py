@@ -271,7 +271,7 @@ def test_the_store_of_a_bucket_is_listed_and_cleared(
 def test_what_a_bucket_holds_is_verified_whatever_lies_here(
     here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = [make_key("score", 2, f"tile{n}", {}, {}) for n in range(4)]
+    keys = [make_key("score", 2, f"tile{n}", {"n": n}, {}) for n in range(4)]
     for key in keys:
         here.get(key, lambda: MADE)
     raw = bucket.read(here.folder(keys[1])) or b""

@@ -199,6 +199,19 @@ def test_the_run_of_a_dead_driver_is_taken_over(tmp_path: Path) -> None:
     assert heard == [] and not (tmp_path / driving.LEASE).exists()
 
 
+def test_a_driver_that_was_lost_with_its_machine_is_waited_for_as_long_as_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, _ = read(tmp_path, {})
+    monkeypatch.setattr(lease, "STALE", 0.5)
+    (tmp_path / driving.LEASE).write_text("elsewhere:1:token")
+    heard: list[events.Event] = []
+    with drives(given, tmp_path, heard.append):
+        pass
+    told = driving.WAITS.format(who="process 1 on elsewhere") + driving.ELSEWHERE
+    assert heard == [events.Note(told)] and "silent for 30 s" in told
+
+
 def sweep(folder: Path, name: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "coin_ray.cli", "sweep", "s.yaml", "--local", "--no-tracking"]
     out = (folder / name).open("w")

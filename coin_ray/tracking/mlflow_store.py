@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,20 +165,41 @@ def study_runs(client: Any, experiment_id: str, study: str, cell: str = "") -> I
 
 
 @contextmanager
-def alone(workspace: Path, uri: str) -> Iterator[None]:
-    """One driver of this workspace at a time, where they share a database file; a server has its
-    own order."""
+def alone(workspace: Path, uri: str) -> Iterator[Lock | None]:
+    """One driver of this workspace at a time, where they share a database file; None for a server,
+    which has its own order."""
     if is_server(uri):
-        yield
+        yield None
     else:
-        with locked(workspace):
-            yield
+        with locked(workspace) as lock:
+            yield lock
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The open file that is locked."""
+
+    path: Path
+    descriptor: int
+
+    def mark(self, own: bytes) -> bool:
+        """Leave a mark of one's own; whether it was there still: nobody has marked it since."""
+        if os.pread(self.descriptor, len(own), 0) == own:
+            return True
+        about, here = os.fstat(self.descriptor), self.path.lstat()
+        if (here.st_ino, about.st_nlink) == (about.st_ino, 1):  # else somebody else's file
+            os.pwrite(self.descriptor, own, 0)
+        return False
 
 
 @contextmanager
-def locked(workspace: Path) -> Iterator[None]:
+def locked(workspace: Path) -> Iterator[Lock]:
     """One process of this workspace at a time (advisory, gone with the process)."""
     workspace.mkdir(parents=True, exist_ok=True)
-    with Workspace(workspace).tracker_lock.open("a") as file:  # a link there empties nothing
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = Workspace(workspace).tracker_lock
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield Lock(path, descriptor)
+    finally:
+        os.close(descriptor)

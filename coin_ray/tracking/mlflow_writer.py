@@ -6,6 +6,7 @@ The fluent API keeps one current run, which neither parallel cells nor a replay 
 from __future__ import annotations
 
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ class MlflowWriter:
         self._client: Any = None
         self._experiment_id = ""
         self._runs: dict[str, _Known] = {}
+        self._mark, self._only = uuid.uuid4().bytes, False
 
     @property
     def threads(self) -> int:
@@ -79,14 +81,15 @@ class MlflowWriter:
         if self._client is not None:
             return
         client = connect(self.workspace, self.uri)
-        with alone(self.workspace, self.uri):
+        with alone(self.workspace, self.uri) as lock:
             self._experiment_id = ensure_experiment(
                 client, self.experiment, None if is_server(self.uri) else self.workspace
             )
-        self._runs = {
-            run.data.tags.get(CELL_TAG, STUDY): _known(run)
-            for run in study_runs(client, self._experiment_id, self.study)
-        }
+            if lock is not None:
+                lock.mark(self._mark)
+            found = study_runs(client, self._experiment_id, self.study)
+            self._runs = {run.data.tags.get(CELL_TAG, STUDY): _known(run) for run in found}
+        self._only = lock is not None
         self._client = client
 
     def write(self, record: RunRecord) -> bool:
@@ -108,7 +111,8 @@ class MlflowWriter:
         if known is not None and known.tags.get(WRITTEN_TAG) == written:
             return False
         # Of two drivers that write a run at once, the second finds the first one's params.
-        with alone(self.workspace, self.uri):
+        with alone(self.workspace, self.uri) as lock:
+            self._only = lock is not None and lock.mark(self._mark) and self._only
             if known is None:
                 known = self._runs[record.run] = self._find_or_create(client, record)
             if known.metrics is None:
@@ -121,8 +125,8 @@ class MlflowWriter:
         return True
 
     def _find_or_create(self, client: Any, record: RunRecord) -> _Known:
-        # Another driver may have made the run since we looked.
-        if (found := self._oldest(client, record)) is not None:
+        # Another driver may have made the run since we looked, unless none was here.
+        if not self._only and (found := self._oldest(client, record)) is not None:
             return _known(found)
         tags = {STUDY_TAG: self.study}
         if record.run != STUDY:
