@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import chaos_nodes
@@ -68,12 +68,12 @@ def machine(
         try:
             yield
         finally:
-            os.killpg(raylet.pid, signal.SIGTERM)
-            try:
-                raylet.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(raylet.pid, signal.SIGKILL)
-                raylet.wait()
+            node = psutil.Process(raylet.pid)
+            left = [node, *node.children(recursive=True)]
+            node.terminate()
+            for process in psutil.wait_procs(left, timeout=20)[1]:
+                process.kill()
+            raylet.wait()
 
 
 def await_nodes(address: str, count: int, logs: Path) -> None:
