@@ -5,6 +5,7 @@ The fluent API keeps one current run, which neither parallel cells nor a replay 
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from dataclasses import dataclass, field
@@ -158,10 +159,11 @@ class MlflowWriter:
                 try:
                     local.parent.mkdir(parents=True, exist_ok=True)
                     local.write_text(text, encoding="utf-8")
-                    # Not the folder at once: MLflow would copy over a file of another user's.
-                    client.log_artifact(known.run_id, str(local), str(Path(path).parent))
                 except (FileExistsError, NotADirectoryError, IsADirectoryError):
                     self.refused.add(f"{path}: another is attached under a part of its name")
+                    continue
+                # Not the folder at once: MLflow would copy over a file of another user's.
+                client.log_artifact(known.run_id, str(local), os.path.dirname(path) or None)
         known.artifacts |= texts
         for path, file in record.files.items():
             local = self.workspace / file["path"]
@@ -173,7 +175,7 @@ class MlflowWriter:
             if not local.is_file():
                 self.missing.add(str(local))
                 continue
-            client.log_artifact(known.run_id, str(local), str(Path(path).parent))
+            client.log_artifact(known.run_id, str(local), os.path.dirname(path) or None)
             known.artifacts[path] = file["digest"]
 
 
