@@ -304,6 +304,7 @@ def test_what_a_machine_keeps_is_bounded(here: Store, monkeypatch: pytest.Monkey
         os.utime(here.folder(key) / "manifest.json", (n, n))
     assert 1 <= len(here.folders("score")) <= 4
     assert all(here.get(key, fail).arrays["a"].size == 30_000 for key in keys)
+    assert all(here.seconds(key) >= 0 and here.info(key) == {} for key in keys), "what went, too"
 
 
 def test_journals_and_what_was_written_whole_are_there(here: Store, there: Store) -> None:

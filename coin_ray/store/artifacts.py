@@ -151,7 +151,7 @@ class Store:
 
     def seconds(self, key: Key) -> float:
         """What it took to compute an artifact, without its inputs. Raises as ``load``."""
-        return float(self._manifest(key)["seconds"])
+        return float(self._fetched(key, self._manifest)["seconds"])
 
     def load(self, key: Key) -> Artifact:
         """Read and verify. Raises FileNotFoundError if there is none, CorruptArtifact if anything
