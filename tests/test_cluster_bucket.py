@@ -26,7 +26,7 @@ from tests.pretended_bucket import Door, refusing
 from tests.test_bucket import artifacts, door  # noqa: F401 (a fixture)
 from tests.test_cluster_losses import Autoscaler
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 OWN = 'mount --bind "$1" "$2"; shift 2; exec "$@"'
 LEFT = """\
 import os, signal, sys, ray
