@@ -126,7 +126,6 @@ def test_gpus_are_waited_for_and_a_drained_node_leaves_a_checkpoint(
     assert all(step >= first for step in steps)  # it went on where it was
 
 
-@pytest.mark.slow
 def test_nodes_that_go_at_five_moments_cost_time_only(
     nodes: chaos_nodes.Nodes, tmp_path: Path
 ) -> None:
