@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import coin_ray
-from coin_ray.api.diff import diff, diff_within
+from coin_ray.api.diff import diff
 from coin_ray.api.studies import Study
 from coin_ray.errors import UserError
 from coin_ray.execution.local import Local
@@ -58,7 +58,7 @@ def other(folder: Path) -> Study:
 
 
 def test_two_levels(study: Study, tmp_path: Path) -> None:
-    found = diff_within(study, "none", "mae")
+    found = diff(study, study, ("none", "mae"))
     (pair,) = found.pairs
     assert found.what == "levels"
     changed = {key: (a, b) for key, a, b in settings(pair)}
@@ -94,7 +94,7 @@ def test_two_levels(study: Study, tmp_path: Path) -> None:
 
 def test_two_cells_and_a_name_that_is_neither(study: Study) -> None:
     cells = {cell.level: cell.key_label for cell in study.resolved.cells}
-    found = diff_within(study, cells["mae"], cells["mae"])
+    found = diff(study, study, (cells["mae"], cells["mae"]))
     (pair,) = found.pairs
     assert found.what == "cells" and not settings(pair)
     assert all(one.only_a == one.only_b == 0 for one in stages(found, pair))
@@ -104,7 +104,7 @@ def test_two_cells_and_a_name_that_is_neither(study: Study) -> None:
     document = diff_document(found)
     assert "No setting differs." in document.sections[0].blocks
     with pytest.raises(UserError, match="did you mean 'mae'"):
-        diff_within(study, "none", "maee")
+        diff(study, study, ("none", "maee"))
 
 
 def test_two_studies_level_by_level(study: Study, other: Study) -> None:
@@ -131,13 +131,36 @@ def test_what_has_nothing_in_common_is_refused(folder: Path, study: Study) -> No
     four = coin_ray.load_study(path, workspace=folder)
     cells = {cell.data.name: cell.key_label for cell in four.resolved.cells}
     with pytest.raises(UserError, match="no level on a data set in common"):
-        diff_within(four, cells["a"], cells["generated"])
+        diff(four, four, (cells["a"], cells["generated"]))
     renamed = STUDY.format(name="five", footprint=9).replace("mae: {", "own: {")
     path.write_text(
         renamed.replace("none: {", "bare: {").replace("baseline: none", "baseline: bare")
     )
     with pytest.raises(UserError, match="no level on a data set in common"):
         diff(study, coin_ray.load_study(path, workspace=folder))
+
+
+def test_levels_of_two_studies(study: Study, other: Study, folder: Path) -> None:
+    found = diff(study, other, ("none", "mae"))
+    (pair,) = found.pairs
+    assert (found.what, found.a.name, found.b.name) == ("levels", "one: none", "two: mae")
+    changed = {key: (a, b) for key, a, b in settings(pair)}
+    assert changed.pop("instances.footprint") == (9, 15)
+    assert changed == {"uss.family": ("none", "mae"), "ot.prior": (1.5, 0.0)}
+    means = []
+    for one, level in ((study, "none"), (other, "mae")):
+        frame = coin_ray.results(one.workspace, one).per_image()
+        own = frame.filter(step="step1", metric="aji", level=level)
+        means.append(float(own["value"].to_numpy().mean()))
+    told, _ = metrics(found, pair)["aji"]
+    assert told.delta.mean == pytest.approx(means[1] - means[0])
+    with pytest.raises(UserError, match="two has no level or cell 'male'"):
+        diff(study, other, ("none", "male"))
+    elsewhere = coin_ray.load_study(
+        folder / "two.yaml", data=f"tiles={next(folder.glob('data/*'))}/test", workspace=folder
+    )
+    with pytest.raises(UserError, match="no level on a data set in common"):
+        diff(study, elsewhere, ("none", "mae"))
 
 
 def test_what_has_not_run_is_compared_by_its_settings(folder: Path, study: Study) -> None:
@@ -168,3 +191,9 @@ def test_the_verb(study: Study, other: Study, folder: Path) -> None:
     told = call("diff", one, two, "--workspace", str(folder))
     assert told.exit_code == 0, told.output
     assert "instances.footprint" in told.output
+    told = call("diff", f"{one}:mae", f"{two}:none", "--workspace", str(folder))
+    assert told.exit_code == 0, told.output
+    assert "A is one: mae (mini)" in told.output and "B is two: none (mini)" in told.output
+    assert "ot.prior" in told.output
+    told = call("diff", f"{one}:mae", two, "--workspace", str(folder))
+    assert told.exit_code == 2 and "write STUDY:LEVEL for both" in told.output

@@ -13,29 +13,23 @@ if TYPE_CHECKING:
     from coin_ray.report.values.study_results import Results
 
 
-def diff(a: Study | PathLike, b: Study | PathLike) -> Difference:
-    """Two studies, as they were loaded when they ran or by their paths or names, level by level;
-    nothing is computed."""
-    from coin_ray.report.values.differences import of_studies
-
-    studies = [one if isinstance(one, Study) else load_study(one) for one in (a, b)]
-    first, second = studies
-    names = (first.resolved.name, second.resolved.name)
-    if names[0] == names[1]:
-        names = (f"{names[0]} (A)", f"{names[1]} (B)")
-    return of_studies(_read(first), _read(second), names)
-
-
-def diff_within(study: Study | PathLike, a: str, b: str) -> Difference:
-    """Two levels of a study, or two of its cells.
+def diff(
+    a: Study | PathLike, b: Study | PathLike, levels: tuple[str, str] | None = None
+) -> Difference:
+    """Two studies, as they were loaded when they ran or by their paths or names, level by level; or
+    one of the ``levels`` (or cells) of each, which may be the same study. Nothing is computed.
 
     Raises:
-        UserError: a name that is neither.
+        UserError: no such level or cell, or no data set that both have.
     """
-    from coin_ray.report.values.differences import of_study
+    from coin_ray.report.values.differences import of_levels, of_studies
 
-    study = study if isinstance(study, Study) else load_study(study)
-    return of_study(_read(study), a, b)
+    first, second = (one if isinstance(one, Study) else load_study(one) for one in (a, b))
+    ours = _read(first)
+    theirs = ours if second is first else _read(second)
+    if levels is None:
+        return of_studies(ours, theirs)
+    return of_levels(ours, theirs, levels)
 
 
 def diff_folder(study: Study, found: Difference) -> Path:
@@ -43,8 +37,9 @@ def diff_folder(study: Study, found: Difference) -> Path:
     from coin_ray.study.names import study_name
 
     runs = runs_folder(study.resolved, study.workspace)
+    names = (found.a.name, found.b.name)
     labels = [[c.key_label for c in side.cells] for side in (found.a, found.b)]
-    return runs / "diffs" / study_name((found.a.name, found.b.name), labels)
+    return runs / "diffs" / study_name(names, [names, labels])
 
 
 def _read(study: Study) -> Results:

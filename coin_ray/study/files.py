@@ -72,6 +72,16 @@ def find_study(name: str) -> Path:
     return _found(name, "ablations")
 
 
+def with_level(named: str) -> tuple[str, str | None]:
+    """The study and the level (or cell) of STUDY or STUDY:LEVEL; both may hold colons, and the
+    shortest study that there is counts."""
+    if find(named, "ablations") is None:
+        for at in [i for i, character in enumerate(named) if character == ":"]:
+            if find(named[:at], "ablations"):
+                return named[:at], named[at + 1 :]
+    return named, None
+
+
 def find_profile(name: str) -> Path:
     """Path of ``search_spaces/NAME.yaml``. Raises UserError naming what there is."""
     return _found(name, "search_spaces")

@@ -56,13 +56,9 @@ def finished(
     from coin_ray.study import files
     from coin_ray.study.datasets import resolve_data
 
-    study, level = named, ""
-    for at in [i for i, character in enumerate(named) if character == ":"]:
-        if files.find(named, "ablations") is None and files.find(named[:at], "ablations"):
-            study, level = named[:at], named[at + 1 :]
-            break
+    study, level = files.with_level(named)
     resolved = asked._replace(study=study).resolve()
-    cell = choose(resolved, level or None)
+    cell = choose(resolved, level)
     if cell.config.predictions.path is not None:
         raise UserError(
             "masks made elsewhere segment no other image",

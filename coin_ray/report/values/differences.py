@@ -90,22 +90,23 @@ class ImageDifference:
         return 1 - 1 / (1 + found)
 
 
-def of_study(results: Results, a: str, b: str) -> Difference:
-    """Two levels of a study, or two cells. UserError with the nearest name for one that is
-    neither, and for two of other data sets."""
-    sides = [Side(name, results, _named(results, name)) for name in (a, b)]
-    labels = {cell.key_label for cell in results.study.cells}
-    what: What = "cells" if a in labels and b in labels else "levels"
-    own = [side.cells for side in sides]
-    common = [s.name for s in results.study.data if all(_on(cells, s.name) for cells in own)]
+def of_levels(a: Results, b: Results, names: tuple[str, str]) -> Difference:
+    """A level or a cell of each, which may be of one study. UserError with the nearest name for one
+    that is neither, and for two that no data set has in common."""
+    own = _named(a, names[0]), _named(b, names[1])
+    one, other = _told_apart(a, b)
+    called = names if a.runs == b.runs else (f"{one}: {names[0]}", f"{other}: {names[1]}")
+    sides = Side(called[0], a, own[0]), Side(called[1], b, own[1])
+    single = all(cells[0].key_label == name for cells, name in zip(own, names, strict=True))
+    common = [spec.name for spec in a.study.data if all(_on(cells, spec.name) for cells in own)]
     pairs = [Pair("", name, *(_on(cells, name) for cells in own)) for name in common]
     _check_pairs(sides, pairs)
-    return Difference(what, sides[0], sides[1], tuple(pairs))
+    return Difference("cells" if single else "levels", *sides, tuple(pairs))
 
 
-def of_studies(a: Results, b: Results, names: tuple[str, str]) -> Difference:
+def of_studies(a: Results, b: Results) -> Difference:
     """Two studies, level by level. UserError if they share none."""
-    sides = [Side(n, r, r.study.cells) for n, r in zip(names, (a, b), strict=True)]
+    sides = [Side(n, r, r.study.cells) for n, r in zip(_told_apart(a, b), (a, b), strict=True)]
     pairs = []
     for level in a.study.levels:
         own = [tuple(c for c in side.cells if c.level == level) for side in sides]
@@ -115,6 +116,11 @@ def of_studies(a: Results, b: Results, names: tuple[str, str]) -> Difference:
                 pairs.append(Pair(level, spec.name, *parts))
     _check_pairs(sides, pairs)
     return Difference("studies", sides[0], sides[1], tuple(pairs))
+
+
+def _told_apart(a: Results, b: Results) -> tuple[str, str]:
+    names = a.study.name, b.study.name
+    return names if names[0] != names[1] else (f"{names[0]} (A)", f"{names[1]} (B)")
 
 
 def _check_pairs(sides: Sequence[Side], pairs: Sequence[Pair]) -> None:
