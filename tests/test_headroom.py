@@ -15,6 +15,8 @@ from coin_ray.api.studies import Study
 from coin_ray.confidence.prompts import Prompts, prompt_points
 from coin_ray.data.sample import Sample
 from coin_ray.data.synthetic import generated_samples
+from coin_ray.errors import UserError
+from coin_ray.events.events import Event, StageFinished
 from coin_ray.execution.local import Local
 from coin_ray.imaging.true_split import split_as
 from coin_ray.labels import InstanceMasks, count
@@ -243,6 +245,30 @@ def test_ceilings_that_all_failed_have_a_page_that_says_so(found: Ceilings, tmp_
     assert write_headroom(failed, tmp_path / "page")[0].is_file()
 
 
+def test_labels_of_other_training_images_are_used_where_they_are_and_asked_for_where_not(
+    tmp_path: Path,
+) -> None:
+    """Trained on other images than those evaluated: the oracles know the labels of both."""
+    for name, seed in (("train", 3), ("test", 4)):
+        generated_samples(tmp_path / name, 2, size=64, seed=seed)
+    (tmp_path / "small.yaml").write_text(STUDY)
+    where = {"data": f"d={tmp_path / 'test'}", "train": tmp_path / "train", "mpp": 0.25}
+    study = coin_ray.load_study(tmp_path / "small.yaml", workspace=tmp_path, **where)
+    assert not study.data["d"].train_samples  # whoever else reads a study sees none of them
+    told: list[Event] = []
+    found = ceilings(study, executor=Local("cpu"), on_event=told.append)
+    assert {line.name for line in lines(found, "d")} == {PIPELINE, *TITLES} and not found.failed
+    assert set(found.frame["image"]) == {sample.name for sample in study.data["d"].samples}
+    trained = {image.name for image in study.data["d"].train}
+    for stage in ("oracle_coarse", "oracle_foreground", "oracle_accept", "oracle_labels"):
+        made = {e.image for e in told if isinstance(e, StageFinished) and e.stage == stage}
+        assert trained <= made
+    (tmp_path / "train" / "label" / "generated_3_0001.png").unlink()
+    with pytest.raises(UserError, match="of those that are trained on, too") as refused:
+        ceilings(study, executor=Local("cpu"))
+    assert "1 of 4 without: generated_3_0001" in str(refused.value)
+
+
 def test_the_verb_prints_the_table_and_refuses_what_has_no_labels(
     study: Study, found: Ceilings, tmp_path: Path
 ) -> None:
@@ -250,11 +276,10 @@ def test_the_verb_prints_the_table_and_refuses_what_has_no_labels(
     told = call("headroom", path, "--workspace", str(study.workspace), "--local")
     assert told.exit_code == 0, told.output
     assert "true labels (supervised)" in told.output and "uses the labels" in told.output
-    inductive = ("--set", "rounds.count=1")
     folder = tmp_path / "bare" / "image"
     generated_samples(tmp_path / "made", 1, size=64, seed=1)
     (tmp_path / "made" / "image").rename(folder.parent.mkdir() or folder)
-    told = call("headroom", path, "--data", str(folder.parent), "--local", *inductive)
+    told = call("headroom", path, "--data", str(folder.parent), "--local")
     assert told.exit_code == 2 and "an oracle needs the labels of every image" in told.output
     told = call("headroom", path, "--metric", "fn", "--local")
     assert told.exit_code == 2 and "no gap to share" in told.output

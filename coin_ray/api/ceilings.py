@@ -46,10 +46,14 @@ def headroom(
     from coin_ray.report.values.ceilings import Ceilings, check_metric
     from coin_ray.report.values.finished import check_level
     from coin_ray.report.values.tidy import tidy
-    from coin_ray.study.datasets import check_images
+    from coin_ray.study.datasets import check_images, with_training_labels
 
     study = study if isinstance(study, Study) else load_study(study)
-    resolved, data = study.resolved, study.data
+    resolved = study.resolved
+    data = {
+        spec.name: with_training_labels(spec, study.data[spec.name], study.workspace)
+        for spec in resolved.data
+    }
     wanted = level or resolved.baseline_level
     measured = metric or resolved.report[0]
     check_metric(measured)
@@ -97,7 +101,7 @@ def _rows(cell: StudyCell, data: DataSet, workspace: Path, device: str) -> Itera
     from coin_ray.report.values.ceilings import PIPELINE
 
     run = open_local(cell.config, cell.seed, data.train, workspace, device=device)
-    run = replace(run, chain=run.chain.with_oracle(cell.oracle, data.samples))
+    run = replace(run, chain=run.chain.with_oracle(cell.oracle, data.known))
     who = {"cell": cell.key_label, "level": cell.oracle or PIPELINE}
     who |= {"dataset": cell.data.name}
     for sample in data.samples:

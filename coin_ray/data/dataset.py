@@ -59,15 +59,24 @@ class DataSpec:
 @dataclass(frozen=True)
 class DataSet:
     """``train``: images without ground truth; ``samples``: what is predicted and, where labels
-    exist, evaluated."""
+    exist, evaluated. ``train_samples``: what is trained on with its labels, for the oracles of
+    ``headroom`` alone; empty for all else."""
 
     train: tuple[Image, ...]
     samples: tuple[Sample, ...]
+    train_samples: tuple[Sample, ...] = ()
 
     @property
     def images(self) -> list[Image]:
         """All of them, each once."""
         return list(dict.fromkeys([*self.train, *(sample.image for sample in self.samples)]))
+
+    @property
+    def known(self) -> tuple[Sample, ...]:
+        """All that an oracle may know, each image once; what is evaluated as it is evaluated."""
+        return tuple(
+            {sample.image: sample for sample in (*self.train_samples, *self.samples)}.values()
+        )
 
     def digest(self) -> str:
         """Content digest of the data set, its labels included."""

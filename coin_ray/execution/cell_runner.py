@@ -341,6 +341,7 @@ class CellRunner:
             until=until,
             cache=plan.cache,
             oracle=cell.oracle,
+            known=self._data[cell.data.name].known if cell.oracle else (),
         )
 
 

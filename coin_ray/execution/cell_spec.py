@@ -60,7 +60,8 @@ class CellSpec:
     (cell, level, data, seed); ``content`` is the digest of its data set, for whoever reads its
     results; ``resources`` is the study's; ``folder`` is for the files of Ray Train; ``tell`` takes
     the events of the cell; ``cache`` is the plan's ``uss.cache``; ``withdrawn`` says whether the
-    cell is not asked for any more; one with an ``oracle`` leaves no results.
+    cell is not asked for any more; one with an ``oracle``, which reads the labels of ``known``,
+    leaves no results.
     """
 
     config: Cell
@@ -82,6 +83,7 @@ class CellSpec:
     cache: str | None = None
     withdrawn: Callable[[], bool] | None = None
     oracle: str = ""
+    known: tuple[Any, ...] = ()
 
     @property
     def store(self) -> Store:
@@ -131,7 +133,7 @@ def open_cell(spec: CellSpec) -> CellRun:
     given = (config, spec.seed, spec.train, spec.weights.__getitem__, coarse)
     return CellRun(
         config,
-        Chain(*given, device=spec.device).with_oracle(spec.oracle, spec.samples),
+        Chain(*given, device=spec.device).with_oracle(spec.oracle, spec.known),
         spec.store,
         spec.segmenter,
         spec.device,

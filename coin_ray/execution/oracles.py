@@ -42,7 +42,7 @@ def refuse_unlabelled(study: ResolvedStudy, level: str, data: Mapping[str, DataS
             do="take another with --level",
         )
     for name, found in data.items():
-        labelled = {sample.image for sample in found.samples if sample.has_truth}
+        labelled = {sample.image for sample in found.known if sample.has_truth}
         without = [image.name for image in found.images if image not in labelled]
         if not without:
             continue
@@ -53,5 +53,5 @@ def refuse_unlabelled(study: ResolvedStudy, level: str, data: Mapping[str, DataS
             + (", of those that are trained on, too" if trained else ""),
             where=f"data {name}",
             found=f"{len(without)} of {len(found.images)} without: {shown}",
-            do="give labelled images with --data PATH, and no --train",
+            do="give images with label/ beside image/ to --data and --train, or leave --train out",
         )

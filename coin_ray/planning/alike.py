@@ -55,7 +55,7 @@ class Alike(Memo):
     ) -> None:
         super().__init__()
         self._trained, self._masks = tuple(data.train), masks
-        self._samples = {sample.image: sample for sample in data.samples}
+        self._labelled = {sample.image: sample for sample in data.known}
         self._alike = _alike(data, masks, content, repeated)
         self._place = {
             image: (group[0], i) for group in self._alike.values() for i, image in enumerate(group)
@@ -68,6 +68,7 @@ class Alike(Memo):
         self.data = DataSet(
             tuple(image for image in data.train if image in self._alike),
             tuple(sample for sample in data.samples if sample.image in self._alike),
+            tuple(sample for sample in data.train_samples if sample.image in self._alike),
         )
         self.content = {
             first: self._token([content(image) for image in group])
@@ -89,7 +90,7 @@ class Alike(Memo):
 
     def truth(self, sample: Sample) -> Truth:
         if sample.image not in self._truths:
-            whose = [self._samples[image] for image in self._alike[sample.image]]
+            whose = [self._labelled[image] for image in self._alike[sample.image]]
             token = self._token([one.truth_digest() or "" for one in whose])
             self._truths[sample.image] = Truth(token, sample)
         return self._truths[sample.image]

@@ -231,7 +231,7 @@ def open_chains(
                 _coarse(masks, cell.data.name),
                 memos[cell.data.name],
                 device=device,
-            ).with_oracle(cell.oracle, data[cell.data.name].samples),
+            ).with_oracle(cell.oracle, data[cell.data.name].known),
             data[cell.data.name],
         )
         for cell in cells
@@ -262,7 +262,7 @@ def _open_alike(
         config = with_cache(cell.config, device, cheaper)
         given = (config, cell.seed, memo.data.train, weights.__getitem__, memo.mask, memo)
         chain = Chain(*given, device=device)
-        opened.append((chain.with_oracle(cell.oracle, memo.data.samples), memo))
+        opened.append((chain.with_oracle(cell.oracle, memo.data.known), memo))
     return opened
 
 

@@ -15,7 +15,8 @@ from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
-    from coin_ray.data.sample import Image, Sample
+    from coin_ray.data.label_files import Binary
+    from coin_ray.data.sample import Sample
 
 
 def read_data(study: ResolvedStudy, workspace: Path) -> tuple[ResolvedStudy, dict[str, DataSet]]:
@@ -42,20 +43,29 @@ def resolve_data(spec: DataSpec, workspace: Path) -> DataSet:
     Raises UserError for a folder that is missing or empty, or two images of one name.
     """
     if spec.kind == "generated":
-        samples, train = _generated(spec, workspace)
+        samples, others = _generated(spec, workspace)
     else:
         from coin_ray.data.folder import find_samples
 
         assert spec.path is not None
         path = Path(spec.path) / spec.split if spec.split else Path(spec.path)
         samples = tuple(find_samples(path, mpp=spec.mpp, binary=spec.binary, labels=spec.labels))
-        train = tuple(
-            s.image for folder in spec.train_paths for s in find_samples(folder, mpp=spec.mpp)
-        )
-    train = train or tuple(s.image for s in samples)
+        others = _others(spec)
+    train = tuple(s.image for s in others) or tuple(s.image for s in samples)
     for images in (train, [s.image for s in samples]):
         _distinct([image.name for image in images], spec.name)
     return DataSet(train, samples)
+
+
+def with_training_labels(spec: DataSpec, found: DataSet, workspace: Path) -> DataSet:
+    """A data set with the labels of what is trained on, for ceilings alone. UserError as of
+    ``resolve_data``."""
+    others = _others(spec, spec.binary)
+    if spec.kind == "generated":
+        others = _generated(spec, workspace)[1]
+    pairs = zip(found.train, others, strict=True) if others else ()
+    # Readers found twice are not equal: the images are those that are trained on.
+    return replace(found, train_samples=tuple(replace(one, image=i) for i, one in pairs))
 
 
 def check_images(data: Mapping[str, DataSet]) -> None:
@@ -73,7 +83,7 @@ def check_images(data: Mapping[str, DataSet]) -> None:
                 image.load()
             except UserError as problem:
                 problems.append(problem)
-        for sample in found.samples:
+        for sample in found.known:
             try:
                 if sample.has_truth:
                     sample.load_label_map()
@@ -86,7 +96,16 @@ def check_images(data: Mapping[str, DataSet]) -> None:
     raise_all(problems)
 
 
-def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Sample, ...], tuple[Image, ...]]:
+def _others(spec: DataSpec, binary: Binary | None = None) -> tuple[Sample, ...]:
+    """What is trained on in place of what is evaluated."""
+    from coin_ray.data.folder import find_samples
+
+    found = (find_samples(folder, mpp=spec.mpp, binary=binary) for folder in spec.train_paths)
+    return tuple(sample for own in found for sample in own)
+
+
+def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """What is evaluated, and what is trained on in its place."""
     from coin_ray.data.synthetic import generated_samples
 
     options = {"train": 0, "test": 4, "size": 256, "seed": 0} | dict(spec.options)
@@ -96,7 +115,7 @@ def _generated(spec: DataSpec, workspace: Path) -> tuple[tuple[Sample, ...], tup
     if not options["train"]:
         return tuple(test), ()
     train = generated_samples(folder / "train", options["train"], size=size, seed=2 * seed + 1)
-    return tuple(test), tuple(s.image for s in train)
+    return tuple(test), tuple(train)
 
 
 def _distinct(names: list[str], data: str) -> None:
