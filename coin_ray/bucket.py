@@ -69,6 +69,18 @@ def read(path: Path) -> bytes | None:
     return _read(path)
 
 
+def first_line(path: Path) -> bytes | None:
+    """The beginning of the object that a path stands for, up to its first line's end; as
+    ``read``."""
+    raw, part = b"", 1 << 16
+    while (more := _read(path, start=len(raw), end=len(raw) + part)) is not None:
+        raw += more
+        if b"\n" in more or len(more) < part:
+            return raw.partition(b"\n")[0]
+        part *= 4
+    return None
+
+
 def exists(path: Path) -> bool:
     """Whether there is such an object."""
     return _read(path, start=0, end=1) is not None

@@ -1,11 +1,16 @@
-"""What several test files share: the real tiles and tiny settings."""
+"""What several test files share: the real tiles, a bucket and tiny settings."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from coin_ray import bucket
+from tests.pretended_bucket import Door, serving
 
 ROOT = Path(__file__).parent.parent
 SEED = int(os.environ.get("COIN_RAY_TEST_SEED", "0"))
@@ -21,6 +26,25 @@ def real_tiles() -> Path:
     if not (folder / "coin_layout").is_dir():
         pytest.skip(f"no real tiles at {folder} (set COIN_RAY_TILES)")
     return folder
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    """A bucket ``s3://studies`` on this machine; COIN_RAY_CACHE is a folder of the test."""
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "pretended"),
+        ("AWS_SECRET_ACCESS_KEY", "pretended"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("COIN_RAY_CACHE", str(tmp_path / "here")),
+    ):
+        monkeypatch.setenv(name, value)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    door = Door()
+    with serving(door) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        bucket._system.cache_clear()
+        yield door
+        bucket._system.cache_clear()
 
 
 TINY = {

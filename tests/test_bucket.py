@@ -4,13 +4,11 @@ another finds. The bucket throttles, fails and lies about listings."""
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,28 +25,10 @@ from coin_ray.store.artifacts import Artifact, CorruptArtifact, Store
 from coin_ray.store.keys import make_key
 from coin_ray.tracking.journal import Journal, journals
 from tests.cli_calls import call
-from tests.pretended_bucket import Door, serving
+from tests.pretended_bucket import Door
 
 KEY = make_key("score", 2, "tile", {}, {"image": "abc"})
 MADE = Artifact({"a": np.arange(3)}, {"n": 3})
-
-
-@pytest.fixture
-def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "pretended"),
-        ("AWS_SECRET_ACCESS_KEY", "pretended"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("COIN_RAY_CACHE", str(tmp_path / "here")),
-    ):
-        monkeypatch.setenv(name, value)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    door = Door()
-    with serving(door) as address:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        bucket._system.cache_clear()
-        yield door
-        bucket._system.cache_clear()
 
 
 @pytest.fixture
@@ -84,7 +64,9 @@ def test_a_path_says_what_it_stands_for(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_one_machine_made_another_finds(here: Store, there: Store, door: Door) -> None:
     here.get(KEY, lambda: MADE)
-    assert there.has(KEY) and there.holds(KEY) and there.info(KEY) == {"n": 3}
+    assert there.has(KEY) and there.seconds(KEY) == here.seconds(KEY)
+    assert not there.folders("score"), "its times are read without it"
+    assert there.holds(KEY) and there.info(KEY) == {"n": 3}
     assert there.get(KEY, fail).arrays["a"].tolist() == [0, 1, 2]
     assert there.stored([KEY, make_key("score", 2, "no", {}, {})]) == {KEY.digest}
     assert door.asked["LIST"] == 1, "nothing but a plan lists"
@@ -366,6 +348,7 @@ def test_a_study_runs_and_another_machine_finds_all_of_it(
     assert "ended" in call("status", *SWEEP[-2:]).output
     again = call("sweep", "baseline", *SWEEP, "--local")
     assert again.exit_code == 0 and artifacts() == made, again.output
+    assert "to compute: nothing" in again.output
 
 
 def test_doctor_says_how_a_bucket_is_reached(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

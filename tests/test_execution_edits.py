@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from coin_ray import bucket
 from coin_ray.cluster.executor import Cluster
 from coin_ray.data.dataset import DataSet
 from coin_ray.events import events
@@ -24,6 +25,7 @@ from coin_ray.execution.jobs import REMOVED
 from coin_ray.execution.local import Local
 from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.execution.trial_log import runs_folder
+from coin_ray.files import seen
 from coin_ray.planning.states import stages_by_cell
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Store
@@ -32,6 +34,7 @@ from coin_ray.study.datasets import read_data
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.snapshot import from_text, to_text
 from coin_ray.study.study import resolve
+from tests.pretended_bucket import Door
 
 STUDY = """
 study: edited
@@ -57,8 +60,11 @@ def write(folder: Path, levels: dict[str, float]) -> Path:
     return folder / "s.yaml"
 
 
-def read(folder: Path, levels: dict[str, float]) -> tuple[ResolvedStudy, dict[str, DataSet]]:
-    return read_data(resolve(str(write(folder, levels)), Request()), folder / "workspace")
+def read(
+    folder: Path, levels: dict[str, float], workspace: Path | None = None
+) -> tuple[ResolvedStudy, dict[str, DataSet]]:
+    place = workspace or folder / "workspace"
+    return read_data(resolve(str(write(folder, levels)), Request()), place)
 
 
 @contextmanager
@@ -212,28 +218,29 @@ def test_a_driver_that_was_lost_with_its_machine_is_waited_for_as_long_as_is_sai
     assert heard == [events.Note(told)] and "silent for 30 s" in told
 
 
-def sweep(folder: Path, name: str) -> subprocess.Popen[str]:
+def sweep(folder: Path, name: str, workspace: str, cache: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "coin_ray.cli", "sweep", "s.yaml", "--local", "--no-tracking"]
     out = (folder / name).open("w")
     return subprocess.Popen(
-        [*command, "--workspace", "workspace"],
+        [*command, "--workspace", workspace],
         cwd=folder,
         stdout=out,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COIN_RAY_CACHE": str(cache)},
     )
 
 
-def test_a_second_sweep_of_the_edited_file_joins_the_first(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    given, data = read(tmp_path, BEFORE)
+def check_that_a_second_sweep_joins(tmp_path: Path, workspace: str) -> None:
+    """Each with a folder of its own before a bucket, as on two machines."""
+    place = bucket.local(workspace)
+    given, data = read(tmp_path, BEFORE, place)
     first, second = tmp_path / "first", tmp_path / "second"
-    with held(given, data, workspace, "base", "transport"):
-        one = sweep(tmp_path, "first")
+    with held(given, data, place, "base", "transport"):
+        one = sweep(tmp_path, "first", workspace, tmp_path / "one")
         until(lambda: "to compute" in first.read_text())
         write(tmp_path, AFTER)
-        other = sweep(tmp_path, "second")
+        other = sweep(tmp_path, "second", workspace, tmp_path / "two")
         until(lambda: "goes on with this study" in second.read_text())
     assert (one.wait(200), other.wait(200)) == (0, 0)
     said, answered = first.read_text(), second.read_text()
@@ -250,4 +257,13 @@ def test_a_second_sweep_of_the_edited_file_joins_the_first(tmp_path: Path) -> No
     assert sorted(line.split()[1] for line in done) == ["base", "kept", "new", "other"]
     started = [line for line in said.splitlines() if " gone " in line and "left out" not in line]
     assert not [line for line in started if "·" in line]
-    assert not (workspace / "runs" / given.run_name / driving.LEASE).exists()
+    runs = place / "runs" / given.run_name
+    assert not seen(runs / driving.LEASE) and not bucket.names(runs / edits.FOLDER)
+
+
+def test_a_second_sweep_of_the_edited_file_joins_the_first(tmp_path: Path) -> None:
+    check_that_a_second_sweep_joins(tmp_path, str(tmp_path / "workspace"))
+
+
+def test_a_second_machine_joins_through_a_bucket(door: Door, tmp_path: Path) -> None:
+    check_that_a_second_sweep_joins(tmp_path, "s3://studies/w")

@@ -222,6 +222,13 @@ def test_shipped_studies_resolve_on_every_profile(name: str, profile: str | None
     assert all(cell.config.uss.size == size for cell in study.cells)
 
 
+def test_every_shipped_study_stands_in_the_table_of_studies() -> None:
+    root = Path(__file__).parent.parent
+    text = (root / "README.md").read_text(encoding="utf-8")
+    studies = {path.name for path in (root / "ablations").glob("*.yaml")}
+    assert studies == {name for name in studies if f"](ablations/{name})" in text}
+
+
 def test_shipped_profiles_say_what_they_are_for() -> None:
     def base(profile: str) -> Cell:
         return resolve("ot_lambda", Request(profile=profile)).configuration("0.1")

@@ -18,10 +18,11 @@ import pytest
 
 from coin_ray.events.tracked import LevelMeasured, Metrics
 from coin_ray.tracking.describe import describe_levels
-from coin_ray.tracking.mlflow_store import LEVELS as BY_LEVEL
 from coin_ray.tracking.mlflow_store import connect, study_runs, tracking_uri
 from coin_ray.tracking.server import experiment_address, running_server
 from coin_ray.tracking.tracker import Tracker
+from coin_ray.tracking.views import LEVELS as BY_LEVEL
+from coin_ray.tracking.views import SEEDS
 from tests.tracking_study import LEVELS, info, run_events, study
 
 POINTS = {
@@ -117,6 +118,18 @@ def test_the_levels_stand_by_the_lower_ends_of_their_intervals(server: str, tmp_
     assert in_a_row(words, "0.55", "0.45", "0.52", "tiles", "mae")
     assert in_a_row(words, "tiles", "none")
     assert words.index("mae · tiles") < words.index("none · tiles")  # the better one first
+
+
+def test_the_charts_draw_each_level_with_its_interval_by_round(server: str, tmp_path: Path) -> None:
+    words = rendered(experiment_address(server, BY_LEVEL, charts=True), tmp_path)
+    lines = {f"{level} · tiles (aji_{end})" for level in LEVELS for end in ("mean", "low", "high")}
+    assert lines <= set(words)
+
+
+def test_the_charts_group_the_seeds_by_level(server: str, tmp_path: Path) -> None:
+    words = rendered(experiment_address(server, SEEDS, charts=True), tmp_path)
+    assert {f"Group: {level}" for level in LEVELS} <= set(words)
+    assert {f"{level} (aji)" for level in LEVELS} <= set(words)
 
 
 def test_all_cells_can_be_compared(workspace: Path, server: str, tmp_path: Path) -> None:

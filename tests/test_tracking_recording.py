@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from coin_ray.api.recording import Recorder, recorder
 from coin_ray.errors import UserError
+from coin_ray.events.events import CellFinished, RoundFinished
+from coin_ray.execution.cell_spec import who
 from coin_ray.report.values.study_results import Results
 from coin_ray.tracking.describe import describe_study
 from coin_ray.tracking.lines import read_checked
@@ -105,6 +108,23 @@ def test_a_level_has_a_run_of_its_own_with_its_interval_by_round(
         assert low < mean < high
     row = results.compared.filter(level="1.0", metric="aji").to_dicts()[0]
     assert values["aji_mean", 2] == pytest.approx(row["level_mean"])
+
+
+def test_a_cell_has_its_values_by_round(results: Results, tracker: Tracker) -> None:
+    """What MLflow draws a band of where cells are grouped by level."""
+    cell = next(c for c in results.study.cells if (c.level, c.seed) == ("1.0", 0))
+    record = Recorder(tracker, results.study, results.runs)
+    for round_ in (1, 2):
+        record(RoundFinished(**who(cell), round=round_, metrics={"loss": 1.0}, seconds=1.0))
+    record(CellFinished(**who(cell), metrics={"aji": 0.75}, rounds=None))
+    records: dict[str, RunRecord] = {}
+    for line in read_checked(journal_path(tracker.workspace, tracker.study)).good:
+        fold(records, line)
+    (run,) = [run for run in records.values() if ("loss", 1) in run.metrics]
+    found = {step: value for (name, step), (value, _) in run.metrics.items() if name == "aji"}
+    own = results.frame.filter(cell=cell.key_label, metric="aji").group_by("step")
+    means = dict(own.agg(pl.col("value").mean()).iter_rows())
+    assert found == {0: means["step1"], 1: means["round_1"], 2: 0.75}
 
 
 def test_a_level_of_more_seeds_is_a_run_of_its_own(

@@ -71,9 +71,13 @@ class Recorder:
         folder = self._runs / cell
         if not seen(folder / "metrics.json"):
             return  # nothing but its coarse model was asked for
+        from coin_ray.report.values.spreads import cell_rounds
+
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         if rows:
             self._record(Table("per_image", rows, cell))
+        for round_, means in cell_rounds(rows, self._study.report).items():
+            self.metrics(cell, round_, means)
         pull(folder / "overlays")
         for picture in sorted((folder / "overlays").glob("*.png"))[:MOST_PICTURES]:
             self._record(File(str(picture), "overlays", cell=cell))

@@ -130,16 +130,17 @@ class Alike(Memo):
     def stored(self, keys: Iterable[Key], store: Store) -> Iterator[tuple[str, int, str]]:
         """(key, which, digest) of each artifact that the store has of those that keys stand for."""
         folders: dict[str, set[str]] = {}
+        likely: list[tuple[str, int, Key]] = []
         for key in keys:
             if key.stage not in folders:
-                folders[key.stage] = {name.rpartition("-")[2] for name in store.folders(key.stage)}
+                folders[key.stage] = {name.rpartition("-")[2] for name in store.listed(key.stage)}
             if not folders[key.stage]:
                 continue
             made = self._digests(key.digest)
             there = [i for i, one in enumerate(made) if one[:SHORT] in folders[key.stage]]
-            for i, own in self._keys(key, there):
-                if store.has(own):
-                    yield key.digest, 1 << i, own.digest
+            likely += [(key.digest, 1 << i, own) for i, own in self._keys(key, there)]
+        found = store.stored(own for _, _, own in likely)
+        yield from ((key, which, own.digest) for key, which, own in likely if own.digest in found)
 
     def _keys(self, key: Key, which: Sequence[int]) -> Iterator[tuple[int, Key]]:
         if which:

@@ -69,6 +69,17 @@ def read_manifest(folder: Path) -> Values:
 def understood(raw: bytes, size: int, folder: Path) -> Values:
     """What a manifest says of ``size`` bytes of data in ``folder``, or in the object that it stands
     for. Raises as ``read_manifest``."""
+    found = manifest_of(raw, folder)
+    if size != found["bytes"]:
+        raise CorruptArtifact(
+            f"its data ({size} of {found['bytes']} bytes) are not what was written"
+        )
+    return found
+
+
+def manifest_of(raw: bytes, folder: Path) -> Values:
+    """The manifest that ``raw`` is, of the artifact that is to be in ``folder``. Raises
+    CorruptArtifact and UserError as ``read_manifest``."""
     try:
         found = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -83,10 +94,6 @@ def understood(raw: bytes, size: int, folder: Path) -> Values:
             expected=f"a manifest of version {VERSION} or before",
             found=f"version {found['version']}",
             do="update coin-ray, or take another workspace",
-        )
-    if size != found["bytes"]:
-        raise CorruptArtifact(
-            f"its data ({size} of {found['bytes']} bytes) are not what was written"
         )
     return dict(found)
 

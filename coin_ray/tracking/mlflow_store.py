@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coin_ray import safe
 from coin_ray.files import whole
+from coin_ray.tracking.views import VIEW_TAGS
 from coin_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,41 +25,8 @@ STUDY_TAG = "coin_ray.study"
 """Tag of every run: the identity of its study."""
 CELL_TAG = "coin_ray.cell"
 """Tag of a cell's run: the cell's digest."""
-VIEW, LEVELS = "coin-ray", "coin-ray-levels"
-"""Names of the table views that the experiment carries: one row a cell, and one row a level by the
-lower ends of the intervals. No tree: it could not be sorted or filtered by factor."""
-
-
-def _view(search: str, order: str, columns: Iterable[str], *, ascending: bool) -> str:
-    state = {"searchFilter": search, "orderByKey": order, "orderByAsc": ascending}
-    return json.dumps({**state, "selectedColumns": list(columns)})
-
-
-_VIEWS = {
-    VIEW: _view(
-        "params.seed LIKE '%'",
-        "tags.`mlflow.runName`",
-        (
-            *(f"params.`{param}`" for param in ("level", "dataset", "seed")),
-            *(f"metrics.`{metric}`" for metric in ("aji", "pq", "dice", "agreement")),
-        ),
-        ascending=True,
-    ),
-    LEVELS: _view(
-        "tags.kind = 'level'",
-        "metrics.`aji_low`",
-        (
-            *(f"params.`{param}`" for param in ("level", "dataset")),
-            "tags.`seeds`",
-            *(f"metrics.`aji_{end}`" for end in ("mean", "low", "high")),
-            *(f"metrics.`pq_{end}`" for end in ("mean", "low", "high")),
-        ),
-        ascending=False,
-    ),
-}
 # The UI asks what kind of experiment it is, and hides the run table, unless this says so.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-_VIEW_TAGS = {f"mlflow.sharedViewState.{view}": state for view, state in _VIEWS.items()}
 
 
 def tracking_uri(workspace: Path) -> str:
@@ -131,7 +98,7 @@ def ensure_experiment(client: Any, name: str, workspace: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         location = None if workspace is None else Workspace(workspace).artifacts.as_uri()
-        return str(client.create_experiment(name, location, tags=_KIND | _VIEW_TAGS))
+        return str(client.create_experiment(name, location, tags=_KIND | VIEW_TAGS))
     if found.lifecycle_stage != "active":
         raise MlflowException(
             f"the experiment {name!r} was deleted in the tracker: restore it there, or choose "
@@ -139,7 +106,7 @@ def ensure_experiment(client: Any, name: str, workspace: Path | None) -> str:
         )
     # A view is ours alone, and one of an earlier version shows runs that it does not know of.
     missing = {tag: value for tag, value in _KIND.items() if tag not in found.tags}
-    changed = {tag: value for tag, value in _VIEW_TAGS.items() if found.tags.get(tag) != value}
+    changed = {tag: value for tag, value in VIEW_TAGS.items() if found.tags.get(tag) != value}
     for tag, value in (missing | changed).items():
         client.set_experiment_tag(found.experiment_id, tag, value)
     return str(found.experiment_id)

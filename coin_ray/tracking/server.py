@@ -17,13 +17,13 @@ from pathlib import Path
 
 from coin_ray.errors import UserError
 from coin_ray.tracking.mlflow_store import (
-    VIEW,
     database_uri,
     experiment_name,
     is_server,
     tracking_uri,
 )
 from coin_ray.tracking.replay import redacted
+from coin_ray.tracking.views import CELLS
 from coin_ray.workspace import Workspace
 
 HOST, PORT = "127.0.0.1", 5000
@@ -76,16 +76,19 @@ def running_server(workspace: Path, port: int | None = None, *, wait: float = 12
             _stop(process)
 
 
-def experiment_address(server: str, view: str = VIEW) -> str:
-    """Address of the table of all cells, or of another view (``LEVELS``); the server's own if the
-    experiment is not there."""
+def experiment_address(server: str, view: str = CELLS, *, charts: bool = False) -> str:
+    """Address of the table of all cells, or of another view (``views``), or of its charts; the
+    server's own if the experiment is not there."""
     query = urllib.parse.urlencode({"experiment_name": experiment_name()})
     url = f"{server}/ajax-api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
         found = json.loads(_get(url))["experiment"]["experiment_id"]
     except (OSError, KeyError, ValueError):
         return server
-    shown = urllib.parse.urlencode({"workflowType": "machine_learning", "viewStateShareKey": view})
+    how = {"compareRunsMode": "CHART"} if charts else {}
+    shown = urllib.parse.urlencode(
+        {"workflowType": "machine_learning", "viewStateShareKey": view, **how}
+    )
     return f"{server}/#/experiments/{found}/runs?{shown}"
 
 

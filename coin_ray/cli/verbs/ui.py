@@ -27,8 +27,8 @@ Optuna = Annotated[
 
 def ui(workspace: Workspace = WORKSPACE, port: Port = None, optuna: Optuna = False) -> None:
     """Open the MLflow UI of the workspace on this machine (127.0.0.1); Ctrl-C stops it."""
-    from coin_ray.tracking.mlflow_store import LEVELS
     from coin_ray.tracking.server import experiment_address, running_server
+    from coin_ray.tracking.views import LEVELS, SEEDS
 
     if optuna:
         _dashboard(Folder(workspace).optuna, port or 8080)
@@ -37,7 +37,10 @@ def ui(workspace: Workspace = WORKSPACE, port: Port = None, optuna: Optuna = Fal
     try:
         with running_server(workspace, port) as address:
             say(f"MLflow, a row a cell: {experiment_address(address)}")
-            say(f"a row a level: {experiment_address(address, LEVELS)}  (Ctrl-C stops it)")
+            say(f"a row a level: {experiment_address(address, LEVELS)}")
+            say(f"their intervals by round: {experiment_address(address, LEVELS, charts=True)}")
+            say(f"their seeds by round: {experiment_address(address, SEEDS, charts=True)}")
+            say("Ctrl-C stops it")
             signal.pause()
     except KeyboardInterrupt as error:
         raise _stopped() from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -10,6 +13,9 @@ import polars as pl
 from coin_ray.report.values.result_tables import entry
 from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import FINAL, Column
+
+Means = Mapping[str, float]
+"""Metric -> mean."""
 
 
 def spreads(results: Results) -> list[dict[str, Any]]:
@@ -24,7 +30,7 @@ def spreads(results: Results) -> list[dict[str, Any]]:
         steps = {
             step: round_
             for step in own["step"].unique(maintain_order=True).to_list()
-            if (round_ := _round(step)) is not None
+            if (round_ := round_of(step)) is not None
         }
         if FINAL in own["step"]:
             steps[FINAL] = max(steps.values(), default=0)
@@ -53,7 +59,28 @@ def seeds_of(results: Results) -> dict[tuple[str, str], list[int]]:
     return {(dataset, level): seeds for dataset, level, seeds in told.iter_rows()}
 
 
-def _round(step: str) -> int | None:
+def cell_rounds(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[int, Means]:
+    """Round -> metric -> mean over images, of one cell and of the rounds before its last, whose
+    value is that at the end; 0: before the first."""
+    values: dict[int, dict[str, list[float]]] = {}
+    for row in rows:
+        round_, value = round_of(row["step"]), row["value"]
+        if round_ is not None and row["metric"] in metrics and value is not None:
+            values.setdefault(round_, {}).setdefault(row["metric"], []).append(value)
+    last = max(values, default=0)
+    return {
+        round_: {metric: fmean(own) for metric, found in told.items() if (own := _finite(found))}
+        for round_, told in values.items()
+        if round_ < last
+    }
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def round_of(step: str) -> int | None:
+    """The round behind a step of the chain, 0 before the first; None for what is none's."""
     if step == "step1":
         return 0
     match = re.fullmatch(r"round_(\d+)", step)
