@@ -19,6 +19,9 @@ Zip = Annotated[
     typer.Option("--report-zip", hidden=True, help="the report as one file, for `submit`"),
 ]
 
+MOST_NAMED = 5
+"""Levels of those that were left out for one reason."""
+
 
 @options.takes_study()
 def sweep(
@@ -80,7 +83,9 @@ def _close(results: Results, asked: options.Asked, tracked: bool) -> None:
     say(f"{outcome.computed} stages computed, {outcome.reused} reused, in {clock(outcome.seconds)}")
     levels = {cell.key_label: cell.level for cell in results.values.study.cells}
     for reason, labels in grouped(outcome.left_out).items():
-        named = ", ".join(dict.fromkeys(levels.get(label, label) for label in labels))
+        names = list(dict.fromkeys(levels.get(label, label) for label in labels))
+        more = len(names) - MOST_NAMED  # of a search all but the best trials
+        named = ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         say(f"left out: {safe.line(named)} ({reason})")
     say_failed(outcome.failed, outcome.traces)
     say(f"label maps and overlays: {runs}")

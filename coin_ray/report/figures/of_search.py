@@ -60,15 +60,16 @@ def of_search(results: Results, table: ResultTable) -> Iterator[Plot]:
         lambda: draw_importances(ranked),
     )
     settings = {one.key: one for one in varied(study)}
-    names = [one.key for one in ranked if one.key in settings][:MOST]
+    decides = sorted(ranked, key=lambda one: -max(one.ped_anova, one.fanova or 0.0))
+    names = [one.key for one in decides if one.key in settings][:MOST]
     pairs = [(settings[a], settings[b]) for a, b in itertools.combinations(names, 2)]
     values = {v: t.value for v, t in found.trials.items() if t.value is not None}
     if pairs:
         yield plot(
             "contour",
             table.dataset,
-            f"{goal.metric} over pairs of the most important settings: a point a trial, dark for "
-            "high values; between them, where both are numbers, linearly interpolated.",
+            f"{goal.metric} over pairs of the settings most important by either measure: a point a "
+            "trial, dark for high values; between them, where both are numbers, linearly interpolated.",
             lambda: draw_contours(pairs, values, metric=goal.metric),
         )
 
