@@ -69,7 +69,8 @@ def of_search(results: Results, table: ResultTable) -> Iterator[Plot]:
             "contour",
             table.dataset,
             f"{goal.metric} over pairs of the settings most important by either measure: a point a "
-            "trial, dark for high values; between them, where both are numbers, linearly interpolated.",
+            "trial, dark for high values; between them, where both are numbers, interpolated "
+            "linearly.",
             lambda: draw_contours(pairs, values, metric=goal.metric),
         )
 
