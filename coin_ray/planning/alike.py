@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from coin_ray import bucket
 from coin_ray.data.dataset import DataSet
 from coin_ray.data.resolution import pixel_scale
 from coin_ray.data.sample import Image, Sample
@@ -133,7 +134,8 @@ class Alike(Memo):
         likely: list[tuple[str, int, Key]] = []
         for key in keys:
             if key.stage not in folders:
-                folders[key.stage] = {name.rpartition("-")[2] for name in store.listed(key.stage)}
+                names = (*store.folders(key.stage), *bucket.names(store.root / key.stage))
+                folders[key.stage] = {name.rpartition("-")[2] for name in names}
             if not folders[key.stage]:
                 continue
             made = self._digests(key.digest)

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,15 +30,7 @@ from coin_ray.identity import code_identity
 from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.keys import Key
-from coin_ray.store.manifest import (
-    DATA,
-    FILE,
-    CorruptArtifact,
-    absent,
-    manifest_of,
-    read_manifest,
-    seal,
-)
+from coin_ray.store.manifest import DATA, FILE, CorruptArtifact, absent, read_manifest, seal, told
 from coin_ray.store.placing import TAKEN, inside, most_kept, placed, write, writing
 from coin_ray.store.timing import device_of, elsewhere, leave_out
 
@@ -92,19 +84,15 @@ class Store:
     def stored(self, keys: Iterable[Key]) -> set[str]:
         """Digests of those keys whose artifact is complete, from one listing a stage; what a bucket
         lists is complete."""
-        found, folders, objects = set(), dict[str, set[str]](), dict[str, Set[str]]()
+        found, folders, objects = set(), dict[str, set[str]](), dict[str, dict[str, int]]()
         for key in keys:
             if key.stage not in folders:
                 folders[key.stage] = set(self.folders(key.stage))
-                objects[key.stage] = bucket.names(self.root / key.stage).keys()
+                objects[key.stage] = bucket.names(self.root / key.stage)
             here = key.folder in folders[key.stage] and self.has(key)
             if here or key.folder in objects[key.stage]:
                 found.add(key.digest)
         return found
-
-    def listed(self, stage: str) -> set[str]:
-        """Names of a stage's artifacts, as ``folders``, and of those that a bucket lists."""
-        return {*self.folders(stage), *bucket.names(self.root / stage)}
 
     def folders(self, stage: str) -> list[str]:
         """Names of a stage's artifacts, in a stable order."""
@@ -163,14 +151,7 @@ class Store:
 
     def seconds(self, key: Key) -> float:
         """What it took to compute an artifact, without its inputs. Raises as ``load``."""
-        try:
-            found = self._manifest(key)
-        except FileNotFoundError:
-            raw = bucket.first_line(self.folder(key))  # its data may be gigabytes
-            if raw is None:
-                raise
-            found = manifest_of(raw, self.folder(key))
-        return float(found["seconds"])
+        return float(told(self.folder(key))["seconds"])
 
     def load(self, key: Key) -> Artifact:
         """Read and verify. Raises FileNotFoundError if there is none, CorruptArtifact if anything

@@ -77,6 +77,18 @@ def understood(raw: bytes, size: int, folder: Path) -> Values:
     return found
 
 
+def told(folder: Path) -> Values:
+    """As ``read_manifest``, of the bucket that the store stands for where the artifact is not here;
+    its data are not fetched: they may be gigabytes."""
+    try:
+        return read_manifest(folder)
+    except FileNotFoundError:
+        raw = bucket.first_line(folder)
+        if raw is None:
+            raise
+    return manifest_of(raw, folder)
+
+
 def manifest_of(raw: bytes, folder: Path) -> Values:
     """The manifest that ``raw`` is, of the artifact that is to be in ``folder``. Raises
     CorruptArtifact and UserError as ``read_manifest``."""
