@@ -265,5 +265,6 @@ def test_a_second_sweep_of_the_edited_file_joins_the_first(tmp_path: Path) -> No
     check_that_a_second_sweep_joins(tmp_path, str(tmp_path / "workspace"))
 
 
+@pytest.mark.slow
 def test_a_second_machine_joins_through_a_bucket(door: Door, tmp_path: Path) -> None:
     check_that_a_second_sweep_joins(tmp_path, "s3://studies/w")
