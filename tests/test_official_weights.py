@@ -8,12 +8,12 @@ being good, and is reported nowhere.
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.planning.plan import plan_cells
@@ -73,7 +73,7 @@ def test_the_backbone_study_runs_on_official_files(
     monkeypatch.setenv("COIN_RAY_HOME", str(home))
     study = resolve("ablations/uss_backbones.yaml", Request(profile="coin", settings=QUICK))
     samples = generated_samples(tmp_path / "tiles", 1, size=96, seed=5)
-    data = SimpleNamespace(train=tuple(s.image for s in samples), samples=tuple(samples))
+    data = DataSet(train=tuple(s.image for s in samples), samples=tuple(samples))
     cells = [cell for cell in study.cells if cell.seed == 0]
     assert {cell.config.uss.size for cell in cells} == {"base"}
     plan = plan_cells(cells, {cell.data.name: data for cell in cells}, tmp_path)
@@ -101,7 +101,7 @@ def test_missing_weights_stop_a_study_before_it_starts(
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path / "empty"))
     study = resolve("ablations/uss_backbones.yaml", Request(profile="coin"))
     samples = generated_samples(tmp_path / "tiles", 1, size=96, seed=5)
-    data = SimpleNamespace(train=tuple(s.image for s in samples), samples=tuple(samples))
+    data = DataSet(train=tuple(s.image for s in samples), samples=tuple(samples))
     with pytest.raises(UserError, match=r"models fetch[\s\S]*--profile mini"):
         plan_cells(study.cells, {cell.data.name: data for cell in study.cells}, tmp_path)
     assert not (tmp_path / "store").exists()

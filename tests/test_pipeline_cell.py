@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
@@ -73,7 +74,7 @@ def test_the_plan_predicts_the_computed_stages(tiles, finished):
     from coin_ray.planning.plan import plan_cells
 
     workspace, _, _, computed = finished
-    data = SimpleNamespace(train=[s.image for s in tiles], samples=tiles)
+    data = DataSet(train=[s.image for s in tiles], samples=tiles)
     cell = SimpleNamespace(config=config(), seed=0, data=SimpleNamespace(name="d"), oracle="")
     plan = plan_cells([cell], {"d": data}, workspace)
     assert plan.unique == len(computed)

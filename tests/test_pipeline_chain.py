@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.needs import needed_weights, round_schedule
 from coin_ray.pipeline.settings import Cell, nest
@@ -37,7 +38,7 @@ def all_keys(values: dict[str, Any], images: tuple[FakeImage, ...] = IMAGES, see
     samples = [
         SimpleNamespace(image=i, has_truth=True, truth_digest=lambda i=i: i.name) for i in images
     ]
-    return {k.digest for k in cell_stages(keys, SimpleNamespace(train=images, samples=samples))}
+    return {k.digest for k in cell_stages(keys, DataSet(train=images, samples=samples))}
 
 
 def changed_stages(values: dict[str, Any], key: str, value: Any) -> list[str]:
@@ -45,7 +46,7 @@ def changed_stages(values: dict[str, Any], key: str, value: Any) -> list[str]:
     found = []
     for changed in (values, values | {key: value}):
         keys = Chain(build(changed), 0, IMAGES, str, str)
-        data = SimpleNamespace(train=IMAGES, samples=[])
+        data = DataSet(train=IMAGES, samples=[])
         stages: dict[str, set[str]] = {}
         for made in cell_stages(keys, data):
             stages.setdefault(made.stage, set()).add(made.digest)
@@ -88,7 +89,7 @@ def test_lists_of_zooms_share_the_features_they_have_in_common():
         one = Chain(build({"uss.zoom": zooms}), 0, IMAGES, str, str)
         keys[len(zooms)] = [
             made
-            for made in cell_stages(one, SimpleNamespace(train=IMAGES, samples=[]))
+            for made in cell_stages(one, DataSet(train=IMAGES, samples=[]))
             if made.stage in ("features", "centroids")
         ]
     assert len(keys[2]) == 2 * len(keys[1]) == 4 * len(IMAGES)

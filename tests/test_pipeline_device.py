@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
 from coin_ray.pipeline.cell import CellRun
@@ -69,7 +70,7 @@ def test_what_runs_on_a_gpu_and_what_is_made_of_it_has_other_keys(samples: Any) 
 
 def test_plan_and_status_find_a_cell_by_its_device(finished: CellRun, samples: Any) -> None:
     workspace = finished.store.root.parent
-    data = SimpleNamespace(train=(samples[0].image,), samples=samples[:1])
+    data = DataSet(train=(samples[0].image,), samples=samples[:1])
     cell = SimpleNamespace(config=CONFIG, seed=0, data=SimpleNamespace(name="d"), oracle="")
     assert plan_cells([cell], {"d": data}, workspace, "cuda").to_compute == {}
     here = plan_cells([cell], {"d": data}, workspace)

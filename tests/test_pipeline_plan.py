@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.errors import UserError
@@ -44,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("tiles")
     test = generated_samples(folder / "test", 1, size=64, seed=3)
     train = generated_samples(folder / "train", 1, size=64, seed=4)
-    return SimpleNamespace(train=tuple(s.image for s in train), samples=tuple(test))
+    return DataSet(train=tuple(s.image for s in train), samples=tuple(test))
 
 
 def cell(patch: dict[str, Any], seed: int = 0) -> Any:
@@ -205,7 +206,7 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Any:
     large = generated_samples(folder / "large", 1, size=96, seed=6)
     bare = replace(tiles[3], truth_path=None)
     samples = (*tiles[:3], replace(tiles[0], image=again), bare, *large, tiles[4])
-    return SimpleNamespace(train=tuple(s.image for s in samples[:-1]), samples=samples)
+    return DataSet(train=tuple(s.image for s in samples[:-1]), samples=samples)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.2, 0.6, 0.95])
@@ -239,7 +240,7 @@ def test_images_that_are_alike_are_counted_as_if_each_had_its_keys(
 
 
 def test_the_same_images_in_two_data_sets_share_their_stages(alike: Any, tmp_path: Path) -> None:
-    some = SimpleNamespace(train=alike.train[1:3], samples=alike.samples[1:3])
+    some = DataSet(train=alike.train[1:3], samples=alike.samples[1:3])
     data = {"all": alike, "some": some}
     cells = [cell({}), cell({"ot": {"lambda": 0.7}})]
     both = [replaced(one, name) for name in data for one in cells]
@@ -272,7 +273,7 @@ def test_keys_are_made_for_one_of_the_images_that_are_alike(
     keys = []
     for images in (2, 12):
         tiles = generated_samples(tmp_path / f"tiles{images}", images, size=64, seed=0)
-        data = SimpleNamespace(train=tuple(s.image for s in tiles), samples=tuple(tiles))
+        data = DataSet(train=tuple(s.image for s in tiles), samples=tuple(tiles))
         cells = [cell({"ot": {"lambda": 0.1 + i}, "infer": {"stain_weight": i}}) for i in range(9)]
         plan = plan_cells(cells, {"d": data}, tmp_path)
         assert plan.stages["transport"].unique == 9 * images
@@ -286,7 +287,7 @@ def test_keys_are_made_for_one_of_the_images_that_are_alike(
 def test_a_thousand_cells_are_counted(tmp_path: Path) -> None:
     """All of them counted, none stored: the plan of a new study."""
     tiles = generated_samples(tmp_path / "tiles", 8, size=64, seed=0)
-    images = SimpleNamespace(train=tuple(s.image for s in tiles[:4]), samples=tuple(tiles[4:]))
+    images = DataSet(train=tuple(s.image for s in tiles[:4]), samples=tuple(tiles[4:]))
     cells = [
         SimpleNamespace(config=made, seed=seed, data=SimpleNamespace(name="d"), oracle="")
         for made in (
@@ -333,7 +334,7 @@ def test_an_estimate_scales_with_images_and_training_and_names_what_it_does_not_
 ) -> None:
     cells = [cell({"uss": {"family": "none"}})]
     run(cells, data, tmp_path)
-    bigger = SimpleNamespace(
+    bigger = DataSet(
         train=data.train,
         samples=tuple(generated_samples(tmp_path / "big", 1, size=128, seed=8)),
     )

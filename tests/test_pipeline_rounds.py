@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.distillation import training
 from coin_ray.labels import areas
@@ -193,7 +194,7 @@ def test_labels_may_come_of_cheaper_predictions_than_results(opened: Any, tiles:
     computed: list[Key] = []
     plain, again = opened(), opened(relabel={"scales": [1.0], "crf": False})
     run = opened(0, computed, relabel={"scales": [0.5]}, infer={"redraw": True})
-    data = SimpleNamespace(train=run.train, samples=tiles)
+    data = DataSet(train=run.train, samples=tiles)
     cell = SimpleNamespace(config=run.config, seed=0, data=SimpleNamespace(name="d"), oracle="")
     planned = plan_cells([cell], {"d": data}, run.store.root.parent).to_compute
     run_local(run, tiles)
@@ -236,7 +237,7 @@ def test_the_plan_predicts_the_computed_stages(
     images = [s.image for s in tiles[:1]]
     run = open_local(cell, 0, images, tmp_path, done=lambda key, seconds: computed.append(key))
     run_local(run, tiles)  # the second tile is held out
-    data = SimpleNamespace(train=images, samples=tiles)
+    data = DataSet(train=images, samples=tiles)
     planned = SimpleNamespace(config=cell, seed=0, data=SimpleNamespace(name="d"), oracle="")
     plan = plan_cells([planned], {"d": data}, tmp_path)
     assert set(plan.keys) == plan.present == {k.digest for k in computed}

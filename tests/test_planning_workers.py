@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.planning.ledger import Ledger, Rate
 from coin_ray.planning.plan import plan_cells
@@ -23,7 +24,7 @@ HOUR = 3600.0
 def told(folder: Path, *, seeds: int = 1, places: int = 8, size: float = 1e3, **asked: int) -> Any:
     """Of cells with two rounds of an hour each, whose student has ``size`` bytes."""
     tiles = generated_samples(folder, 1, size=64, seed=4)
-    data: Any = SimpleNamespace(train=tuple(s.image for s in tiles), samples=tuple(tiles))
+    data: Any = DataSet(train=tuple(s.image for s in tiles), samples=tuple(tiles))
     one = config(student=STUDENT, rounds={"count": 2}, uss={"family": "none"})
     cells: Any = [
         SimpleNamespace(config=one, seed=seed, data=SimpleNamespace(name="d"), oracle="")

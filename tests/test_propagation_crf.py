@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.plan import plan_cells
@@ -83,7 +84,7 @@ def test_the_missing_extra_stops_a_study_before_it_starts(
     section, name = switch.split(".")
     uss, sam, student = {"size": "mini"}, {"model": "mini"}, {"arch": "unet"}
     values = {"uss": uss, "sam": sam, "student": student}
-    data = SimpleNamespace(train=(), samples=())
+    data = DataSet(train=(), samples=())
 
     def cell(**more: dict[str, Any]) -> SimpleNamespace:
         config = Cell.model_validate(values | more)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.images import read_image
 from coin_ray.data.synthetic import generate_tile, generated_samples
 from coin_ray.pipeline.cell import CellRun
@@ -94,7 +95,7 @@ def test_a_setting_of_speed_alone_and_what_is_stored_is_used(
 
 
 def planned(config: Cell, tiles: list[Any], workspace: Path, device: str) -> Any:
-    data = SimpleNamespace(train=[tile.image for tile in tiles], samples=tiles)
+    data = DataSet(train=[tile.image for tile in tiles], samples=tiles)
     one = SimpleNamespace(config=config, seed=0, data=SimpleNamespace(name="d"), oracle="")
     return plan_cells([one], {"d": data}, workspace, device)
 

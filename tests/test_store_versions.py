@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coin_ray.data.dataset import DataSet
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.plan import plan_cells
 from coin_ray.store.artifacts import Store
@@ -37,7 +38,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_store_of_a_release_is_served(copies: Path, release: str, level: str) -> None:
     workspace, told = copies / release, RESULTS[release][level]
     config, tiles = Cell.model_validate(told["config"]), samples(workspace / "tiles")
-    data = SimpleNamespace(train=[tile.image for tile in tiles], samples=tiles)
+    data = DataSet(train=[tile.image for tile in tiles], samples=tiles)
     cell = SimpleNamespace(config=config, seed=0, data=SimpleNamespace(name="d"), oracle="")
     assert plan_cells([cell], {"d": data}, workspace).to_compute == {}
     rows, facts, computed = run_cell(config, tiles, workspace)

@@ -92,7 +92,7 @@ def opened(
 def test_a_cell_trains_its_coarse_model_once(tiles: list[Any], tmp_path: Path, model: str) -> None:
     done: list[Key] = []
     run = opened(tiles, tmp_path, MODELS[model], done)
-    data = SimpleNamespace(train=run.train, samples=tiles)
+    data = DataSet(train=run.train, samples=tiles)
     cell = SimpleNamespace(config=run.config, seed=0, data=SimpleNamespace(name="d"), oracle="")
     plan = plan_cells([cell], {"d": data}, tmp_path)
     rows, facts = run_local(run, tiles)
@@ -168,7 +168,7 @@ def digests(ucis: dict[str, Any], images: Any, seed: int = 0) -> dict[str, set[s
     """Stage -> digests of the keys of a cell."""
     keys = Chain(config(ucis, rounds={"count": 1}), seed, images, str, lambda f, n: f"{f}/{n}")
     found: dict[str, set[str]] = {}
-    for key in cell_stages(keys, SimpleNamespace(train=images, samples=[])):
+    for key in cell_stages(keys, DataSet(train=images, samples=[])):
         found.setdefault(key.stage, set()).add(key.digest)
     return found
 
@@ -235,7 +235,7 @@ def test_missing_imagenet_weights_stop_with_the_line_that_gets_them(
     tiles: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COIN_RAY_HOME", str(tmp_path))
-    data = SimpleNamespace(train=[s.image for s in tiles], samples=tiles)
+    data = DataSet(train=[s.image for s in tiles], samples=tiles)
     cell = config({"model": "ssa"})
     with pytest.raises(UserError, match="models fetch resnet34_imagenet"):
         plan_cells(
