@@ -134,11 +134,15 @@ class InstanceMasks:
         So the best one wins where masks overlap, and of equal scores the last. A mask that others
         cover completely is gone; the ids have no gap.
         """
+        return relabel(self.layers(shape, scores))
+
+    def layers(self, shape: tuple[int, ...], scores: NDArray[np.floating]) -> LabelMap:
+        """As :meth:`paint`, each id the place of a mask in ascending score, from 1."""
         out = np.zeros(shape, dtype=np.int32)
         for new_id, i in enumerate(np.argsort(scores, kind="stable").tolist(), start=1):
             y0, x0, y1, x1 = self.boxes[i].tolist()
             out[y0:y1, x0:x1][self.crops[i]] = new_id
-        return relabel(out)
+        return out
 
     def best_iou(self, label_map: LabelMap) -> NDArray[np.float64]:
         """(N,) highest IoU of each mask with an instance of a contiguous label map; 0 if none."""
@@ -149,26 +153,40 @@ class InstanceMasks:
                 best[i] = (both / (size + own[i] - both)).max()
         return best
 
-    def distinct(self, scores: NDArray[np.floating], max_iou: float) -> NDArray[np.int64]:
+    def distinct(
+        self, scores: NDArray[np.floating], max_iou: float, *, max_contained: float = 1.0
+    ) -> NDArray[np.int64]:
         """Indices of the masks that no better one covers, best first.
 
         Greedy, in descending score (N,), of equal scores the first: a mask is left out if its IoU
-        with one already taken is above ``max_iou``.
+        with one already taken is above ``max_iou``, or if both share more than ``max_contained``
+        of the smaller one: a part of a nucleus, or two nuclei drawn as one, has a low IoU with it.
         """
         areas = self.areas()
         taken = np.zeros(0, dtype=np.int64)
         for i in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist():
-            own, others = self.boxes[i], self.boxes[taken]
-            start = np.maximum(own[:2], others[:, :2])
-            stop = np.minimum(own[2:], others[:, 2:])
-            for k in np.flatnonzero((stop > start).all(axis=1)).tolist():
-                j, window = int(taken[k]), (start[k], stop[k])
-                both = np.count_nonzero(self._within(i, *window) & self._within(j, *window))
-                if both > max_iou * (areas[i] + areas[j] - both):
+            for j in taken[self.near(i, taken)].tolist():
+                both = self.shared(i, j)
+                smaller = max_contained * min(areas[i], areas[j])
+                if both > max_iou * (areas[i] + areas[j] - both) or both > smaller:
                     break
             else:
                 taken = np.append(taken, i)
         return taken
+
+    def near(self, i: int, others: NDArray[np.integer]) -> BoolArray:
+        """Which of ``others`` (M,) have a box that shares a pixel with that of mask ``i``."""
+        own, boxes = self.boxes[i], self.boxes[others]
+        found: BoolArray = (
+            np.minimum(own[2:], boxes[:, 2:]) > np.maximum(own[:2], boxes[:, :2])
+        ).all(axis=1)
+        return found
+
+    def shared(self, i: int, j: int) -> int:
+        """Pixels that masks ``i`` and ``j`` have in common; their boxes share some."""
+        start = np.maximum(self.boxes[i, :2], self.boxes[j, :2])
+        stop = np.minimum(self.boxes[i, 2:], self.boxes[j, 2:])
+        return int(np.count_nonzero(self._within(i, start, stop) & self._within(j, start, stop)))
 
     def _within(self, i: int, start: NDArray[np.int64], stop: NDArray[np.int64]) -> BoolArray:
         """Mask ``i`` in a window of the image that lies in its box."""

@@ -32,6 +32,8 @@ OneOrMore = Annotated[
     tuple[T, ...], Field(min_length=1, max_length=1000), BeforeValidator(lambda v: _listed(v))
 ]
 """A list; a single value stands for a list of one."""
+ZeroOrMore = Annotated[tuple[T, ...], Field(max_length=1000), BeforeValidator(lambda v: _listed(v))]
+"""The same, and it may be empty."""
 
 
 def _listed(value: Any) -> Any:

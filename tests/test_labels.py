@@ -76,19 +76,25 @@ def random_masks(seed: int) -> tuple[InstanceMasks, np.ndarray, np.ndarray]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), limit=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-def test_distinct_masks_are_the_greedy_choice(seed, limit):
+@given(
+    seed=st.integers(0, 10**6),
+    limit=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    contained=st.sampled_from([0.3, 1.0]),
+)
+def test_distinct_masks_are_the_greedy_choice(seed, limit, contained):
     masks, full, scores = random_masks(seed)
-    kept = masks.distinct(scores, limit).tolist()
+    kept = masks.distinct(scores, limit, max_contained=contained).tolist()
 
-    def iou(i, j):
-        return (full[i] & full[j]).sum() / (full[i] | full[j]).sum()
+    def apart(i, j):
+        both = (full[i] & full[j]).sum()
+        smaller = min(full[i].sum(), full[j].sum())
+        return both <= limit * (full[i] | full[j]).sum() and both <= contained * smaller
 
     before = [[j for j in kept if (-scores[j], j) < (-scores[i], i)] for i in range(len(full))]
     for i, better in enumerate(before):
-        assert (i in kept) == all(iou(i, j) <= limit for j in better)
+        assert (i in kept) == all(apart(i, j) for j in better)
     assert kept == sorted(kept, key=lambda i: (-scores[i], i))
-    assert limit < 1 or len(kept) == len(full)
+    assert min(limit, contained) < 1 or len(kept) == len(full)
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,6 +23,7 @@ from coin_ray.section import is_runtime
 from tests.test_pipeline_stages import CELLS, SMALL, places
 
 FURTHER: dict[str, set[str]] = {
+    "mine.step": {"candidates"},
     "ot.enabled": {"similarity"},
     "rounds.early_stop": {"round"},
     "rounds.schedule": {"round"},
@@ -32,6 +33,8 @@ FURTHER: dict[str, set[str]] = {
     "student.lr": {"round"},
     "student.later_lr": {"round"},
     "ucis.path": {"ucis"},
+    "ucis.sigma": {"candidates"},
+    "ucis.contrast_sigma": {"candidates"},
 }
 """Stages that a setting decides about by more than a ``Read``: an input, or what ``adds`` gives."""
 PLAIN = (str, float, int, bool, list, type(None))

@@ -43,12 +43,16 @@ SMALL: dict[str, Any] = {
 FULL: dict[str, Any] = {
     "crf": {"enabled": True, "iterations": 1},
     "score": {"terms": ["segmenter", "stain_jitter", "regrowth"]},
+    "mine": {
+        "points": ["grid", "stain", "student"], "step": 6, "min_iou": 0.0, "min_agreement": 0.0,
+        "min_free": 0.2, "min_area": 8,
+    },
     "select": {"scope": "dataset"},
     "labels": {"missed": "ignore", "memory": True},
     "rounds": {"count": 2, "early_stop": 0.01},
     "infer": {"stain_weight": 1.0, "crf": True, "redraw": True, "redraw_grow": 1.0},
     "relabel": {"scales": [0.5], "crf": False},
-}
+}  # fmt: skip
 SSA = {
     "width": 4, "encoder": "resnet18", "encoder_width": 8, "start": "stain", "sparsity": 0.2,
     "iterations": 1, "batch": 3, "crop": 32,
@@ -115,7 +119,15 @@ def places(config: Cell, chain: Chain, sample: Sample) -> Iterator[Ref]:
         yield from (Ref(stage, image) for stage in ("similarity", "transport", "refine"))
     yield from (Ref("instances", image), Ref("embed", image))
     yield from (Ref(stage, image, 1) for stage in ("masks", "score", "select"))
+    mining = config.mine.points
+    yield from (Ref("candidates", image, step=term) for term in mining if term != "student")
     for round_ in range(1, last + 1):
+        if mining:
+            yield Ref("mine", image, round_)
+            yield Ref("complete", image, round_)
+        if "student" in mining:
+            yield Ref("peaks", image, round_)
+            yield Ref("candidates", image, round_)
         yield Ref("select", image, round_)
         yield Ref("round", round=round_)
         yield Ref("predict", image, round_)

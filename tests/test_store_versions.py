@@ -23,6 +23,10 @@ RESULTS: dict[str, dict[str, Any]] = {
 }
 
 
+YOUNGER = {"peaks", "candidates", "mine", "complete"}
+"""Stages that no release had yet."""
+
+
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Reading marks an artifact as used."""
@@ -52,5 +56,5 @@ def test_a_fixture_has_every_stage_of_its_release(folder: Path) -> None:
     from coin_ray.pipeline.stages import STAGES
     from coin_ray.pipeline.stages.oracle import ORACLES
 
-    pipeline = {name for name, stage in STAGES.items() if stage not in ORACLES}
+    pipeline = {name for name, stage in STAGES.items() if stage not in ORACLES} - YOUNGER
     assert set(Store(folder / "store").stages()) == pipeline

@@ -7,7 +7,16 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
-from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Section
+from coin_ray.section import (
+    Batch,
+    Fraction,
+    NotNegative,
+    OneOrMore,
+    Pixels,
+    Positive,
+    Section,
+    ZeroOrMore,
+)
 
 SMALL_WINDOW = 256  # px that the built-in segmenter sees at once
 
@@ -102,6 +111,44 @@ class Score(Section):
             "it; ellipse fit. Several are combined by their mean rank in the image"
         ),
     )
+
+
+class Mine(Section):
+    """Mining of missed nuclei: masks of many prompts, of which those stay that the segmenter is
+    sure of, that neighbouring prompts agree on and that lie where no instance is."""
+
+    points: ZeroOrMore[Literal["grid", "stain", "student"]] = Field(
+        (),
+        description=(
+            "where the segmenter is asked: on a grid, at peaks of the stain evidence, at peaks of "
+            "the student's probability where it has no instance (after a round); empty = off"
+        ),
+    )
+    step: int = Field(
+        8, ge=1, le=1000, description="of the grid, and radius in which a peak is the highest, px"
+    )
+    min_iou: Fraction = Field(0.8, description="least predicted IoU of a mined mask")
+    min_agreement: Fraction = Field(
+        0.0,
+        description="least mean IoU with the masks of the other prompts that lie in it; 0 = off",
+    )
+    min_free: Fraction = Field(
+        0.7, description="least share of a mined mask that no instance covers"
+    )
+    max_contained: Fraction = Field(
+        0.3,
+        description=(
+            "share of the smaller of two mined masks, above which the one that is less sure goes"
+        ),
+    )
+    min_area: Pixels = Field(60, description="of a mined mask and of its free part, px")
+    max_area: Pixels = Field(4000, description="of a mined mask, px")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Mine:
+        if len(set(self.points)) < len(self.points):
+            raise ValueError("mine.points has a word twice")
+        return self
 
 
 class Select(Section):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from coin_ray.planning.estimate import Estimate
     from coin_ray.planning.workers import Paying
 
-TRAINED = ("round", "predict", "redraw")
+TRAINED = ("round", "predict", "redraw", "peaks", "complete")
 """Stages that a cell which is screened out never comes to."""
 
 

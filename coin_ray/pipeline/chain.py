@@ -1,7 +1,8 @@
 """The keys of a cell's stages, known before anything is computed: from the declarations alone.
 
 ucis_model -> ucis -> features -> centroids -> similarity -> transport -> refine -> instances
-     -> embed, masks -> score -> select -> round 1 .. R -> predict -> redraw -> evaluate
+     -> embed, masks -> score -> mine -> select -> round 1 .. R -> predict -> redraw -> complete
+     -> evaluate; peaks, candidates -> mine, complete
 """
 
 from __future__ import annotations

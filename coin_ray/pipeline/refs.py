@@ -59,9 +59,30 @@ def result(chain: Scope, image: Image, round_: int) -> Ref:
     """What the student of ``round_`` is measured by: its prediction, redrawn if asked for.
 
     The next round scores the prediction itself: a mask of the segmenter would agree with the
-    segmenter whatever the student saw.
+    segmenter whatever the student saw. What was mined beside it is added.
     """
+    found = drawn(chain, image, round_)
+    return found._replace(stage="complete") if mines(chain, found) else found
+
+
+def drawn(chain: Scope, image: Image, round_: int) -> Ref:
+    """The same without what was mined."""
     return Ref("redraw" if chain.config.infer.redraw else "predict", image, round_)
+
+
+def candidates(chain: Scope, ref: Ref) -> Sequence[Ref]:
+    """The masks that mining chooses from beside the instances of ``ref``; those of the student's
+    probability where a student predicted these."""
+    points = chain.config.mine.points
+    found = [Ref("candidates", ref.image, step=term) for term in points if term != "student"]
+    if "student" in points and ref.round:
+        found.append(Ref("candidates", ref.image, ref.round, step=ref.step))
+    return found
+
+
+def mines(chain: Scope, ref: Ref) -> bool:
+    """True if there are any."""
+    return bool(candidates(chain, ref))
 
 
 def refresh(chain: Scope, round_: int) -> int:

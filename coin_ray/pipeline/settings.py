@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel, model_validator
 from pydantic.fields import FieldInfo
 
-from coin_ray.confidence.settings import Sam, Score, Select
+from coin_ray.confidence.settings import Mine, Sam, Score, Select
 from coin_ray.data.settings import Predictions
 from coin_ray.distillation.settings import Infer, Labels, Relabel, Rounds, Student
 from coin_ray.imaging.settings import Instances
@@ -27,6 +27,7 @@ class Cell(Section):
     instances: Instances = Instances()
     sam: Sam = Sam()
     score: Score = Score()
+    mine: Mine = Mine()
     select: Select = Select()
     labels: Labels = Labels()
     student: Student = Student()

@@ -119,16 +119,21 @@ STEPS: Mapping[str, Step] = {
     "centroids": Step(("centroids",), _centroids),
     "first_scores": Step(("score",), lambda chain, image: [Ref("score", image, 1)]),
     "first_labels": Step(("select",), lambda chain, image: [Ref("select", image, 1)]),
-    "last_scores": Step(("score", "predict", "redraw"), _last, _last_scores),
+    "last_scores": Step(("score", "predict", "redraw", "complete"), _last, _last_scores),
     "evaluate": Step(("evaluate",), _measured, _metrics, samples=True),
 }
 
 
 def of_rounds(ref: Ref) -> bool:
     """True if a trained round is part of an artifact."""
-    if ref.stage in ("score", "select", "masks"):
+    if ref.stage in ("score", "select", "masks", "mine"):
         return ref.round > 1
-    return ref.stage in ("round", "predict", "redraw") or ref.step.startswith("round_")
+    made = ("round", "predict", "redraw", "peaks", "complete")
+    return (
+        ref.stage in made
+        or (ref.stage == "candidates" and ref.round > 0)
+        or ref.step.startswith("round_")
+    )
 
 
 def begins(chain: Chain, data: DataSet) -> Iterator[Ref]:

@@ -26,7 +26,7 @@ FAR = 1e9
 """Bytes a second between nodes: a network of 10 gigabit."""
 LEAST = 0.5
 """Share of the workers' time that has to be training for them to pay."""
-RELABELLING = ("masks", "predict", "score", "select")
+RELABELLING = ("masks", "predict", "score", "peaks", "candidates", "mine", "select")
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.confidence import mining
 from coin_ray.confidence.consistency import best_iou
-from coin_ray.confidence.prompts import make_prompts, with_negatives
+from coin_ray.confidence.prompts import Prompts, make_prompts, with_negatives
 from coin_ray.imaging.instances import split_instances
 from coin_ray.imaging.stain import Standard, evidence_maps, macenko_vectors
-from coin_ray.labels import LabelMap, areas, count, means
+from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, areas, count, means
 from coin_ray.pipeline.settings import Cell
 from coin_ray.precision import computing
 from coin_ray.ucis.stain import stain_mask
@@ -68,6 +69,11 @@ class Method:
         """Whether the promptable segmenter has the last word."""
         return self.student is None or self.config.infer.redraw
 
+    @property
+    def prompts(self) -> bool:
+        """Whether it is asked at all."""
+        return self.redraws or bool(self.config.mine.points)
+
 
 def calibrated(method: Method, sample: Image8, scale: float) -> Method | None:
     """The method for the tiles of a slide of which ``sample`` (H, W, 3) shows what is typical; None
@@ -102,18 +108,30 @@ def segment(
 
     The score of a nucleus is how well the segmenter's drawing and the instance that it was asked to
     draw agree (the best IoU, after COIN's Eq. 6); without a segmenter the student's mean
-    probability.
+    probability. Of one that was mined it is the IoU that the segmenter expects of itself.
     """
+    seen = None
     if method.student is None:
         drawn = _coarse(image, method, scale)
         score: NDArray[Any] = np.ones(count(drawn))
     else:
         drawn, probability = _by_student(image, method, scale)
+        seen = probability, drawn == 0
         score = means(probability, drawn, count(drawn))
-    if not method.redraws or not drawn.any():
-        return drawn, score
-    redrawn = _redrawn(image, drawn, method, scale)
-    return redrawn, best_iou(redrawn, drawn)
+    draw = cache(lambda: _segmenter(image, method, scale))
+    found = drawn
+    if method.redraws and drawn.any():
+        found = _redrawn(drawn, method, draw(), scale)
+        score = best_iou(found, drawn)
+    if not method.config.mine.points:
+        return found, score
+    mine = method.config.mine
+    every = [
+        mining.ask(places, draw(), mine, scale=scale)
+        for places in _places(image, method, scale, seen)
+    ]
+    new, sure = mining.mined(mining.Candidates.join(every), found > 0, mine, scale=scale)
+    return mining.completed(found, new), np.concatenate([score, sure])
 
 
 def _coarse(image: Image8, method: Method, scale: float) -> LabelMap:
@@ -152,21 +170,55 @@ def _by_student(
     return found, maps[0]
 
 
-def _redrawn(image: Image8, drawn: LabelMap, method: Method, scale: float) -> LabelMap:
+Draw = Callable[[Prompts], InstanceMasks]
+"""The segmenter's masks of N prompts of a tile."""
+
+
+def _segmenter(image: Image8, method: Method, scale: float) -> Draw:
     from coin_ray.confidence import windowed
     from coin_ray.confidence.segmenter import load_segmenter
     from coin_ray.confidence.views import seen_from
-    from coin_ray.pipeline.stages.distillation import redrawn
 
-    sam, config = method.config.sam, method.config
+    sam = method.config.sam
     segmenter = load_segmenter(sam.model, device=method.device, batch=sam.batch)
     model = seen_from(segmenter, sam.views)
+    window = windowed.window_px(sam, scale)
+    with computing(method.device, sam.precision):
+        seen = windowed.encode(model, image, window)
+
+    def draw(prompts: Prompts) -> InstanceMasks:
+        with computing(method.device, sam.precision):
+            return windowed.decode(model, seen, prompts, image.shape[:2])
+
+    return draw
+
+
+def _redrawn(drawn: LabelMap, method: Method, draw: Draw, scale: float) -> LabelMap:
+    from coin_ray.pipeline.stages.distillation import redrawn
+
+    config, sam = method.config, method.config.sam
     prompts = make_prompts(drawn, sam.prompt)
     if sam.negatives:
         radius = sam.negatives_radius * scale
         prompts = with_negatives(prompts, drawn, sam.negatives, radius)
-    window = windowed.window_px(sam, scale)
-    with computing(method.device, sam.precision):
-        seen = windowed.encode(model, image, window)
-        masks = windowed.decode(model, seen, prompts, drawn.shape)
+    masks = draw(prompts)
     return redrawn(masks, drawn > 0, config.infer, min_area=config.instances.min_area, scale=scale)
+
+
+def _places(
+    image: Image8,
+    method: Method,
+    scale: float,
+    seen: tuple[NDArray[np.float32], BoolArray] | None,
+) -> Iterator[mining.Points]:
+    """Where the segmenter is asked for what was missed; ``seen``: the student's probability and
+    where it has no instance."""
+    ucis, step = method.config.ucis, method.config.mine.step
+    for term in method.config.mine.points:
+        if term == "grid":
+            yield mining.grid_points(image.shape[:2], step, scale=scale)
+        elif term == "stain":
+            sigmas = {"sigma": ucis.sigma, "contrast_sigma": ucis.contrast_sigma}
+            yield mining.stain_points(image, sigmas, step, scale=scale, standard=method.standard)
+        elif seen is not None:
+            yield mining.peaks(*seen, mining.LEAST_PROBABILITY, step, scale=scale)

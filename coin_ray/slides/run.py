@@ -68,7 +68,7 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
     tiles of all slides go."""
     level = slide.matching_level()
     shape = slide.shapes[level]
-    large = method.redraws and method.config.sam.model != "mini"
+    large = method.prompts and method.config.sam.model != "mini"
     tiles = plan_tiles(shape, SIDE_OF_SAM if large else SIDE)
     if method.run is not None:
         _check_picture(slide)

@@ -12,6 +12,7 @@ from coin_ray.pipeline.stages.coarse import UCIS, UCIS_MODEL
 from coin_ray.pipeline.stages.confidence import EMBED, MASKS, SCORE, SELECT
 from coin_ray.pipeline.stages.distillation import PREDICT, REDRAW, ROUND
 from coin_ray.pipeline.stages.measure import EVALUATE
+from coin_ray.pipeline.stages.mining import CANDIDATES, COMPLETE, MINE, PEAKS
 from coin_ray.pipeline.stages.oracle import ORACLES
 from coin_ray.pipeline.stages.propagation import (
     CENTROIDS,
@@ -26,7 +27,8 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         *(UCIS_MODEL, UCIS, FEATURES, CENTROIDS, SIMILARITY, TRANSPORT, REFINE, INSTANCES),
-        *(EMBED, MASKS, SCORE, SELECT, ROUND, PREDICT, REDRAW, EVALUATE),
+        *(EMBED, MASKS, SCORE, PEAKS, CANDIDATES, MINE, SELECT),
+        *(ROUND, PREDICT, REDRAW, COMPLETE, EVALUATE),
         *ORACLES,
     )
 }

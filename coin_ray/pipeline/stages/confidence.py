@@ -101,19 +101,19 @@ RESOLUTION = Take(
     when=lambda chain, ref: tells_others(chain.config),
 )
 """What :func:`beside_others` looks at."""
-_scored = Take(
+SCORED = Take(
     "instances",
     refs.current,
     stages=("instances", "predict"),
 )
-_drawn = Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round), stages=("masks",))
+DRAWN = Take("masks", lambda chain, ref: Ref("masks", ref.image, ref.round), stages=("masks",))
 
 MASKS = Stage(
     "masks",
     _masks,
     reads=(Read("sam", ("prompt", "precision"), old=FP32), NEGATIVES),
     takes=(
-        _scored,
+        SCORED,
         Take("embed", lambda chain, ref: Ref("embed", ref.image), stages=("embed",)),
         RESOLUTION,
     ),
@@ -190,8 +190,8 @@ SCORE = Stage(
         Read("instances", under="split", when=_jitters),
     ),
     takes=(
-        _scored,
-        _drawn,
+        SCORED,
+        DRAWN,
         Take("image", lambda chain, ref: chain.pixels(ref.image), when=_looks),
         Take("scale", lambda chain, ref: chain.scale(ref.image), when=_looks),
     ),
@@ -205,8 +205,10 @@ Accept = Callable[[Given, InstanceMasks], tuple[BoolArray, float]]
 
 def select(given: Given, accept: Accept | None = None) -> Artifact:
     """``label_map`` and ``ignore`` (H, W) of the pseudo labels (Eqs. 7 to 10), and how many
-    instances were accepted. With ``labels.memory`` also the painted masks and their ``scores``,
-    for the next refresh. ``accept`` in place of the cell's own rule."""
+    instances were accepted; what was mined is painted beside them. With ``labels.memory`` also the
+    painted masks of instances and their ``scores``, for the next refresh. ``accept`` in place of
+    the cell's own rule."""
+    from coin_ray.confidence.mining import completed
     from coin_ray.distillation import targets
 
     s = given.settings.labels
@@ -229,17 +231,21 @@ def select(given: Given, accept: Accept | None = None) -> Artifact:
         missed_foreground=given.array("step1") if s.missed == "ignore" else None,
         memory=memory,
     )
+    label_map, ignore = labels.label_map, labels.ignore
+    if "mined" in given:
+        label_map = completed(label_map, given.array("mined"))
+        ignore = ignore & (label_map == 0)
     kept = labels.memory.to_arrays() if labels.memory is not None else {}
     info = {
         "instances": len(accepted),
         "accepted": int(accepted.sum()),
-        "labelled": int(labels.label_map.max(initial=0)),
+        "labelled": int(label_map.max(initial=0)),
         "threshold": float(threshold),
         "score_mean": float(scores.mean()) if len(accepted) else 0.0,
         "score_std": float(scores.std()) if len(accepted) else 0.0,
-        **change(labels.label_map, None if earlier is None else earlier["label_map"]),
+        **change(label_map, None if earlier is None else earlier["label_map"]),
     }
-    return Artifact({"label_map": labels.label_map, "ignore": labels.ignore, **kept}, info)
+    return Artifact({"label_map": label_map, "ignore": ignore, **kept}, info)
 
 
 def accepted_by_rule(given: Given, masks: InstanceMasks) -> tuple[BoolArray, float]:
@@ -287,8 +293,8 @@ SELECT = Stage(
     reads=(Read("select", under="select"), Read("labels", under="labels")),
     takes=(
         Take("score", lambda chain, ref: Ref("score", ref.image, ref.round), stages=("score",)),
-        _scored,
-        _drawn,
+        SCORED,
+        DRAWN,
         Take(
             "before",
             _before,
@@ -306,6 +312,12 @@ SELECT = Stage(
             lambda chain, ref: refs.refined(chain, ref.image),
             stages=("ucis", "refine"),
             when=lambda chain, ref: chain.config.labels.missed == "ignore",
+        ),
+        Take(
+            "mined",
+            lambda chain, ref: ref._replace(stage="mine"),
+            stages=("mine",),
+            when=lambda chain, ref: refs.mines(chain, refs.current(chain, ref)),
         ),
     ),
 )

@@ -157,7 +157,7 @@ def _evidence(settings: Keyed, image: NDArray[np.uint8], scale: float) -> NDArra
 
 
 @dataclass(frozen=True)
-class _Maps:
+class Maps:
     """What a student sees in an image, and how long it looked."""
 
     probability: NDArray[np.float32]
@@ -165,7 +165,7 @@ class _Maps:
     seconds: float
 
 
-def _maps(asked: Iterable[Given]) -> Iterator[_Maps]:
+def student_maps(asked: Iterable[Given]) -> Iterator[Maps]:
     """Of one student, which is built once, for one image after the other. On a GPU those of one
     size go through together, up to the pixels of a step of its training: where that had room, these
     have."""
@@ -185,16 +185,16 @@ def _maps(asked: Iterable[Given]) -> Iterator[_Maps]:
             began = time.perf_counter()
             found = predict_batch(model, np.stack(batch), infer, device)
             seconds = (time.perf_counter() - began) / len(batch)
-            yield from (_Maps(*maps, seconds) for maps in found)
+            yield from (Maps(*maps, seconds) for maps in found)
 
 
-def _predict(given: Given, ahead: _Maps | None = None) -> Artifact:
+def _predict(given: Given, ahead: Maps | None = None) -> Artifact:
     """Label map (H, W) of the student. ``infer.edge_markers`` acts where it has an edge head."""
     s, infer = given.settings, given.settings.infer.section(Infer)
     image, scale = given["image"], given["scale"]
     if ahead is not None:
         leave_out(-ahead.seconds)  # its work too, done before
-    (maps,) = [ahead] if ahead is not None else _maps([given])
+    (maps,) = [ahead] if ahead is not None else student_maps([given])
     found = drawn(
         (maps.probability, maps.edge),
         image,
@@ -242,7 +242,7 @@ def drawn(
     )
 
 
-def _predicting(config: Any, infer: Values) -> tuple[str, float]:
+def predicting(config: Any, infer: Values) -> tuple[str, float]:
     views = sum(scale**2 for scale in infer["scales"]) * (1 + infer["hflip"])
     return _student(config) + (" crf" if infer["crf"] else ""), views
 
@@ -260,7 +260,7 @@ class _Relabelling:
 PREDICT = Stage(
     "predict",
     _predict,
-    ahead=_maps,
+    ahead=student_maps,
     reads=(
         Read("infer", but=REDRAW_SETTINGS, under="infer", old=FP32),
         Read("instances", under="instances"),
@@ -274,7 +274,7 @@ PREDICT = Stage(
     ),
     sees=lambda chain, ref: _Relabelling(chain.config) if ref.step == "labels" else chain.config,
     runs="device",
-    work=lambda config, values: _predicting(config, values["infer"]),
+    work=lambda config, values: predicting(config, values["infer"]),
 )
 
 

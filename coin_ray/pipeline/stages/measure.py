@@ -44,7 +44,7 @@ EVALUATE = Stage(
         Take(
             "labels",
             _measured,
-            stages=("instances", "select", "predict", "redraw"),
+            stages=("instances", "select", "predict", "redraw", "complete"),
         ),
         Take("truth", lambda chain, ref: true_label_map(ref)),
     ),
