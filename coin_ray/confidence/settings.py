@@ -127,7 +127,7 @@ class Mine(Section):
     step: int = Field(
         8, ge=1, le=1000, description="of the grid, and radius in which a peak is the highest, px"
     )
-    min_iou: Fraction = Field(0.8, description="least predicted IoU of a mined mask")
+    min_iou: Fraction = Field(0.85, description="least predicted IoU of a mined mask")
     min_agreement: Fraction = Field(
         0.0,
         description="least mean IoU with the masks of the other prompts that lie in it; 0 = off",
