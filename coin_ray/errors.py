@@ -11,11 +11,17 @@ RENAME = "rename it, for example with `convmv -r -f latin1 -t utf8 --notest FOLD
 """What to do about a file name of another encoding."""
 
 
+def redacted(text: str) -> str:
+    """``text`` without the users and passwords that addresses in it may carry."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
 class UserError(ValueError):
     """Bad input, said so that it can be mended without reading the code.
 
     ``what`` is wrong, ``where`` (file, line, image name), what was ``expected`` against what was
     ``found``, and what to ``do``. The CLI prints it without a traceback and exits with ``code``.
+    What addresses carry of users and passwords is left out.
     """
 
     code = 2
@@ -23,7 +29,9 @@ class UserError(ValueError):
     def __init__(
         self, what: str, *, where: str = "", expected: str = "", found: str = "", do: str = ""
     ) -> None:
-        self.what, self.where, self.expected, self.found, self.do = what, where, expected, found, do
+        self.what, self.where, self.expected, self.found, self.do = map(
+            redacted, (what, where, expected, found, do)
+        )
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -52,7 +60,7 @@ def raise_all(problems: Iterable[UserError]) -> None:
 def first_line(error: BaseException) -> str:
     """Of what an error says, 200 characters at most; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return redacted(lines[0] if lines else type(error).__name__)[:200]
 
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

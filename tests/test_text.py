@@ -160,7 +160,7 @@ def test_a_sweep_of_hostile_names_in_another_locale(tmp_path: Path) -> None:
     assert written == set(names)
     assert set(pl.read_parquet(runs / "report" / "per_image.parquet")["image"]) == set(names)
     synced = call("track", "sync", "--workspace", str(tmp_path / "wörk 100%41?"))
-    assert "3 runs, 0 written" in synced.output, synced.output
+    assert "5 runs, 0 written" in synced.output, synced.output
     line = done.stdout.decode().splitlines()[-1].removeprefix("compare the runs: coin-ray ui ")
     assert shlex.split(line) == ["--workspace", str(tmp_path / "wörk 100%41?")]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, redacted
 from coin_ray.identity import digest
 from coin_ray.store.keys import SHORT
 from coin_ray.tracking.journal import journals
@@ -137,11 +137,6 @@ def study_identity(info: Mapping[str, Any]) -> str:
 def journal_path(workspace: Path, study: str) -> Path:
     """The journal of a study identity."""
     return Workspace(workspace).resolve().journal / f"{study}.jsonl"
-
-
-def redacted(text: str) -> str:
-    """``text`` without the users and passwords that addresses in it may carry."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def reason(error: Exception) -> str:

@@ -15,14 +15,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, redacted
 from coin_ray.tracking.mlflow_store import (
     database_uri,
     experiment_name,
     is_server,
     tracking_uri,
 )
-from coin_ray.tracking.replay import redacted
 from coin_ray.tracking.views import CELLS
 from coin_ray.workspace import Workspace
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from coin_ray import safe
+from coin_ray.errors import redacted
 from coin_ray.events import events
 from coin_ray.events.state import StageCount, StudyState
 from coin_ray.events.tracked import Description, File
@@ -24,7 +25,7 @@ from coin_ray.tracking.lines import read_checked
 from coin_ray.tracking.mlflow_store import tracking_uri, unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY
-from coin_ray.tracking.replay import Replay, journal_path, reason, redacted, study_identity
+from coin_ray.tracking.replay import Replay, journal_path, reason, study_identity
 
 PATIENCE = (5.0, 15.0, 60.0)
 """Seconds between attempts while the tracker is away; the last one repeats."""

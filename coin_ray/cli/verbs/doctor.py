@@ -19,7 +19,7 @@ from coin_ray import bucket
 from coin_ray.cli import options
 from coin_ray.cli.options import WORKSPACE
 from coin_ray.cli.screen.output import say
-from coin_ray.errors import UserError, first_line
+from coin_ray.errors import UserError, first_line, redacted
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "timm", "segment-anything", "polars")
 _LEAST_GB = 5.0
@@ -222,7 +222,7 @@ def _ui() -> Finding:
 
 def _tracker(workspace: Path) -> Finding:
     from coin_ray.tracking.mlflow_store import connect, is_server, tracking_uri, unreachable
-    from coin_ray.tracking.replay import reason, redacted
+    from coin_ray.tracking.replay import reason
 
     uri = tracking_uri(workspace)
     if not is_server(uri) and not workspace.is_dir():

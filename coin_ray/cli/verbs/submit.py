@@ -12,7 +12,7 @@ import typer
 from coin_ray import safe
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say, size
-from coin_ray.errors import UserError
+from coin_ray.errors import UserError, redacted
 
 if TYPE_CHECKING:
     from coin_ray.study.package import Package
@@ -123,7 +123,7 @@ def _sent(
             return client, running
         job = f"{name}-{number}"
         submission.send(client, address, job, Path(folder), python, safe.shell(*call))
-        say(f"job {job} at {address}; Ctrl-C leaves it running")
+        say(f"job {job} at {redacted(address)}; Ctrl-C leaves it running")
         return client, job
 
 
@@ -163,7 +163,7 @@ def _stay(client: Any, address: str, job: str, folder: Path) -> None:
     try:
         info = submission.follow(client, address, job, show)
     except KeyboardInterrupt:
-        end = safe.shell("ray", "job", "stop", job, "--address", address)
+        end = safe.shell("ray", "job", "stop", job, "--address", redacted(address))
         say(f"\nthe job goes on; `{end}` ends it", err=True)
         raise
     report = submission.report_of(client, address, info)
