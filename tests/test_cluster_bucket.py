@@ -23,7 +23,7 @@ from coin_ray.files import pull
 from tests.cli_calls import call
 from tests.conftest import ROOT
 from tests.pretended_bucket import Door, refusing
-from tests.test_bucket import artifacts, door  # noqa: F401 (a fixture)
+from tests.test_bucket import artifacts
 from tests.test_cluster_losses import Autoscaler
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -93,7 +93,7 @@ def bytes_in(folder: Path) -> int:
 
 
 def test_machines_that_share_a_bucket_alone_compute_each_stage_once(
-    door: Door,  # noqa: F811
+    door: Door,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

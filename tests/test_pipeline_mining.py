@@ -18,6 +18,7 @@ from coin_ray.confidence import mining, windowed
 from coin_ray.confidence.sam import SamSegmenter
 from coin_ray.confidence.segmenter import load_segmenter
 from coin_ray.confidence.settings import Mine
+from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.labels import InstanceMasks, count, keep_instances
 from coin_ray.pipeline.cell import CellRun
@@ -72,7 +73,7 @@ def test_what_a_coarse_mask_lost_enters_the_labels_and_the_result(
 ) -> None:
     computed: list[Key] = []
     plain, run = opened(), opened(0, computed, mine=ALL)
-    data = SimpleNamespace(train=run.train, samples=tiles, images=run.train)
+    data = DataSet(tuple(run.train), tuple(tiles))
     cell = SimpleNamespace(config=run.config, seed=0, data=SimpleNamespace(name="d"), oracle="")
     planned = plan_cells([cell], {"d": data}, run.store.root.parent).to_compute
     run_local(run, tiles)

@@ -50,6 +50,7 @@ def test_two_runs_store_the_same_bytes(tmp_path: Path) -> None:
     samples = generated_samples(tmp_path / "tiles", 2, size=96, seed=3)
     cell = mini(
         score={"terms": ["segmenter", "stain_jitter"]},
+        mine={"points": ["grid", "stain", "student"], "step": 16},
         student={"width": 8, "iterations": 4, "later_iterations": 3, "batch": 2, "crop": 64},
     )
     results = []

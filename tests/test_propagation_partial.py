@@ -59,6 +59,15 @@ def test_the_cases_above_are_all_there_are() -> None:
     assert full == {(False, True), (True, False), (False, False)}
 
 
+def test_newton_does_not_go_to_and_fro() -> None:
+    """Where most pixels are loose the masses are flat in b on both sides of a steep part."""
+    far = np.zeros((2, 5, 6))
+    far[0] = np.reshape([*map(int, "000011012012111100101112000100")], (5, 6))
+    far[1] = np.reshape([*map(int, "101001111211111221222101002211")], (5, 6))
+    given = {"foreground_mass": 0.13671875, "lambda_": 0.134765625, "slack": 0.5}
+    assert plan_of(far / 2, **given)[1].sum() == pytest.approx(0.13671875, abs=1e-9)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     maps=any_maps(),

@@ -87,7 +87,7 @@ class _Level:
     def plan(self, b: float) -> Float64:
         z, p = self._solved(b)
         r = np.exp(np.minimum(z, 0))
-        return np.stack([r * (1 - p), r * p]) / p.size
+        return np.stack([r * logistic(-self._d - b), r * p]) / p.size  # 1 - p, exact where p is 1
 
     def _solved(self, b: float) -> tuple[Float64, Float64]:
         """z at t(b), and p of the foreground."""

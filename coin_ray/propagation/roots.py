@@ -18,14 +18,20 @@ def root(
     within: float,
 ) -> float:
     """Where an increasing function is 0: Newton, kept inside the shrinking ``bracket``, until a
-    step is ``within`` this share of the root or of 1. ``excess`` gives its value and slope."""
+    step is ``within`` this share of the root or of 1. ``excess`` gives its value and slope.
+
+    A step over the root that comes hardly nearer is followed by half of the bracket: where the
+    slope is small on both sides and steep between, Newton goes to and fro.
+    """
     low, high = bracket
-    b = start
+    b, before = start, 0.0
     for _ in range(100):
         value, slope = excess(b)
         low, high = (low, b) if value > 0 else (b, high)
         step = b - value / slope if slope > 0 else np.inf
-        following = step if low < step < high else (low + high) / 2
+        to_and_fro = value * before < 0 and 2 * abs(value) > abs(before)
+        following = step if low < step < high and not to_and_fro else (low + high) / 2
+        before = value
         if abs(following - b) <= within * max(1.0, abs(b)):
             break
         b = following
