@@ -257,6 +257,13 @@ def test_a_cell_tells_of_the_rounds_that_another_one_has_trained(
     assert all((e.round, e.metrics) == first[1:] for e in served)
 
 
+def test_a_word_is_no_executor(folder: Path) -> None:
+    given = coin_ray.load_study("baseline", workspace=folder)
+    for verb in (coin_ray.plan, coin_ray.run):
+        with pytest.raises(coin_ray.UserError, match=r"Local\(\)(.|\n)*'local'"):
+            verb(given, executor="local")  # type: ignore[operator]
+
+
 def test_what_one_process_cannot_do_is_refused() -> None:
     from coin_ray.execution.refusals import target
 

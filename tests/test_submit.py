@@ -202,6 +202,7 @@ def test_what_cannot_be_sent_is_refused() -> None:
         ((), "needs the dashboard"),
         (("--address", "10.0.0.1:6379"), "needs the dashboard"),
         (("--address", "http://127.0.0.1:9", "--workspace", "here"), "all nodes"),
+        (("--address", "http://127.0.0.1:9", "--workspace", "s3://"), "no address of a bucket"),
         (HERE, "no Ray dashboard"),
         ((*HERE, "--job", "x"), "a study and a job"),
         ((*HERE, "--python", "a 'b"), "--python is no command"),

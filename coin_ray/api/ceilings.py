@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coin_ray.api.runs import runs_folder, target
+from coin_ray.api.runs import chosen, runs_folder, target
 from coin_ray.api.studies import PathLike, Study, load_study
 from coin_ray.errors import UserError
 from coin_ray.events.events import Event
 from coin_ray.execution.executor import Executor
-from coin_ray.execution.local import Local
 from coin_ray.execution.oracles import refuse_unlabelled, with_oracles
 from coin_ray.pipeline.oracles import TITLES
 
@@ -60,7 +59,7 @@ def headroom(
     check_level(resolved, wanted)
     refuse_unlabelled(resolved, wanted, data)
     check_images(data)
-    part, executor = with_oracles(resolved, wanted), executor or Local()
+    part, executor = with_oracles(resolved, wanted), chosen(executor)
     where = target(part, executor)
     outcome = study_run.run_study(
         part,

@@ -42,7 +42,18 @@ def plan(study: Study | PathLike, executor: Executor | None = None) -> StudyPlan
             (``StudyPlan.refuse_over_budget``).
     """
     study = _loaded(study)
-    return plan_study(study.resolved, study.data, study.workspace, executor or Local())
+    return plan_study(study.resolved, study.data, study.workspace, chosen(executor))
+
+
+def chosen(executor: Executor | None) -> Executor:
+    """Where a study is to run: this process unless it is said. UserError for what is no place."""
+    if executor is not None and not hasattr(executor, "runner"):
+        raise UserError(
+            "no executor",
+            expected="coin_ray.Local() or coin_ray.Cluster(...)",
+            found=repr(executor)[:100],
+        )
+    return executor or Local()
 
 
 def _loaded(study: Study | PathLike, workspace: PathLike | None = None) -> Study:
@@ -86,7 +97,7 @@ def run(
     command = f"coin_ray.run({study.resolved.name!r})"
     with progress_bar(on_event) as listen:
         return run_and_report(
-            study, executor or Local(), unfailing(listen), tracking=tracking, command=command
+            study, chosen(executor), unfailing(listen), tracking=tracking, command=command
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coin_ray import safe
+from coin_ray import bucket, safe
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say, size
 from coin_ray.errors import UserError, redacted
@@ -111,6 +111,8 @@ def _sent(
             expected="--workspace with an absolute path or the address of a bucket",
             found=f"--workspace {workspace}" if workspace else "none",
         )
+    if not workspace.startswith("/"):
+        bucket.local(workspace)  # refuses what is no address of one
     with tempfile.TemporaryDirectory(prefix="coin-ray-package-") as folder:
         package = packed(asked.study, asked.request, Path(folder))
         _tell(package, asked)
