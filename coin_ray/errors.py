@@ -13,7 +13,7 @@ RENAME = "rename it, for example with `convmv -r -f latin1 -t utf8 --notest FOLD
 
 def redacted(text: str) -> str:
     """``text`` without the users and passwords that addresses in it may carry."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 class UserError(ValueError):

@@ -13,6 +13,8 @@ def test_passwords_in_addresses_are_not_said() -> None:
     for one in (error, copy.copy(error)):
         assert "s3cret" not in f"{one}{vars(one)}" and "anna" not in str(one)
         assert one.where == "https://head.example:8265/api"
+    assert "hidden" not in str(UserError("away", found="postgresql://u:p@hidden@host/db"))
+    assert UserError("no such file", where="a//tile@40x/b.png").where == "a//tile@40x/b.png"
     assert first_line(OSError(f"GET {address} failed")) == (
         "GET https://head.example:8265/api failed"
     )
