@@ -68,11 +68,11 @@ class Recorder:
             self._tracker.add(describe_cells(study.cells))
 
     def _files(self, cell: str) -> None:
+        from coin_ray.report.values.spreads import cell_rounds
+
         folder = self._runs / cell
         if not seen(folder / "metrics.json"):
             return  # nothing but its coarse model was asked for
-        from coin_ray.report.values.spreads import cell_rounds
-
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         if rows:
             self._record(Table("per_image", rows, cell))

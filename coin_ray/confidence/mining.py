@@ -168,9 +168,9 @@ def agreement(candidates: Candidates, which: NDArray[np.integer]) -> NDArray[np.
         if not len(others):
             continue
         others = others[others >= 0]
-        shared = [masks.shared(i, j) for j in others[masks.near(i, others)].tolist()]
-        own = size[others[masks.near(i, others)]]
-        found[k] = (shared / (size[i] + own - shared)).sum() / len(near)
+        others = others[masks.near(i, others)]
+        shared = np.array([masks.shared(i, j) for j in others.tolist()], dtype=np.int64)
+        found[k] = (shared / (size[i] + size[others] - shared)).sum() / len(near)
     return found
 
 

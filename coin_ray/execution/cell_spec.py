@@ -158,8 +158,7 @@ def run_to_end(
         for round_ in range(1, spec.rounds + 1):
             seconds = run.store.info(run.key("round", round_=round_))["seconds"]
             metrics = round_facts(run, round_)
-            told = {"metrics": metrics, "seconds": seconds, "stored": True}
-            spec.emit(RoundFinished, round=round_, **told)
+            spec.emit(RoundFinished, round=round_, metrics=metrics, seconds=seconds, stored=True)
     if study is not None and spec.until is None and not spec.oracle:
         folder = Workspace(spec.workspace).runs / study / spec.who["cell"]
         whose = {**spec.who, "content": spec.content}

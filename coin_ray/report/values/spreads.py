@@ -30,7 +30,7 @@ def spreads(results: Results) -> list[dict[str, Any]]:
         steps = {
             step: round_
             for step in own["step"].unique(maintain_order=True).to_list()
-            if (round_ := round_of(step)) is not None
+            if (round_ := _round(step)) is not None
         }
         if FINAL in own["step"]:
             steps[FINAL] = max(steps.values(), default=0)
@@ -64,7 +64,7 @@ def cell_rounds(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> di
     value is that at the end; 0: before the first."""
     values: dict[int, dict[str, list[float]]] = {}
     for row in rows:
-        round_, value = round_of(row["step"]), row["value"]
+        round_, value = _round(row["step"]), row["value"]
         if round_ is not None and row["metric"] in metrics and value is not None:
             values.setdefault(round_, {}).setdefault(row["metric"], []).append(value)
     last = max(values, default=0)
@@ -79,7 +79,7 @@ def _finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def round_of(step: str) -> int | None:
+def _round(step: str) -> int | None:
     """The round behind a step of the chain, 0 before the first; None for what is none's."""
     if step == "step1":
         return 0
