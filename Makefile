@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUDY ?= ablations/uss_backbones.yaml
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 CONSTRAINTS ?= constraints.txt
 
 # The first interpreter that really runs and is of a supported version.
@@ -62,10 +62,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# One thread a worker: two workers with two threads each are slower than either. A file of tests
+# One thread a worker: two workers with two threads each are slower than either, and with two cores a
+# third fills what those wait for that start Ray. A file of tests
 # that share a Ray cluster is one worker's as a whole: --dist loadgroup splits it with the pinned
-# pytest and pytest-xdist.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# pytest and pytest-xdist. The order is that of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -150,20 +150,24 @@ def _titled(title: str) -> Any:
 
 
 def losses(nodes: Nodes, store: Path, total: int, moments: Sequence[Moment]) -> Iterator[Moment]:
-    """Lose a node at each of the ``moments``, one after the other; asked ever again, it gives the
-    next that has come, if one has."""
-    for moment in moments:
-        while True:
+    """Lose a node at each of the ``moments``, in whatever order they come; asked ever again, it
+    gives the next that has come, if one has."""
+    left = list(moments)
+    while left:
+        stored = artifacts(store)
+        for moment in left:
             if moment.stage:
                 due = any((store / moment.stage).glob("*/manifest.json"))
             else:
-                due = artifacts(store) >= moment.share * total
+                due = stored >= moment.share * total
             if found := nodes.having(moment.whom) if due else []:
+                nodes.lose(Random(moment.draw).choice(found))
+                nodes.add()
+                left.remove(moment)
+                yield moment
                 break
+        else:
             yield Moment()
-        nodes.lose(Random(moment.draw).choice(found))
-        nodes.add()
-        yield moment
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,9 @@ def test_nodes_that_go_at_five_moments_cost_time_only(
     """The command, as a user runs it, without a GPU; the tables are those of one process."""
     study, own = tmp_path / "nodes.yaml", chaos_nodes.environment(tmp_path)
     study.write_text(chaos_nodes.STUDY)
-    less = ("--set", "uss.family=none", "--set", "rounds.count=1", "--device", "cpu")
+    # A training long enough to be met in it.
+    changed = ("uss.family=none", "rounds.count=1", "student.iterations=150")
+    less = (*(word for value in changed for word in ("--set", value)), "--device", "cpu")
     calm = chaos_nodes.sweep(study, tmp_path / "calm", ["--local", *less], own, patience=300)
     assert calm.code == 0
     for _ in range(2):

@@ -261,6 +261,7 @@ def test_two_workers_on_two_nodes_train_what_two_on_one_node_train(
     assert sum("/round/" in name for name in apart) == 2
 
 
+@pytest.mark.slow  # what goes at five moments is seen in test_cluster_losses
 def test_the_loss_of_a_node_costs_time_only(cluster: Any, tiles: DataSet, tmp_path: Path) -> None:
     """Four trials on three nodes; one that has a trial goes as soon as the first is heard of."""
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
