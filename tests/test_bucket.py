@@ -327,7 +327,9 @@ def artifacts(workspace: str = "w") -> set[str]:
     return set(bucket.names(bucket.local(f"s3://studies/{workspace}/store")))
 
 
-@pytest.mark.parametrize("where", ["here", pytest.param("on a cluster", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "where", ["here", pytest.param("on a cluster", marks=(pytest.mark.ray, pytest.mark.slow))]
+)
 def test_a_study_runs_and_another_machine_finds_all_of_it(
     door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -203,6 +203,7 @@ def test_missing_imagenet_weights_stop_before_anything_starts(
     assert "coin-ray models fetch resnet34_imagenet" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_cluster_trains_the_same_model_and_nothing_else(
     folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

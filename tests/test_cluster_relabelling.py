@@ -24,6 +24,7 @@ from tests.test_pipeline_cell import config
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_a_training_task_builds_the_student_once_and_draws_beside_its_predictions(
     cluster: Any,  # noqa: F811
     tiles: DataSet,  # noqa: F811
