@@ -196,8 +196,12 @@ def test_twin_levels_and_unused_levels_are_said(folder: Path) -> None:
     assert resolve("w.yaml").warnings == ("levels 'none' and 'mae' are the same configuration",)
     (folder / "x.yaml").write_text(STUDY + "exclude: [{backbone: none}]\n")
     study = resolve("x.yaml")
-    assert study.levels == ("mae",)
-    assert study.warnings == ("level 'none' of backbone is never used",)
+    assert study.levels == ("mae",) and study.warnings == ()  # left out on purpose
+    levels = "{short: {student.iterations: 3}, long: {student.iterations: 9}}"
+    further = f"  steps: {{baseline: short, levels: {levels}}}\n"
+    none = "exclude: [{backbone: none, steps: [short, long]}]\n"
+    (folder / "y.yaml").write_text(STUDY.replace("small", "y\ndesign: grid") + further + none)
+    assert resolve("y.yaml").warnings == ("level 'none' of backbone is never used",)
 
 
 SHIPPED = [path.stem for path in (Path(__file__).parent.parent / "ablations").glob("*.yaml")]

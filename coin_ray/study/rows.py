@@ -14,6 +14,7 @@ from coin_ray.study.designs import Combination
 from coin_ray.study.errors import Place, Problems
 from coin_ray.study.factors import FactorBlock
 from coin_ray.study.patches import Patch
+from coin_ray.study.varied import Varied
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def note_twins(rows: Sequence[Row], problems: Problems) -> None:
 def row_warnings(
     rows: Sequence[Row],
     configs: Sequence[Cell],
-    factors: Sequence[FactorBlock],
+    varied: Varied,
     overrides: Mapping[str, Any],
 ) -> list[str]:
     """What a design allows and is probably not meant."""
@@ -95,15 +96,15 @@ def row_warnings(
         twin = first.setdefault(config, row.combination.label)
         if twin != row.combination.label:
             out.append(f"levels '{twin}' and '{row.combination.label}' are the same configuration")
-    varied = {key for block in factors for patch in block.patches.values() for key in patch}
+    keys = {key for block in varied.factors for patch in block.patches.values() for key in patch}
     out += [
-        f"--set {key} overrides what the study's levels set" for key in overrides if key in varied
+        f"--set {key} overrides what the study's levels set" for key in overrides if key in keys
     ]
-    for block in factors:
+    for block in varied.factors:
         used = {row.combination.levels.get(block.factor.name) for row in rows}
         out += [
             f"level '{level}' of {block.factor.name} is never used"
             for level in block.factor.levels
-            if level not in used
+            if level not in used and (block.factor.name, level) not in varied.left_out
         ]
     return out

@@ -143,7 +143,7 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         },
         overrides=fixed,
         warnings=(
-            *row_warnings(rows, configs, varied.factors, fixed),
+            *row_warnings(rows, configs, varied, fixed),
             *_search_warnings(varied.search, configs[0], fixed),
             *_screen_warnings(told["screen"], len(levels)),
         ),

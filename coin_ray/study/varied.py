@@ -38,13 +38,15 @@ _MOST_LEVELS = 2_000_000
 
 @dataclass(frozen=True)
 class Varied:
-    """``complete``: every factor that the file names could be read."""
+    """``complete``: every factor that the file names could be read; ``left_out``: levels, of a
+    factor, that are excluded whatever the others are."""
 
     design: str
     factors: Sequence[FactorBlock]
     combinations: Sequence[Combination]
     complete: bool = True
     search: Search | None = None
+    left_out: frozenset[tuple[str, str]] = frozenset()
 
 
 def read_varied(chain: Chain, base: Patch) -> Varied:
@@ -68,7 +70,9 @@ def read_varied(chain: Chain, base: Patch) -> Varied:
         fraction=fraction is not None,
         rungs=read_rungs(rungs, plain) if rungs else (),
     )
-    return Varied(design, factors, combinations, complete)
+    alone = [pair for entry in exclude if len(entry) == 1 for pair in entry.items()]
+    left_out = frozenset((name, level) for name, levels in alone for level in levels)
+    return Varied(design, factors, combinations, complete, left_out=left_out)
 
 
 def _design(chain: Chain) -> str:
