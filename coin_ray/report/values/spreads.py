@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -12,7 +11,7 @@ import polars as pl
 
 from coin_ray.report.values.result_tables import entry
 from coin_ray.report.values.study_results import Results
-from coin_ray.report.values.tidy import FINAL, Column
+from coin_ray.report.values.tidy import FINAL, Column, round_of
 
 Means = Mapping[str, float]
 """Metric -> mean."""
@@ -30,7 +29,7 @@ def spreads(results: Results) -> list[dict[str, Any]]:
         steps = {
             step: round_
             for step in own["step"].unique(maintain_order=True).to_list()
-            if (round_ := _round(step)) is not None
+            if (round_ := round_of(step)) >= 0
         }
         if FINAL in own["step"]:
             steps[FINAL] = max(steps.values(), default=0)
@@ -64,8 +63,8 @@ def cell_rounds(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> di
     value is that at the end; 0: before the first."""
     values: dict[int, dict[str, list[float]]] = {}
     for row in rows:
-        round_, value = _round(row["step"]), row["value"]
-        if round_ is not None and row["metric"] in metrics and value is not None:
+        round_, value = round_of(row["step"]), row["value"]
+        if round_ >= 0 and row["metric"] in metrics and value is not None:
             values.setdefault(round_, {}).setdefault(row["metric"], []).append(value)
     last = max(values, default=0)
     return {
@@ -77,11 +76,3 @@ def cell_rounds(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> di
 
 def _finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
-
-
-def _round(step: str) -> int | None:
-    """The round behind a step of the chain, 0 before the first; None for what is none's."""
-    if step == "step1":
-        return 0
-    match = re.fullmatch(r"round_(\d+)", step)
-    return int(match.group(1)) if match else None

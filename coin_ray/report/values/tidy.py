@@ -78,8 +78,8 @@ def final_step(steps: Sequence[str]) -> str:
     instances of step 1 (no round was trained)."""
     if FINAL in steps:
         return FINAL
-    rounds = [step for step in steps if _round(step)]
-    return max(rounds, key=_round) if rounds else "step1"
+    last = max(steps, key=round_of, default="step1")
+    return last if round_of(last) > 0 else "step1"
 
 
 def at_end(frame: pl.DataFrame) -> pl.DataFrame:
@@ -104,16 +104,20 @@ def columns(
         return [Column(step, metric) for metric in metrics for step in steps]
     steps = frame["step"].unique().to_list()
     known = [step for step in (*_STEP_TITLES,) if step in steps]
-    found = [Column(s, "aji") for s in [*known, *sorted(filter(_round, steps), key=_round)]]
+    rounds = sorted((step for step in steps if round_of(step) > 0), key=round_of)
+    found = [Column(step, "aji") for step in [*known, *rounds]]
     own = frame.group_by("level").agg(pl.col("step").unique())["step"]
     ends = {final_step(steps) for steps in own.to_list()}
     last = {column.step for column in found[-1:]}  # pseudo labels come after step 1, without rounds
     return found + [Column(FINAL, m) for m in metrics if m != "aji" or ends != last]
 
 
-def _round(step: str) -> int:
+def round_of(step: str) -> int:
+    """The round behind a step of the chain, 0 before the first; -1 for what is none's."""
+    if step == "step1":
+        return 0
     match = re.fullmatch(r"round_(\d+)", step)
-    return int(match.group(1)) if match else 0
+    return int(match.group(1)) if match else -1
 
 
 def measured(frame: pl.DataFrame) -> pl.DataFrame:
