@@ -95,5 +95,5 @@ def _fault(kind: str, kept: float, draw: random.Random) -> Fault:
         when = draw.uniform(kept, kept + 0.2)
     elif whom == "training":
         when = kept
-        seconds = seconds or draw.uniform(0, 3)
+        seconds = seconds or draw.uniform(0, 1)  # the shortest of a fast machine
     return Fault(kind, round(when, 3), round(seconds, 1), what, draw.randrange(2**31))
