@@ -113,7 +113,8 @@ def without_ids(found: dict[str, dict[str, Any]], study_id: str) -> str:
         for name, run in found.items()
     }
     for run in plain.values():
-        run["tags"] = {k: v for k, v in run["tags"].items() if k != "coin_ray.written"}
+        tags = sorted(run["tags"].items())  # in whatever order they came
+        run["tags"] = {k: v for k, v in tags if k != "coin_ray.written"}
     digest = study_id.rsplit("-", 1)[1]
     return repr(sorted(plain.items())).replace(digest, "DIGEST")
 

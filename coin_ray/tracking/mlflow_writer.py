@@ -129,7 +129,8 @@ class MlflowWriter:
         # Another driver may have made the run since we looked, unless none was here.
         if not self._only and (found := self._oldest(client, record)) is not None:
             return _known(found)
-        tags = {STUDY_TAG: self.study}
+        about = record.all_tags()  # what is made with the run costs less than what is added to it
+        tags = about | {STUDY_TAG: self.study}
         if record.run != STUDY:
             tags |= {CELL_TAG: record.run, PARENT_TAG: self._runs[STUDY].run_id}
         run = client.create_run(
@@ -140,7 +141,7 @@ class MlflowWriter:
             if found is not None and found.info.run_id != run.info.run_id:
                 client.delete_run(run.info.run_id)
                 return _known(found)
-        return _Known(run.info.run_id, tags={"mlflow.runName": record.name})
+        return _Known(run.info.run_id, tags=about | {"mlflow.runName": record.name})
 
     def _oldest(self, client: Any, record: RunRecord) -> Run | None:
         found = None

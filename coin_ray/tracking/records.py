@@ -284,9 +284,12 @@ def name(raw: str) -> str:
     return f"{short[:200].rstrip('/ ') or '_'}-{digest(raw)[:SHORT]}"
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False).encode  # made once: a cell has two hundred settings
+
+
 def text(value: Any) -> str:
     """A setting as one readable word: strings as they are, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _JSON(value)
 
 
 def cut(value: str, length: int = PARAM_LENGTH) -> str:
