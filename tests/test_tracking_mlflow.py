@@ -27,10 +27,10 @@ from coin_ray.errors import UserError
 from coin_ray.events import events
 from coin_ray.events.tracked import Table
 from coin_ray.pipeline.settings import Cell, dotted_fields
-from coin_ray.tracking import mlflow_writer
+from coin_ray.tracking import mlflow_writer, replay
 from coin_ray.tracking import tracker as tracker_module
 from coin_ray.tracking.describe import cell_digest, describe_cells, describe_study, study_event
-from coin_ray.tracking.lines import Line
+from coin_ray.tracking.lines import Line, read_checked
 from coin_ray.tracking.mlflow_store import (
     CELL_TAG,
     alone,
@@ -630,6 +630,25 @@ def test_a_cell_is_written_by_as_many_calls_whatever_else_is_there(tmp_path: Pat
     assert each.pop("log_batch") <= 2 and each.pop("log_artifact") <= 5  # its files
     once = ("create_run", "set_terminated")
     assert each == dict.fromkeys(each, 0) | dict.fromkeys(once, 1)
+
+
+def test_a_long_journal_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its tables at once took gigabytes."""
+    whole = finished_cells(tmp_path, "whole", ("mae", *map(str, range(5))))
+    whole.read()
+    part = Replay(whole.path, whole.writer)
+    taken = []
+
+    def reading(*where: Any, most: int, **how: Any) -> Any:
+        taken.append(read_checked(*where, most=most, **how))
+        return taken[-1]
+
+    monkeypatch.setattr(replay, "AT_ONCE", 2)
+    monkeypatch.setattr(replay, "read_checked", reading)
+    part.read()
+    assert part.records == whole.records and part.dirty == whole.dirty
+    assert (part.offset, part.number, part.bad) == (whole.offset, whole.number, whole.bad)
+    assert max(len(lines.good) for lines in taken) == 2 and len(taken) > 6
 
 
 def test_runs_are_looked_for_once_another_driver_was_here(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -119,11 +120,11 @@ def journals(folder: Path) -> list[Path]:
 
 
 def read_lines(
-    path: Path, offset: int = 0, skip: Container[str] = ()
+    path: Path, offset: int = 0, skip: Container[str] = (), most: int | None = None
 ) -> tuple[list[dict[str, Any] | str], int]:
-    """The lines from byte ``offset`` on, and the offset to go on from: each a JSON object (of a
-    blank line, and of an event of a kind to ``skip``, an empty one), or in words what it is
-    instead, such as torn by a crash.
+    """The lines from byte ``offset`` on, ``most`` of them, and the offset to go on from: each a
+    JSON object (of a blank line, and of an event of a kind to ``skip``, an empty one), or in words
+    what it is instead, such as torn by a crash.
 
     A last line without its end is left for the next call (it may still be being written). A missing
     file has none.
@@ -131,7 +132,7 @@ def read_lines(
     found: list[dict[str, Any] | str] = []
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         file.seek(offset)
-        for line in file:
+        for line in itertools.islice(file, most):
             if not line.endswith(b"\n"):
                 break
             offset += len(line)

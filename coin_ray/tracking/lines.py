@@ -43,10 +43,17 @@ def _envelope() -> TypeAdapter[Line]:
     return TypeAdapter(Line)
 
 
-def read_checked(path: Path, offset: int = 0, number: int = 0, skip: Container[str] = ()) -> Lines:
-    """The lines of a journal from byte ``offset`` on, after ``number`` lines, but for events of
-    kinds to ``skip``. OSError if the file cannot be read."""
-    found, offset = read_lines(path, offset, skip)
+def read_checked(
+    path: Path,
+    offset: int = 0,
+    number: int = 0,
+    *,
+    skip: Container[str] = (),
+    most: int | None = None,
+) -> Lines:
+    """The lines of a journal from byte ``offset`` on, after ``number`` lines and ``most`` of them,
+    but for events of kinds to ``skip``. OSError if the file cannot be read."""
+    found, offset = read_lines(path, offset, skip, most)
     good, bad = [], []
     for number, row in enumerate(found, number + 1):  # noqa: B020  (it is told from here on)
         if row:

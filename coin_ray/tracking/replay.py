@@ -20,6 +20,8 @@ from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.workspace import Workspace
 
 Late = Callable[[], bool]
+AT_ONCE = 200
+"""Lines of a journal in memory: one may be a table of many images."""
 
 
 @dataclass
@@ -43,12 +45,17 @@ class Replay:
 
     def read(self) -> None:
         """Take in what the journal has since the last time. OSError if it cannot be read."""
-        lines = read_checked(self.path, self.offset, self.number)
-        self.offset, self.number = lines.offset, lines.number
-        self.bad += lines.bad
-        for line in lines.good:
-            self.dirty |= fold(self.records, line)
-        if lines.good:  # the parent must exist even if a crash took the line that describes it
+        met = False
+        while True:
+            lines = read_checked(self.path, self.offset, self.number, most=AT_ONCE)
+            if lines.offset == self.offset:
+                break
+            self.offset, self.number = lines.offset, lines.number
+            self.bad += lines.bad
+            met = met or bool(lines.good)
+            for line in lines.good:
+                self.dirty |= fold(self.records, line)
+        if met:  # the parent must exist even if a crash took the line that describes it
             self.records.setdefault(STUDY, RunRecord(STUDY, name=self.writer.study))
             self.dirty.add(STUDY)
 
