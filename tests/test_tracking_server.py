@@ -55,7 +55,7 @@ def test_the_verb_serves_on_loopback_and_leaves_nothing_behind(
     try:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        line = next(line for line in lines if line.startswith("MLflow:"))
+        line = next(line for line in lines if line.startswith("MLflow, a row a cell: "))
         assert f"http://{HOST}:{port}/#/experiments/1/runs?" in line
         page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             f"http://{HOST}:{port}"
