@@ -63,9 +63,9 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 # One thread a worker: two workers with two threads each are slower than either, and with two cores a
-# third fills what those wait for that start Ray. A file of tests
-# that share a Ray cluster is one worker's as a whole: --dist loadgroup splits it with the pinned
-# pytest and pytest-xdist. The order is that of tests/conftest.py.
+# third fills what those wait for that start Ray. A file of tests that share a Ray cluster is one
+# worker's as a whole: --dist loadgroup splits it with the pinned pytest and pytest-xdist. The order
+# is that of tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint
