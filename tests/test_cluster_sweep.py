@@ -348,6 +348,7 @@ def test_a_search_goes_on_where_it_was_interrupted(
     assert again.computed == 0 and again.failed == {}
 
 
+@pytest.mark.slow
 def test_a_level_that_falls_behind_is_stopped_between_rounds(
     address: str, tiles: DataSet, tmp_path: Path
 ):
