@@ -163,9 +163,10 @@ def test_scale_resizes_to_the_resolution_of_the_lengths(whole: Any) -> None:
     doubled = [resize(image, 2) for image in half]
     weights, _ = train_psm([half[0], *doubled[1:]], scales=[0.5, 1, 1], **SMALL)
     assert same(weights, train_psm(doubled, **SMALL)[0])
-    mask, fine = (psm_mask(even(whole[0], doubled[0]), half[0], scale=s) for s in (0.5, 1))
+    moved = even(whole[0], doubled[0])
+    mask, fine = (psm_mask(moved, half[0], scale=scale) for scale in (0.5, 1))
     model = ResUNet("resnet18", 8, "none")
-    load_arrays(model, even(whole[0], doubled[0]))
+    load_arrays(model, moved)
     probability = torch.from_numpy(psm._probability(model.eval(), doubled[0]))[None, None]
     mean = nn.functional.interpolate(probability, size=(48, 48), mode="bilinear", antialias=True)
     assert np.array_equal(mask, (mean > 0.5)[0, 0].numpy())
