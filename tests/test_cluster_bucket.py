@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from benchmarks import chaos_nodes
@@ -23,6 +22,7 @@ from coin_ray.files import pull
 from tests.cli_calls import call
 from tests.conftest import ROOT
 from tests.pretended_bucket import Door, refusing
+from tests.process_trees import end_tree
 from tests.test_bucket import artifacts
 from tests.test_cluster_losses import Autoscaler
 
@@ -68,12 +68,7 @@ def machine(
         try:
             yield
         finally:
-            node = psutil.Process(raylet.pid)
-            left = [node, *node.children(recursive=True)]
-            node.terminate()
-            for process in psutil.wait_procs(left, timeout=20)[1]:
-                process.kill()
-            raylet.wait()
+            end_tree(raylet, patience=20)
 
 
 def await_nodes(address: str, count: int, logs: Path) -> None:

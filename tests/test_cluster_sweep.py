@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from coin_ray.cluster.executor import Cluster
@@ -30,6 +29,7 @@ from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.datasets import with_data
 from coin_ray.study.resolved import Dimension, ResolvedStudy, Search, Stopping, StudyCell
+from tests.process_trees import end_tree
 from tests.test_pipeline_cell import config
 
 pytestmark = pytest.mark.ray
@@ -234,10 +234,7 @@ def address() -> Iterator[str]:
             pytest.fail(f"no head to connect to: {''.join(said)}")
         yield f"127.0.0.1:{port}"
     finally:
-        processes = psutil.Process(head.pid).children(recursive=True)
-        for process in [*processes, psutil.Process(head.pid)]:
-            process.kill()
-        head.wait(30)
+        end_tree(head)
 
 
 @pytest.mark.timeout(900)  # five groups of processes to start, on a machine that may be busy
