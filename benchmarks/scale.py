@@ -18,7 +18,6 @@ import os
 import resource
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,11 +27,17 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+import sqlalchemy
+
 from benchmarks import scale_inputs as inputs
 from coin_ray.store.artifacts import Store
 from coin_ray.tracking.environment import processor
 
 COMMIT, BEFORE = "ac369df", "before"
+OURS = "sqlite:///ws/mlflow.db"
+"""What a workspace has by itself."""
+RATE = "20 cells a second"
+PARTS = ["plan", "report", "status", "tracker", "postgres"]
 HERE = Path(__file__).parent.parent
 PROGRAM = "from coin_ray.cli import app; app()"
 DATA = ("--data", "tiles=images", "--workspace", "ws")
@@ -55,10 +60,15 @@ class Taken:
         return f"{more}{self.wall:.1f} s{rate} | {more}{self.cpu:.1f} s | {self.memory:.0f} MB"
 
 
-def take(code: Path, folder: Path, arguments: Sequence[str], patience: float) -> Taken:
+def take(
+    code: Path, folder: Path, arguments: Sequence[str], patience: float, tracker: str = OURS
+) -> Taken:
     """A command of the program, of the code in a folder."""
-    variables = {**os.environ, "PYTHONPATH": str(code), "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     variables.pop("MLFLOW_TRACKING_URI", None)
+    if tracker != OURS:
+        variables["MLFLOW_TRACKING_URI"] = tracker
     begin = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
@@ -121,20 +131,21 @@ class Case:
     target: str
     arguments: tuple[str, ...]
     limit: float = 120.0
+    tracker: str = OURS
 
 
-def cases(cells: int, parts: Sequence[str]) -> list[Case]:
+def cases(cells: int, parts: Sequence[str], postgres: str) -> list[Case]:
     """The commands on so many cells; the tracker's rate is taken of few."""
+    sync = ("track", "sync", "--workspace", "ws")
     plan, report = ("6 s, 300 MB", "60 s, 1 GB") if cells <= 1000 else ("60 s, 1.5 GB", "10 min")
     found = {
         "plan": Case("plan, cells that share little", plan, ("plan", "trials.yaml", *DATA)),
         "report": Case("report and table", report, ("report", "grid.yaml", *DATA), 600.0),
         "status": Case("status", "3 s", ("status", "--workspace", "ws")),
-        "tracker": Case(
-            "MLflow, sqlite", "20 cells a second", ("track", "sync", "--workspace", "ws"), 75.0
-        ),
+        "tracker": Case("MLflow, sqlite", RATE, sync, 75.0, OURS),
+        "postgres": Case("MLflow, Postgres", RATE, sync, 75.0, postgres),
     }
-    left_out = ("tracker",) if cells > 1000 else ()
+    left_out = ("tracker", "postgres") if cells > 1000 else () if postgres else ("postgres",)
     return [case for name, case in found.items() if name in parts and name not in left_out]
 
 
@@ -149,8 +160,10 @@ def measured(
             columns.append("stopped before | | ")
             continue
         place = folder / side if (folder / side).is_dir() else folder
-        taken = take(code, place, case.arguments, patience if side == BEFORE else case.limit)
-        taken = replace(taken, rate=finished(place / "ws" / "mlflow.db") / taken.wall)
+        limit = patience if side == BEFORE else case.limit
+        taken = take(code, place, case.arguments, limit, case.tracker)
+        if case.target == RATE:
+            taken = replace(taken, rate=finished(case.tracker, place) / taken.wall)
         if side == BEFORE and not taken.whole:
             gone.add(case.what)
         print(what, case.what, side, taken, file=sys.stderr, flush=True)
@@ -158,14 +171,16 @@ def measured(
     return f"| {what} | {case.what} | {case.target} | {' | '.join(columns)} |"
 
 
-def finished(database: Path) -> int:
-    """Runs in MLflow's database that have ended, without the study's."""
-    if not database.is_file():
-        return 0
-    asked = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        (count,) = connection.execute(asked).fetchone()
-    database.unlink()  # the next command is not MLflow's
+def finished(tracker: str, place: Path) -> int:
+    """Runs in MLflow's database that have ended, without the study's; it is emptied."""
+    database = sqlalchemy.create_engine(tracker.replace("sqlite:///", f"sqlite:///{place}/"))
+    with database.begin() as connection:
+        asked = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
+        (count,) = connection.execute(sqlalchemy.text(asked)).one()
+    tables = sqlalchemy.MetaData()
+    tables.reflect(database)
+    tables.drop_all(database)
+    database.dispose()
     return max(0, int(count) - 1)
 
 
@@ -181,7 +196,8 @@ def main() -> None:
     parser.add_argument("--commit", default=COMMIT, help="the earlier code")
     parser.add_argument("--cells", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--artifacts", type=int, default=600_000)
-    parser.add_argument("--parts", nargs="*", default=["plan", "report", "status", "tracker"])
+    parser.add_argument("--parts", nargs="*", default=PARTS)
+    parser.add_argument("--postgres", default="", help="address of an empty database, for a row")
     parser.add_argument("--patience", type=float, default=60.0, help="with the earlier code, s")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -192,7 +208,7 @@ def main() -> None:
             folder = Path(scratch, str(cells))
             folder.mkdir()
             prepare(folder, cells, sides)
-            for case in cases(cells, given.parts):
+            for case in cases(cells, given.parts, given.postgres):
                 what = f"{cells:,} cells"
                 rows.append(measured(what, case, sides, folder, given.patience, gone))
             shutil.rmtree(folder)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,11 +218,14 @@ class Crashing:
         self.client, self.left, self.late = client, at, late
 
     def __getattr__(self, method: str) -> Any:
+        return self.around(getattr(self.client, method))
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.left -= 1
             if self.left == 0 and not self.late:
                 raise Crash
-            result = getattr(self.client, method)(*args, **kwargs)
+            result = function(*args, **kwargs)
             if self.left == 0:
                 raise Crash
             return result
@@ -232,7 +235,7 @@ class Crashing:
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_a_crash_at_any_call_leaves_what_an_uninterrupted_run_leaves(
-    workspace: Path, tmp_path: Path, late: bool
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     whole = record_run(workspace, f"whole{int(late)}", levels=("mae",))
     wanted = without_ids(stored(workspace, whole), whole)
@@ -247,9 +250,11 @@ def test_a_crash_at_any_call_leaves_what_an_uninterrupted_run_leaves(
         path.write_text(recorded.replace("whole", f"crash{calls}"))
         writer = MlflowWriter(workspace, study_id)
         writer.open()
-        writer._client = Crashing(writer._client, calls, late)
+        crashing = writer._client = Crashing(writer._client, calls, late)
         try:
-            Replay(path, writer).run()
+            with monkeypatch.context() as patched:
+                patched.setattr(mlflow_writer, "attach", crashing.around(mlflow_writer.attach))
+                Replay(path, writer).run()
             crashed = False
         except Crash:
             Replay(path, MlflowWriter(workspace, study_id)).run()
@@ -627,7 +632,7 @@ def test_a_cell_is_written_by_as_many_calls_whatever_else_is_there(tmp_path: Pat
         assert replay.run() == number + 1
         calls.append(watched.calls)
     each = {method: (calls[1][method] - calls[0][method]) / 10 for method in calls[1]}
-    assert each.pop("log_batch") <= 2 and each.pop("log_artifact") <= 5  # its files
+    assert each.pop("log_batch") <= 2
     once = ("create_run", "set_terminated")
     assert each == dict.fromkeys(each, 0) | dict.fromkeys(once, 1)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +39,12 @@ THREADS = 4
 
 
 @dataclass
-class _Known:
+class KnownRun:
     """What MLflow has of a run, as far as this process knows. ``metrics`` None: not asked yet."""
 
     run_id: str
+    place: str
+    """Of its artifacts, as MLflow names it."""
     params: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[tuple[str, int], float] | None = field(default_factory=dict)
@@ -68,8 +72,10 @@ class MlflowWriter:
         """What else is not attached, and why."""
         self._client: Any = None
         self._experiment_id = ""
-        self._runs: dict[str, _Known] = {}
-        self._mark, self._only = uuid.uuid4().bytes, False
+        self._runs: dict[str, KnownRun] = {}
+        self._mark = uuid.uuid4().bytes
+        self.only = False
+        """Nobody else has written to the database since this writer looked."""
 
     @property
     def threads(self) -> int:
@@ -90,7 +96,7 @@ class MlflowWriter:
                 lock.mark(self._mark)
             found = study_runs(client, self._experiment_id, self.study)
             self._runs = {run.data.tags.get(CELL_TAG, STUDY): _known(run) for run in found}
-        self._only = lock is not None
+        self.only = lock is not None
         self._client = client
 
     def write(self, record: RunRecord) -> bool:
@@ -101,33 +107,51 @@ class MlflowWriter:
         """
         try:
             self.open()
-            return self._write(self._client, record)
+            if not self.behind(record):
+                return False
+            with self.held():
+                self.take(record)
         except unreachable():
             self._client = None
             raise
-
-    def _write(self, client: Any, record: RunRecord) -> bool:
-        written = record.fingerprint()
-        known = self._runs.get(record.run)
-        if known is not None and known.tags.get(WRITTEN_TAG) == written:
-            return False
-        # Of two drivers that write a run at once, the second finds the first one's params.
-        with alone(self.workspace, self.uri) as lock:
-            self._only = lock is not None and lock.mark(self._mark) and self._only
-            if known is None:
-                known = self._runs[record.run] = self._find_or_create(client, record)
-            if known.metrics is None:
-                known.metrics = _history(client, known)
-                known.params |= set(client.get_run(known.run_id).data.params)
-            self._log_artifacts(client, known, record)
-            _set_status(client, known, record)
-            # Tags are what a batch ends with: this one says that all the rest is there.
-            _log_values(client, known, record, {WRITTEN_TAG: written})
         return True
 
-    def _find_or_create(self, client: Any, record: RunRecord) -> _Known:
+    def behind(self, record: RunRecord) -> bool:
+        """Whether anything of a record is not in MLflow, as far as an open writer knows."""
+        known = self._runs.get(record.run)
+        return known is None or known.tags.get(WRITTEN_TAG) != record.fingerprint()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While no other driver of this workspace writes to the same database: of two that write a
+        run at once, the second finds the first one's params."""
+        with alone(self.workspace, self.uri) as lock:
+            self.only = lock is not None and lock.mark(self._mark) and self.only
+            yield
+
+    def take(self, record: RunRecord) -> KnownRun:
+        """Write what is new of a record, while ``held``; what MLflow has of it then."""
+        client, known = self._client, self._runs.get(record.run)
+        if known is None:
+            known = self._runs[record.run] = self._find_or_create(client, record)
+        if known.metrics is None:
+            known.metrics = _history(client, known)
+            known.params |= set(client.get_run(known.run_id).data.params)
+        self._log_artifacts(client, known, record)
+        _set_status(client, known, record)
+        # Tags are what a batch ends with: this one says that all the rest is there.
+        _log_values(client, known, record, {WRITTEN_TAG: record.fingerprint()})
+        return known
+
+    def learn(self, runs: Mapping[str, KnownRun], missing: set[str], refused: set[str]) -> None:
+        """What the writer of another process has written, by run, and could not attach."""
+        self._runs |= runs
+        self.missing |= missing
+        self.refused |= refused
+
+    def _find_or_create(self, client: Any, record: RunRecord) -> KnownRun:
         # Another driver may have made the run since we looked, unless none was here.
-        if not self._only and (found := self._oldest(client, record)) is not None:
+        if not self.only and (found := self._oldest(client, record)) is not None:
             return _known(found)
         about = record.all_tags()  # what is made with the run costs less than what is added to it
         tags = about | {STUDY_TAG: self.study}
@@ -141,7 +165,8 @@ class MlflowWriter:
             if found is not None and found.info.run_id != run.info.run_id:
                 client.delete_run(run.info.run_id)
                 return _known(found)
-        return _Known(run.info.run_id, tags=about | {"mlflow.runName": record.name})
+        known = about | {"mlflow.runName": record.name}
+        return KnownRun(run.info.run_id, run.info.artifact_uri, tags=known)
 
     def _oldest(self, client: Any, record: RunRecord) -> Run | None:
         found = None
@@ -150,7 +175,7 @@ class MlflowWriter:
                 found = run
         return found
 
-    def _log_artifacts(self, client: Any, known: _Known, record: RunRecord) -> None:
+    def _log_artifacts(self, client: Any, known: KnownRun, record: RunRecord) -> None:
         texts = {
             path: text for path, text in record.texts.items() if known.artifacts.get(path) != text
         }
@@ -164,7 +189,7 @@ class MlflowWriter:
                     self.refused.add(f"{path}: another is attached under a part of its name")
                     continue
                 # Not the folder at once: MLflow would copy over a file of another user's.
-                client.log_artifact(known.run_id, str(local), os.path.dirname(path) or None)
+                attach(client, self.uri, known, local, path)
         known.artifacts |= texts
         for path, file in record.files.items():
             local = self.workspace / file["path"]
@@ -176,11 +201,22 @@ class MlflowWriter:
             if not local.is_file():
                 self.missing.add(str(local))
                 continue
-            client.log_artifact(known.run_id, str(local), os.path.dirname(path) or None)
+            attach(client, self.uri, known, local, path)
             known.artifacts[path] = file["digest"]
 
 
-def _history(client: Any, known: _Known) -> dict[tuple[str, int], float]:
+def attach(client: Any, uri: str, known: KnownRun, local: Path, path: str) -> None:
+    """Copy a file to where the artifacts of a run lie, as ``path``, whose name it has."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    folder = os.path.dirname(path) or None
+    if is_server(uri):
+        client.log_artifact(known.run_id, str(local), folder)
+    else:  # the client would read the whole run from the database to learn its place
+        get_artifact_repository(known.place, tracking_uri=uri).log_artifact(str(local), folder)
+
+
+def _history(client: Any, known: KnownRun) -> dict[tuple[str, int], float]:
     found = {}
     for metric in client.get_run(known.run_id).data.metrics:
         history = client.get_metric_history(known.run_id, metric)
@@ -189,7 +225,7 @@ def _history(client: Any, known: _Known) -> dict[tuple[str, int], float]:
     return found
 
 
-def _log_values(client: Any, known: _Known, record: RunRecord, last: dict[str, str]) -> None:
+def _log_values(client: Any, known: KnownRun, record: RunRecord, last: dict[str, str]) -> None:
     """Params, tags and metrics that are new; ``last``: tags of the last batch."""
     from mlflow.entities import Metric, Param, RunTag
 
@@ -223,7 +259,7 @@ def _log_values(client: Any, known: _Known, record: RunRecord, last: dict[str, s
     known.metrics |= {key: value for key, (value, _) in record.metrics.items()}
 
 
-def _set_status(client: Any, known: _Known, record: RunRecord) -> None:
+def _set_status(client: Any, known: KnownRun, record: RunRecord) -> None:
     if record.status == known.status:
         return
     if record.end is not None:
@@ -233,6 +269,7 @@ def _set_status(client: Any, known: _Known, record: RunRecord) -> None:
     known.status = record.status
 
 
-def _known(run: Run) -> _Known:
-    data = run.data
-    return _Known(run.info.run_id, set(data.params), dict(data.tags), None, {}, run.info.status)
+def _known(run: Run) -> KnownRun:
+    info, data = run.info, run.data
+    params, tags = set(data.params), dict(data.tags)
+    return KnownRun(info.run_id, info.artifact_uri, params, tags, None, {}, info.status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ from typing import Any
 from coin_ray.errors import UserError, redacted
 from coin_ray.identity import digest
 from coin_ray.store.keys import SHORT
+from coin_ray.tracking.backlog import write_backlog
 from coin_ray.tracking.journal import journals
 from coin_ray.tracking.lines import read_checked
-from coin_ray.tracking.mlflow_store import unreachable
+from coin_ray.tracking.mlflow_store import is_server, unreachable
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.records import STUDY, RunRecord, fold
 from coin_ray.workspace import Workspace
@@ -112,8 +114,12 @@ def _sync(workspace: Path, path: Path, uri: str, experiment: str) -> Synced:
         replay.read()
     except OSError as error:
         return Synced(path.stem, 0, 0, (), (f"not replayed: {error.strerror}",))
+    gc.freeze()  # what was read is no garbage, and is not to be searched for it again and again
     try:
-        written = replay.write()
+        if is_server(writer.uri):
+            written = replay.write()
+        else:
+            written = write_backlog(writer, [replay.records[run] for run in sorted(replay.dirty)])
     except unreachable() as error:
         raise UserError(
             "the tracker does not take the runs",
@@ -121,6 +127,8 @@ def _sync(workspace: Path, path: Path, uri: str, experiment: str) -> Synced:
             found=reason(error),
             do="check MLFLOW_TRACKING_URI and that the server runs, then sync again",
         ) from error
+    finally:
+        gc.unfreeze()
     bad = [f"{line}; passed over" for line in replay.bad]
     bad += [f"not attached: {one}" for one in sorted(writer.refused)]
     missing = tuple(sorted(writer.missing))
