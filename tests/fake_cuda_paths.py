@@ -39,6 +39,8 @@ from coin_ray.propagation.similarity import similarity_map
 from coin_ray.training.layout import placed
 from coin_ray.training.world import World
 from coin_ray.ucis import psm, psm_network, psm_stages, ssa_network
+from coin_ray.ucis.detection import read
+from coin_ray.ucis.detector import VotingNetwork
 from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
 from coin_ray.ucis.settings import Psm, Ssa
 from coin_ray.ucis.ssa import train_ssa
@@ -193,6 +195,11 @@ def small_segmenter() -> SmallSegmenter:
     return SmallSegmenter(SmallSam(**TINY_SAM), batch=2, device=CUDA.device)
 
 
+def detector() -> None:
+    network = VotingNetwork(dim=16, depth=2, heads=2).to(CUDA.device).eval()
+    read(IMAGE, network)
+
+
 def sam2_segmenter() -> Any:
     from coin_ray.confidence.sam2 import Sam2Segmenter
 
@@ -220,6 +227,7 @@ PATHS: dict[str, Callable[[], Any]] = {
         else {}
     ),
     "small segmenter": partial(segmenter, small_segmenter),
+    "detector": detector,
     "student unet": partial(student, arch="unet", edge=True),
     "student unet, data beside the card": partial(student, 0.0, arch="unet", rotate=True),
     "student unet, plain layout": partial(student, arch="unet", edge=False, channels_last=False),

@@ -67,6 +67,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "no transport": {"ot": {"enabled": False}},
     "image scope": {"uss": {"centroid_scope": "image"}},
     "sam": {"uss": {"family": "sam", "normalise": "whiten"}, "sam": {"model": "mini"}},
+    "detector": {"ucis": {"model": "detector"}},
     "maskcut": {"ucis": {"model": "maskcut", "maskcut": {"masks": 2}}},
     "files": {"ucis": {"model": "files", "path": "masks"}, "uss": {"family": "none"}},
     "ssa": {"ucis": {"model": "ssa", "weights": "none", "ssa": SSA}, "uss": {"family": "none"}},

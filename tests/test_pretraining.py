@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from coin_ray.errors import UserError
 from coin_ray.pretraining import data, dino, dinov2, mae, pretrain, small_sam
 from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
+from coin_ray.pretraining.detector import pretrain_detector
 from coin_ray.pretraining.pretrain import Asked
 from coin_ray.training.checkpoint import Log
 from tests.conftest import SEED
@@ -222,10 +223,12 @@ def _train(what, out, **asked):
     if what == "segmenter":
         found = Asked(out, batch=1, tiles=2, amp=False, **asked)
         return small_sam.pretrain_segmenter(found, prompts=8, size=TINY_SAM)
+    if what == "detector":
+        return pretrain_detector(Asked(out, batch=1, tiles=2, amp=False, **asked), start=None)
     return pretrain_backbone(what, Asked(out, batch=4, tiles=2, amp=False, **asked), overrides=TINY)
 
 
-@pytest.mark.parametrize("what", ["mae", "dinov1", "dinov2_reg", "segmenter"])
+@pytest.mark.parametrize("what", ["mae", "dinov1", "dinov2_reg", "segmenter", "detector"])
 def test_interrupted_and_resumed_equals_uninterrupted(what, tmp_path):
     straight, broken = tmp_path / "straight.safetensors", tmp_path / "broken.safetensors"
     whole = _train(what, straight, steps=3, seed=4)
@@ -255,9 +258,10 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
 
 
 @pytest.mark.trained
-@pytest.mark.parametrize(("what", "part"), [("mae", 0.75), ("segmenter", 0.9)])
+@pytest.mark.parametrize(("what", "part"), [("mae", 0.75), ("segmenter", 0.9), ("detector", 0.9)])
 def test_a_short_run_lowers_its_loss(what, part, tmp_path):
-    # To .31 to .60 of what it was, and to .65 to .83, whatever the seed and the instruction set.
+    # To .31 to .60 of what it was, to .65 to .83, and to .54 to .75, whatever the seed and the
+    # instruction set.
     log = _train(what, tmp_path / "a.safetensors", steps=25, seed=SEED, lr=5e-3)
     first, last = pretrain.ends(log, 0.15)
     assert last < part * first
@@ -295,6 +299,20 @@ def test_the_segmenter_file_loads_into_the_segmenter(tmp_path):
     out = tmp_path / "a.safetensors"
     _train("segmenter", out, steps=1, seed=0)
     SmallSam(**TINY_SAM).load_state_dict({k: v.float() for k, v in load_file(out).items()})
+
+
+def test_the_detector_begins_with_the_segmenter_s_encoder_and_its_file_loads(tmp_path):
+    from coin_ray.ucis.detector import VotingNetwork
+    from coin_ray.weights.state_files import load_state
+
+    out = tmp_path / "a.safetensors"
+    pretrain_detector(Asked(out, batch=1, tiles=1, steps=1, lr=1e-12, amp=False))
+    found = {k: v.float() for k, v in load_file(out).items()}
+    VotingNetwork().load_state_dict(found)
+    encoder = {k: v for k, v in load_state("sam_mini").items() if k.startswith("image_encoder.")}
+    assert encoder and all(
+        torch.allclose(found[k], v.float(), atol=1e-3) for k, v in encoder.items()
+    )
 
 
 def test_an_unknown_family_is_refused(tmp_path):

@@ -151,6 +151,7 @@ def test_tiles_that_cannot_be_read_are_skipped_and_listed(path: Path, tmp_path: 
     from coin_ray.cli import app
 
     asked = ["segment", str(broken), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    asked += ["--set", "ucis.model=stain"]
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 1, said.output
     assert said.output.count("was skipped") == len(bad)
@@ -267,7 +268,7 @@ def test_a_student_is_trained_exported_and_used(tmp_path: Path) -> None:
         (("--train", "tiles", "--adapt"), "--train would change nothing"),
         (("--data", "tiles", "--seeds", "2"), "--data, --seeds would change nothing"),
         (("--model", "a.safetensors", "--set", "infer.redraw=false"), "--set would change nothing"),
-        (("--set", "ucis.model=maskcut"), "that of the stain"),
+        (("--set", "ucis.model=maskcut"), "stain or detector"),
         (("--model", "."), "not a student that coin-ray exported"),
     ],
 )
@@ -311,6 +312,33 @@ def test_a_format_without_its_library_names_the_extra(monkeypatch: pytest.Monkey
         with pytest.raises(UserError, match=rf"coin-ray\[{extra}\]"):
             results.names_of("a", [kind])
     assert results.names_of("a", ["geojson"])[0] == "a.geojson.gz"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "the detector"),
+        (("--set", "infer.redraw=true"), "the detector, redrawn"),
+        (("--set", "ucis.model=stain"), "coarse mask, redrawn"),
+    ],
+)
+def test_without_a_student_the_detector_draws_unless_another_is_asked_for(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    import polars
+    from typer.testing import CliRunner
+
+    from coin_ray.cli import app
+
+    write_pyramid(tmp_path / "tile.tif", tissue(200, 240), levels=1)
+    asked = ["segment", str(tmp_path / "tile.tif"), "--out", str(tmp_path / "out"), "--mpp", "0.25"]
+    done = CliRunner().invoke(app, [*asked, *options, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert f">{said}<" in (tmp_path / "out" / "tile.html").read_text()
+    scores = polars.read_parquet(tmp_path / "out" / "tile.parquet")["score"]
+    assert len(scores) and scores.is_between(0, 1).all()
+    # The detector's own score is its mean probability, and it drops what is less sure.
+    assert (scores.min() >= 0.85) == (said == "the detector")
 
 
 def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:

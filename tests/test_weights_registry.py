@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from coin_ray.cli.verbs.models import app
 from coin_ray.confidence.settings import Sam, segmenter_name
 from coin_ray.errors import UserError
+from coin_ray.ucis.settings import DETECTOR
 from coin_ray.weights import registry
 from coin_ray.weights.fetch import add, fetch
 from coin_ray.weights.fetch import register as enter
@@ -93,7 +94,7 @@ def test_every_setting_of_a_backbone_or_segmenter_has_an_entry() -> None:
     wanted |= {"dinov2_reg_small_fit3d"}
     wanted |= {segmenter_name(name) for name in get_args(Sam.model_fields["model"].annotation)}
     assert {"sam_mini", "sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_l"} <= wanted
-    wanted |= {"resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet"}
+    wanted |= {DETECTOR, "resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet"}
     assert set(registry.names()) == wanted
 
 

@@ -12,27 +12,10 @@ from torch.nn import functional
 
 from coin_ray.compat import ensure_torchvision
 from coin_ray.confidence.settings import SMALL_WINDOW as WINDOW
+from coin_ray.weights.small_encoder import PATCH, encoder_input, small_encoder
 
-PATCH = 8  # px a token
 REACH = 5  # tokens on each side of the prompt that the decoder sees
 SIDE = 2 * REACH * PATCH  # px, side of a decoded mask
-MEAN, STD = (0.70, 0.56, 0.68), (0.20, 0.22, 0.18)
-
-
-class Stem(nn.Module):
-    """Convolutions instead of a linear patch embedding: (B, 3, H, W) -> (B, H/8, W/8, dim)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        widths = (3, 32, 64, dim)
-        layers: list[nn.Module] = []
-        for i in range(3):
-            layers += [nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1)]
-            layers += [nn.GroupNorm(8, widths[i + 1]), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(dim, dim, 3, padding=1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x).permute(0, 2, 3, 1)
 
 
 class SmallSam(nn.Module):
@@ -44,25 +27,10 @@ class SmallSam(nn.Module):
         """Without weights; the defaults are the sizes of ``sam_mini``."""
         super().__init__()
         ensure_torchvision()
-        from segment_anything.modeling import (
-            ImageEncoderViT,
-            MaskDecoder,
-            PromptEncoder,
-            TwoWayTransformer,
-        )
-        from segment_anything.modeling.image_encoder import Block
+        from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
-        grid = WINDOW // PATCH
-        self.image_encoder = ImageEncoderViT(
-            img_size=WINDOW, patch_size=PATCH, embed_dim=dim, depth=depth, num_heads=heads,
-            out_chans=decoder_dim, use_abs_pos=False, use_rel_pos=True, window_size=8,
-        )  # fmt: skip
-        self.image_encoder.patch_embed = Stem(dim)
-        for i in range(1, depth, 2):
-            # Windows of 11 tokens have other borders than those of 8, so that news travels across.
-            self.image_encoder.blocks[i] = Block(
-                dim, heads, use_rel_pos=True, window_size=11, input_size=(grid, grid)
-            )
+        self.image_encoder = small_encoder(WINDOW, dim, depth, heads, decoder_dim)
+
         side = 2 * REACH
         self.prompt_encoder = PromptEncoder(
             decoder_dim, (side, side), (SIDE, SIDE), mask_in_chans=16
@@ -77,11 +45,7 @@ class SmallSam(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, 256, 256) RGB in [0, 1] -> (B, C, 32, 32)."""
-        mean, std = (
-            torch.tensor(values)[:, None, None].to(images.device, non_blocking=True)
-            for values in (MEAN, STD)
-        )
-        return self.image_encoder((images - mean) / std)
+        return self.image_encoder(encoder_input(images))
 
     def neighbourhoods(
         self, embedding: torch.Tensor, which: torch.Tensor, points_yx: torch.Tensor

@@ -6,7 +6,7 @@ from coin_ray.confidence.settings import segmenter_name
 from coin_ray.pipeline.settings import Cell
 from coin_ray.propagation.settings import Ot, backbone_name
 from coin_ray.section import Values
-from coin_ray.ucis.settings import Ucis
+from coin_ray.ucis.settings import DETECTOR, Ucis
 
 
 def needs_coarse(ot: Ot) -> bool:
@@ -84,6 +84,8 @@ def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
     if until == "ucis_model":
         return coarse_weights(config.ucis)
     names = [segmenter_name(config.sam.model), *coarse_weights(config.ucis)]
+    if config.ucis.model == "detector":
+        names.append(DETECTOR)
     if config.uss.family not in ("none", "sam"):
         names.append(backbone_name(config.uss))
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":

@@ -18,6 +18,7 @@ from coin_ray.imaging.stain import Standard, evidence_maps, macenko_vectors
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, areas, count, means
 from coin_ray.pipeline.settings import Cell
 from coin_ray.precision import computing
+from coin_ray.ucis.settings import DETECTOR
 from coin_ray.ucis.stain import stain_mask
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 Image8 = NDArray[np.uint8]
 Weights = Mapping[str, NDArray[Any]]
+
+
+BUILT_IN = ("ucis.model=detector", "infer.redraw=false")
+"""Settings with which the models that ship find most without a student (docs/results/detector.md):
+the segmenter draws no better what the detector has found."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,10 @@ class Method:
         """What draws the nuclei, in words."""
         if self.run is not None:
             return "a cell that trains no student"
-        return "coarse mask, redrawn" if self.student is None else "a student"
+        if self.student is not None:
+            return "a student"
+        drawn = "the detector" if self.config.ucis.model == "detector" else "coarse mask"
+        return drawn + (", redrawn" if self.redraws else "")
 
     def __getstate__(self) -> dict[str, Any]:
         """To another process the weights go, and it builds the student itself."""
@@ -67,7 +76,8 @@ class Method:
     @property
     def redraws(self) -> bool:
         """Whether the promptable segmenter has the last word."""
-        return self.student is None or self.config.infer.redraw
+        own = self.student is not None or self.config.ucis.model == "detector"
+        return self.config.infer.redraw or not own
 
     @property
     def prompts(self) -> bool:
@@ -86,7 +96,7 @@ def calibrated(method: Method, sample: Image8, scale: float) -> Method | None:
         return None
     infer = method.config.infer.model_copy(update={"minmax": False})
     config = method.config.model_copy(update={"infer": infer})
-    found = areas(_coarse(sample, replace(method, standard=standard), scale))
+    found = areas(_coarse(sample, replace(method, standard=standard), scale)[0])
     typical = float(np.median(found)) if len(found) else 0.0
     return replace(method, config=config, standard=standard, typical=typical)
 
@@ -107,13 +117,12 @@ def segment(
     """Label map (H, W) and score (N,) of the nuclei of a tile.
 
     The score of a nucleus is how well the segmenter's drawing and the instance that it was asked to
-    draw agree (the best IoU, after COIN's Eq. 6); without a segmenter the student's mean
+    draw agree (the best IoU, after COIN's Eq. 6); without a segmenter the network's mean
     probability. Of one that was mined it is the IoU that the segmenter expects of itself.
     """
     seen = None
     if method.student is None:
-        drawn = _coarse(image, method, scale)
-        score: NDArray[Any] = np.ones(count(drawn))
+        drawn, score = _coarse(image, method, scale)
     else:
         drawn, probability = _by_student(image, method, scale)
         seen = probability, drawn == 0
@@ -134,16 +143,19 @@ def segment(
     return mining.completed(found, new), np.concatenate([score, sure])
 
 
-def _coarse(image: Image8, method: Method, scale: float) -> LabelMap:
-    """Instances of the coarse mask from the stain."""
-    mask = stain_mask(
-        image,
-        method.config.ucis,
-        scale=scale,
-        standard=method.standard,
-        typical=method.typical,
-    )
-    return split_instances(mask, method.config.instances, scale=scale)
+def _coarse(image: Image8, method: Method, scale: float) -> tuple[LabelMap, NDArray[np.floating]]:
+    """Instances (H, W) of the detector with their mean probability (N,), or of the coarse mask from
+    the stain, of which all are as good."""
+    ucis = method.config.ucis
+    if ucis.model == "detector":
+        from coin_ray.ucis.detection import detect
+        from coin_ray.ucis.detector import load_detector
+
+        network = load_detector(DETECTOR, method.device)
+        return detect(image, network, ucis.detector, scale=scale, min_area=ucis.min_area)
+    mask = stain_mask(image, ucis, scale=scale, standard=method.standard, typical=method.typical)
+    found = split_instances(mask, method.config.instances, scale=scale)
+    return found, np.ones(count(found))
 
 
 def _by_student(

@@ -20,6 +20,8 @@ from coin_ray.section import (
     Sigma,
 )
 
+DETECTOR = "detector_mini"
+"""Registered weights of the built-in detector."""
 NARROWEST = 8
 """Channels of a residual network's first stage: with fewer, oneDNN's AVX2 kernels write beyond the
 gradient of its strided 1 x 1 convolutions (PyTorch 2.13), and the process dies."""
@@ -120,14 +122,27 @@ class Maskcut(Section):
     )
 
 
+class Detector(Section):
+    """Votes of the built-in detector for the centres of nuclei."""
+
+    foreground: Fraction = Field(0.6, description="probability from which on a pixel votes")
+    votes: NotNegative = Field(
+        40.0, description="that a centre has at least, px at 0.25 um/px weighed by probability"
+    )
+    certainty: Fraction = Field(
+        0.85, description="mean probability below which an instance is dropped"
+    )
+
+
 class Ucis(Section):
     """Coarse mask M0 of an unsupervised model."""
 
-    model: Literal["stain", "ssa", "psm", "maskcut", "files"] = Field(
+    model: Literal["stain", "ssa", "psm", "maskcut", "detector", "files"] = Field(
         "stain",
         description=(
             "where the coarse mask comes from: the nuclear stain, a network that is trained on "
-            "the training images first, cuts of the backbone's tokens, or a folder of masks"
+            "the training images first, cuts of the backbone's tokens, a network that knows "
+            "generated tiles alone, or a folder of masks"
         ),
     )
     path: str | None = Field(None, description="folder of masks, for model: files")
@@ -144,6 +159,7 @@ class Ucis(Section):
     ssa: Ssa = Ssa()
     psm: Psm = Psm()
     maskcut: Maskcut = Maskcut()
+    detector: Detector = Detector()
     sigma: Sigma = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
     contrast_sigma: Sigma = Field(12.0, description="wide Gaussian of the local-contrast gate, px")
     opening: Radius = Field(2, description="radius of the binary opening, px; 0 = off")

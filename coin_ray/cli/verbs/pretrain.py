@@ -99,6 +99,32 @@ def segmenter(
     _finish(asked, output, pretrain_segmenter(asked))
 
 
+@app.command("detector")
+def detector(
+    out: Out,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    threads: Threads = 0,
+    device: Device = "cpu",
+    batch: Batch = None,
+    lr: Rate = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train the small detector, from the segmenter's encoder on, on generated tiles."""
+    from coin_ray.pretraining.pretrain import Asked
+
+    minutes = 40.0 if minutes is None and steps is None else minutes
+    asked = Asked(
+        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
+    )
+    output = _prepared(asked, threads, overwrite)
+    from coin_ray.pretraining.detector import pretrain_detector
+
+    _finish(asked, output, pretrain_detector(asked))
+
+
 def _prepared(asked: Asked, threads: int, overwrite: bool) -> Output:
     """Claims the weights and the checkpoint beside them, which other tools name so too; one to go
     on from is checked when it is loaded. Refuses what cannot be before anything is read."""

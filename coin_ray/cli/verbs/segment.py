@@ -202,16 +202,29 @@ def method_of(
         return load_student(model, computes), []
     if from_ is not None:
         return _finished(asked, from_, computes)
+    if not adapt:
+        asked = asked._replace(request=_with_detector(asked.request))
     config = asked._replace(study="baseline").resolve().cells[0].config
-    if config.ucis.model != "stain" and not adapt:
+    if config.ucis.model not in ("stain", "detector") and not adapt:
         raise UserError(
-            "without a student the coarse mask is that of the stain",
+            "without a student the stain or the detector finds the nuclei",
             where="ucis.model",
-            expected="stain",
+            expected="stain or detector",
             found=config.ucis.model,
-            do="take `--set ucis.model=stain`, --adapt, or a study and --from",
+            do="take `--set ucis.model=detector`, --adapt, or a study and --from",
         )
     return Method(config, computes), []
+
+
+def _with_detector(request: Request) -> Request:
+    """With the settings of the built-in detector, where no other model is asked for."""
+    from coin_ray.slides.method import BUILT_IN
+
+    said = {setting.partition("=")[0].strip() for setting in request.settings}
+    if request.profile not in (None, "mini") or "ucis.model" in said:
+        return request
+    ours = [setting for setting in BUILT_IN if setting.partition("=")[0] not in said]
+    return replace(request, settings=(*ours, *request.settings))
 
 
 def _refuse_unused(request: Request, *, of_file: bool) -> None:

@@ -17,12 +17,14 @@ from coin_ray.precision import arithmetic, computing
 from coin_ray.store.artifacts import Artifact
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import Progress, World
-from coin_ray.ucis.settings import Maskcut, Psm, Ssa, Ucis
+from coin_ray.ucis.settings import DETECTOR, Detector, Maskcut, Psm, Ssa, Ucis
 
 EVIDENCE = ("sigma", "contrast_sigma")
 """Settings of the section ucis that the signed stain evidence is made with."""
 STAIN_MASK = (*EVIDENCE, "opening", "max_hole", "min_area", "min_contrast", "min_share")
 """And those of a coarse mask from the stain."""
+INSTANCES = ("maskcut", "detector")
+"""Coarse models that find instances, by networks."""
 PARTS = 100
 """Values kept of a loss; each is the mean over as many steps."""
 
@@ -123,6 +125,8 @@ def _mask(given: Given) -> Artifact:
         from coin_ray.data.label_files import read_foreground
 
         return _one(read_foreground(given["mask"], image.shape[:2]))
+    if settings.model == "detector":
+        return _detected(given)
     if settings.model != "stain":
         return _one(_drawn(given, image, scale))
     from coin_ray.ucis.stain import stain_mask
@@ -142,6 +146,22 @@ def _cut(given: Given) -> Artifact:
         min_area=s.min_area * given["scale"] ** 2,
     )  # fmt: skip
     return Artifact({"array": label_map > 0, "label_map": label_map})
+
+
+def _detected(given: Given) -> Artifact:
+    """The mask has a gap where instances touch, so that Step 1 can still tell them apart."""
+    from coin_ray.ucis.detection import detect, separated
+    from coin_ray.ucis.detector import load_detector
+
+    s = given.settings
+    label_map, _ = detect(
+        given["image"],
+        load_detector(given["weights"], given.device),
+        s.detector.section(Detector),
+        scale=given["scale"],
+        min_area=s.min_area,
+    )
+    return Artifact({"array": separated(label_map), "label_map": label_map})
 
 
 def _drawn(given: Given, image: NDArray[np.uint8], scale: float) -> BoolArray:
@@ -173,7 +193,8 @@ UCIS = Stage(
         Read("ucis", ("model",)),
         Read("ucis", ("path", *STAIN_MASK), when=_is("stain")),
         Read("ucis.maskcut", under="maskcut", when=_is("maskcut")),
-        Read("ucis", ("min_area",), when=_is("maskcut")),
+        Read("ucis.detector", under="detector", when=_is("detector")),
+        Read("ucis", ("min_area",), when=lambda config: config.ucis.model in INSTANCES),
     ),
     takes=(
         Take(
@@ -194,6 +215,11 @@ UCIS = Stage(
             when=lambda chain, ref: chain.config.ucis.trained is not None,
         ),
         Take(
+            "weights",
+            lambda chain, ref: chain.weights(DETECTOR),
+            when=lambda chain, ref: chain.config.ucis.model == "detector",
+        ),
+        Take(
             "features",
             lambda chain, ref: Ref("features", ref.image, zoom=refs.zooms(chain.config)[0]),
             stages=("features",),
@@ -201,6 +227,6 @@ UCIS = Stage(
         ),
     ),
     runs="device",
-    on_card=lambda config: config.ucis.trained is not None or config.ucis.model == "maskcut",
+    on_card=lambda config: config.ucis.trained is not None or config.ucis.model in INSTANCES,
     work=lambda config, values: _drawing(config.ucis),
 )
