@@ -11,6 +11,7 @@ from coin_ray.errors import UserError
 from coin_ray.propagation.backbones import Backbone, build_vit, load_backbone
 from coin_ray.propagation.features import extract_features
 from coin_ray.propagation.settings import Uss
+from coin_ray.ucis.settings import DETECTOR
 from coin_ray.weights.registry import entry, names
 
 OFFICIAL = {
@@ -203,7 +204,9 @@ def test_a_file_of_another_model_is_refused(home: Path) -> None:
     (home / "registry.yaml").write_text(rows)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n.endswith("_mini") and n != "sam_mini"])
+@pytest.mark.parametrize(
+    "name", [n for n in names() if n.endswith("_mini") and n not in ("sam_mini", DETECTOR)]
+)
 def test_the_mini_architectures(name: str) -> None:
     build = entry(name).build
     model, _ = build_vit(build["model"], build["overrides"])

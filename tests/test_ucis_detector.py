@@ -113,6 +113,26 @@ def test_windows_are_joined_where_they_overlap(shape: tuple[int, int]) -> None:
     assert max(shape) > WINDOW or min(shape) < WINDOW
 
 
+@pytest.mark.parametrize("view", range(8))
+def test_ways_turn_with_the_image(view: int) -> None:
+    turned = detection.turned(TOUCHING, view)
+    assert detection.turned_back(ideal(turned), view) == pytest.approx(ideal(TOUCHING), abs=1e-4)
+    assert view == 0 or turned.shape != TOUCHING.shape or (turned != TOUCHING).any()
+
+
+def test_views_are_averaged_and_agree() -> None:
+    image, truth = generate_tile(904, 192)
+    network = load_detector(DETECTOR)
+    one, four, eight = (detection.read(image, network, views=n) for n in (1, 4, 8))
+    each = [detection.turned_back(detection.read(detection.turned(image, v), network), v)
+            for v in range(4)]  # fmt: skip
+    np.testing.assert_allclose(four, np.mean(each, axis=0), atol=1e-4)
+    inside = one[0] > 0.9
+    assert np.abs(one - eight)[1:, inside].mean() < 2 < np.abs(one[1:, inside]).mean()
+    found, _ = detection.detect(image, network, Detector(views=4), min_area=60)
+    assert match(found, truth) > 0.5
+
+
 def test_the_shipped_detector_finds_the_nuclei_of_tiles_that_it_has_not_seen() -> None:
     found = []
     for seed in (901, 902, 903):

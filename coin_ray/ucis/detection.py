@@ -6,6 +6,8 @@ uncertainty to weigh losses, CVPR 2018, section 4.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +39,7 @@ def detect(
     """Instances (H, W) of an image (H, W, 3) uint8, which is brought to 0.25 um/px by ``scale`` =
     0.25 / mpp, and the mean probability (N,) of each; those below ``min_area`` px at that
     resolution are dropped."""
-    maps = read(image, network, scale=scale)
+    maps = read(image, network, scale=scale, views=detector.views)
     label_map, certainty = vote(maps, detector, min_area=min_area)
     if scale == 1:
         return label_map, certainty
@@ -50,11 +52,37 @@ def detect(
     return keep_instances(smaller, left), certainty[left]
 
 
-@torch.inference_mode()
-def read(image: NDArray[np.uint8], network: VotingNetwork, *, scale: float = 1.0) -> FloatMap:
+def read(
+    image: NDArray[np.uint8], network: VotingNetwork, *, scale: float = 1.0, views: int = 1
+) -> FloatMap:
     """(H, W, 3) uint8 -> (3, h, w) at 0.25 um/px: probability of nucleus, and the way (y, x) to the
-    centre in px. Where windows overlap, what is nearer to a window's middle counts more; an image
-    smaller than a window is mirrored."""
+    centre in px; the mean over the image and ``views`` - 1 turned and mirrored ones.
+
+    Where windows overlap, what is nearer to a window's middle counts more; an image smaller than a
+    window is mirrored.
+    """
+    found = [turned_back(_read(turned(image, view), network, scale), view) for view in range(views)]
+    return np.mean(found, axis=0, dtype=np.float32)
+
+
+def turned(image: NDArray[Any], view: int) -> NDArray[Any]:
+    """(H, W, ...) by ``view`` quarter turns, from the fifth on mirrored too."""
+    out = np.rot90(image, view % 4)
+    return np.ascontiguousarray(out[:, ::-1] if view >= 4 else out)
+
+
+def turned_back(maps: FloatMap, view: int) -> FloatMap:
+    """The maps (3, H, W) of a turned image as those of the image itself: ways turn with it."""
+    probability, y, x = maps
+    if view >= 4:
+        probability, y, x = probability[:, ::-1], y[:, ::-1], -x[:, ::-1]
+    for _ in range(view % 4):
+        probability, y, x = np.rot90(probability, -1), np.rot90(x, -1), -np.rot90(y, -1)
+    return np.stack([probability, y, x])
+
+
+@torch.inference_mode()
+def _read(image: NDArray[np.uint8], network: VotingNetwork, scale: float) -> FloatMap:
     device = next(network.parameters()).device
     least = int(np.ceil(WINDOW * scale))
     pads = [

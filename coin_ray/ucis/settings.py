@@ -132,6 +132,9 @@ class Detector(Section):
     certainty: Fraction = Field(
         0.85, description="mean probability below which an instance is dropped"
     )
+    views: Literal[1, 4, 8] = Field(
+        1, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
+    )
 
 
 class Ucis(Section):

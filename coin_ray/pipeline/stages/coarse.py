@@ -183,6 +183,8 @@ def _one(array: NDArray[Any]) -> Artifact:
 def _drawing(ucis: Ucis) -> tuple[str, float]:
     if ucis.model == "maskcut":
         return f"maskcut {ucis.maskcut.grid}", float(ucis.maskcut.masks)
+    if ucis.model == "detector":
+        return "detector", float(ucis.detector.views)
     return ucis.model + (f" {ucis.trained.width}" if ucis.trained else ""), 1.0
 
 
