@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,8 +100,17 @@ published:
     assert [[v.text for v in row] for row in table.rows][1] == [  # type: ignore[union-attr]
         "Figure 2", "x-test", "not run", "no data",
     ]  # fmt: skip
-    page, text = write_paper([part], tmp_path / "out")
+    figure = replace(part, results=replace(results, study=replace(results.study, name="figure_2")))
+    page, text, *drawn = write_paper([part, figure], tmp_path / "out")
     assert "Table 1: generated" in page.read_text() and "published" in text.read_text()
+    linked = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text.read_text())
+    assert sorted(linked) == sorted(str(path.relative_to(tmp_path / "out")) for path in drawn)
+    assert all(path.read_bytes().startswith(b"<?xml") for path in drawn)
+    names = [path.name for path in drawn]
+    assert names[0] == f"{results.study.name}-levels-generated.svg"  # of a table this one alone
+    assert len(names) > 2 and all(name.startswith("figure_2-") for name in names[1:])
+    write_paper([part], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "figures").iterdir()] == names[:1]
 
 
 def test_the_verb_runs_what_is_missing_and_then_only_reports(folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coin_ray.outputs import claim
-from coin_ray.report.document.blocks import Block, Document, Notes, Section, Table, Value
+from coin_ray.report.document.blocks import Block, Document, Notes, Plot, Section, Table, Value
 from coin_ray.report.document.published import published_blocks, verdicts
 from coin_ray.report.document.sections import results_section
 from coin_ray.report.figures.of_study import figures_section
@@ -18,6 +18,8 @@ from coin_ray.report.values.published import MEANING, Verdict
 from coin_ray.report.values.study_results import Results
 
 FILES = ("paper.html", "paper.md")
+LEVELS = "levels"
+"""How the name of the figure begins that shows the levels of a study."""
 WORST_FIRST: tuple[Verdict, ...] = ("missing", "differs", "within tolerance", "reproduced")
 
 
@@ -33,17 +35,23 @@ class Part:
 
 
 def write_paper(parts: Sequence[Part], folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write ``paper.html`` (one page that needs nothing else) and ``paper.md`` into ``folder``.
+    """Write ``paper.html`` (one page that needs nothing else), ``paper.md`` and its figures into
+    ``folder``; figures of an earlier page there that this one has not are removed.
 
     Raises:
         UserError: files of these names that are no such page, unless ``overwrite``.
     """
     document = paper_document(parts)
-    output = claim(folder, FILES, overwrite=overwrite)
-    for name, text in zip(FILES, (page(document), markdown(document)), strict=True):
+    blocks = [block for section in document.sections for block in section.blocks]
+    drawn = {f"figures/{one.name}.svg": one.svg for one in blocks if isinstance(one, Plot)}
+    texts = zip(FILES, (page(document), markdown(document)), strict=True)
+    contents = {**{name: text.encode() for name, text in texts}, **drawn}
+    output = claim(folder, [*contents], overwrite=overwrite)
+    output.drop("figures/", keep=drawn)
+    for name, content in contents.items():
         with output.file(name) as file:
-            file.write_bytes(text.encode())
-    return [folder / name for name in FILES]
+            file.write_bytes(content)
+    return [folder / name for name in contents]
 
 
 def paper_document(parts: Sequence[Part]) -> Document:
@@ -94,6 +102,12 @@ def _section(part: Part) -> Section:
         *results_section(part.results).blocks,
         *published_blocks(part.results, table),
     ]
-    if part.results.study.name.startswith("figure"):
-        blocks += figures_section(part.results).blocks
+    study = part.results.study.name
+    # Of a table its picture, of a figure all; several studies have figures of one name.
+    every = study.startswith("figure")
+    blocks += [
+        replace(plot, name=f"{study}-{plot.name}")
+        for plot in figures_section(part.results).blocks
+        if isinstance(plot, Plot) and (every or plot.name.startswith(LEVELS))
+    ]
     return Section(f"{part.title}: {part.dataset}", tuple(blocks))
