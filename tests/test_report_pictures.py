@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import coin_ray
 from coin_ray.api.results import Results
+from coin_ray.data.write import write_label_map
 from coin_ray.metrics.adjacency import neighbours
 from coin_ray.metrics.contingency import contingency
 from coin_ray.metrics.mistakes import errors
@@ -148,6 +149,19 @@ def test_boxes_are_the_errors_that_the_metric_counts(results: Results) -> None:
             fp, fn = fp + extra, fn + lost
         assert (boxes(svg, "extra"), boxes(svg, "lost")) == (fp, fn)
         assert fp + fn > 0
+
+
+def test_a_result_that_is_not_split_is_read_back_as_it_is(results: Results, tmp_path: Path) -> None:
+    """As of the first rows of table 11: one instance in many pieces, which looks like a mask."""
+    cell = results.values.study.cells[0]
+    sample = results.values.data[cell.data.name].samples[0]
+    elsewhere = replace(results.values, runs=tmp_path)
+    path = images.file_of(elsewhere, cell, sample)
+    path.parent.mkdir(parents=True)
+    pieces = np.zeros(sample.image.shape(), np.int32)
+    pieces[4:20, 4:20] = pieces[40:60, 40:60] = 1
+    write_label_map(path, pieces)
+    assert (images.label_map_of(elsewhere, cell, sample) == pieces).all()
 
 
 def test_levels_in_columns_and_images_in_rows(results: Results) -> None:

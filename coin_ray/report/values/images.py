@@ -111,4 +111,5 @@ def label_map_of(results: Results, cell: StudyCell, sample: Sample) -> LabelMap:
             where=str(path),
             do="run `coin-ray sweep` with the same options: it writes what is missing",
         )
-    return read_label_map(path, sample.image.shape())
+    # A result that is not split (table 11 of the paper) is one instance in many pieces.
+    return read_label_map(path, sample.image.shape(), binary="instances")
