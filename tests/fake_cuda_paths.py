@@ -197,7 +197,7 @@ def small_segmenter() -> SmallSegmenter:
 
 def detector() -> None:
     network = VotingNetwork(dim=16, depth=2, heads=2).to(CUDA.device).eval()
-    read(IMAGE, network)
+    read(IMAGE, network, views=4)
 
 
 def sam2_segmenter() -> Any:

@@ -41,7 +41,7 @@ ENDS = {  # once a training, an image or every twenty steps
     "confidence/sam2.py:<genexpr>",
     "confidence/small.py:encode",
     "ucis/ssa_prediction.py:ssa_mask",
-    "ucis/detection.py:read",
+    "ucis/detection.py:_read",
     "ucis/psm.py:_probability",
     "ucis/psm_activation.py:_stretch",
     "ucis/psm_activation.py:self_activation_map",

@@ -53,7 +53,7 @@ def detect(
 
 
 def read(
-    image: NDArray[np.uint8], network: VotingNetwork, *, scale: float = 1.0, views: int = 1
+    image: NDArray[np.uint8], network: VotingNetwork, *, scale: float = 1.0, views: int
 ) -> FloatMap:
     """(H, W, 3) uint8 -> (3, h, w) at 0.25 um/px: probability of nucleus, and the way (y, x) to the
     centre in px; the mean over the image and ``views`` - 1 turned and mirrored ones.
