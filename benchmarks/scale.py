@@ -174,11 +174,12 @@ def measured(
 def finished(tracker: str, place: Path) -> int:
     """Runs in MLflow's database that have ended, without the study's; it is emptied."""
     database = sqlalchemy.create_engine(tracker.replace("sqlite:///", f"sqlite:///{place}/"))
-    with database.begin() as connection:
-        asked = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
-        (count,) = connection.execute(sqlalchemy.text(asked)).one()
-    tables = sqlalchemy.MetaData()
+    tables, count = sqlalchemy.MetaData(), 0
     tables.reflect(database)
+    if "runs" in tables.tables:  # else it was stopped before it had made them
+        with database.begin() as connection:
+            asked = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
+            (count,) = connection.execute(sqlalchemy.text(asked)).one()
     tables.drop_all(database)
     database.dispose()
     return max(0, int(count) - 1)
@@ -201,6 +202,9 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=60.0, help="with the earlier code, s")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    database = sqlalchemy.create_engine(given.postgres) if given.postgres else None
+    if database is not None and sqlalchemy.inspect(database).get_table_names():
+        parser.error("--postgres: the database has tables, and would be emptied")
     rows, gone = [], set[str]()
     with earlier(given.commit) as before, tempfile.TemporaryDirectory() as scratch:
         sides = {BEFORE: before, "now": HERE}

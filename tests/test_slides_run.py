@@ -318,6 +318,7 @@ def test_a_format_without_its_library_names_the_extra(monkeypatch: pytest.Monkey
     ("options", "said"),
     [
         ((), "the detector"),
+        (("--set", "ucis.model=detector"), "the detector"),
         (("--set", "infer.redraw=true"), "the detector, redrawn"),
         (("--set", "ucis.model=stain"), "coarse mask, redrawn"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coin_ray.errors import UserError
-from coin_ray.tracking import backlog, replay
+from coin_ray.tracking import backlog
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.replay import sync_journals
 from tests.test_tracking_mlflow import finished_cells, stored, without_ids
@@ -27,7 +27,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_several_processes_write_what_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     found = []
     for many in (False, True):
@@ -71,4 +71,3 @@ def test_a_process_that_is_gone_is_said_and_the_rest_is_written_later(
 def test_a_file_of_sqlite_has_one_writer_and_a_server_of_databases_several() -> None:
     assert backlog.processes("sqlite:////w/mlflow.db") == 1
     assert 1 <= backlog.processes("postgresql://mlflow@db/mlflow") <= backlog.PROCESSES
-    assert replay.write_backlog is backlog.write_backlog

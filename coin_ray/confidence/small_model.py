@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from coin_ray.compat import ensure_torchvision
 from coin_ray.confidence.settings import SMALL_WINDOW as WINDOW
 from coin_ray.weights.small_encoder import PATCH, encoder_input, small_encoder
 
@@ -26,10 +25,8 @@ class SmallSam(nn.Module):
     ) -> None:
         """Without weights; the defaults are the sizes of ``sam_mini``."""
         super().__init__()
-        ensure_torchvision()
-        from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-
         self.image_encoder = small_encoder(WINDOW, dim, depth, heads, decoder_dim)
+        from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
         side = 2 * REACH
         self.prompt_encoder = PromptEncoder(

@@ -18,8 +18,6 @@ from coin_ray.report.values.published import MEANING, Verdict
 from coin_ray.report.values.study_results import Results
 
 FILES = ("paper.html", "paper.md")
-LEVELS = "levels"
-"""How the name of the figure begins that shows the levels of a study."""
 WORST_FIRST: tuple[Verdict, ...] = ("missing", "differs", "within tolerance", "reproduced")
 
 
@@ -103,11 +101,10 @@ def _section(part: Part) -> Section:
         *published_blocks(part.results, table),
     ]
     study = part.results.study.name
-    # Of a table its picture, of a figure all; several studies have figures of one name.
-    every = study.startswith("figure")
-    blocks += [
+    drawn = figures_section(part.results, brief=not study.startswith("figure"))
+    blocks += [  # several studies have figures of one name
         replace(plot, name=f"{study}-{plot.name}")
-        for plot in figures_section(part.results).blocks
-        if isinstance(plot, Plot) and (every or plot.name.startswith(LEVELS))
+        for plot in drawn.blocks
+        if isinstance(plot, Plot)
     ]
     return Section(f"{part.title}: {part.dataset}", tuple(blocks))

@@ -96,8 +96,10 @@ def calibrated(method: Method, sample: Image8, scale: float) -> Method | None:
         return None
     infer = method.config.infer.model_copy(update={"minmax": False})
     config = method.config.model_copy(update={"infer": infer})
-    found = areas(_coarse(sample, replace(method, standard=standard), scale)[0])
-    typical = float(np.median(found)) if len(found) else 0.0
+    typical = 0.0
+    if ucis.model == "stain":  # alone compares what it finds with what is typical
+        found = areas(_coarse(sample, replace(method, standard=standard), scale)[0])
+        typical = float(np.median(found)) if len(found) else 0.0
     return replace(method, config=config, standard=standard, typical=typical)
 
 

@@ -18,6 +18,7 @@ WINDOW = 256  # px that it sees at once
 CELL = 2  # px a value of its maps
 REACH = 16.0  # px that an offset of 1 stands for
 CHANNELS = 128  # of the encoder's tokens
+GREY = 0.65  # about the mean of its images
 
 
 class VotingNetwork(nn.Module):
@@ -60,7 +61,7 @@ class Reader(nn.Module):
         )
 
     def forward(self, tokens: Tensor, images: Tensor) -> Tensor:
-        fine = self.fine(functional.pixel_unshuffle(images - 0.65, CELL))
+        fine = self.fine(functional.pixel_unshuffle(images - GREY, CELL))
         deep = torch.cat([self.deep(tokens), self.coarse(fine)], dim=1)
         return self.head(torch.cat([self.middle(deep), fine], dim=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,56 +74,43 @@ def backbone(
     _finish(asked, output, pretrain_backbone(family, asked, data or []))
 
 
-@app.command("segmenter")
-def segmenter(
-    out: Out,
-    minutes: Minutes = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    threads: Threads = 0,
-    device: Device = "cpu",
-    batch: Batch = None,
-    lr: Rate = None,
-    overwrite: options.Overwrite = False,
-) -> None:
-    """Train the small promptable segmenter on generated tiles."""
-    from coin_ray.pretraining.pretrain import Asked
+def _on_generated_tiles(name: str, module: str, says: str) -> None:
+    """Add the command of a network that sees generated tiles alone."""
 
-    minutes = 40.0 if minutes is None and steps is None else minutes
-    asked = Asked(
-        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
-    )
-    output = _prepared(asked, threads, overwrite)
-    from coin_ray.pretraining.small_sam import pretrain_segmenter
+    @app.command(name, help=says)
+    def command(
+        out: Out,
+        minutes: Minutes = None,
+        steps: Steps = None,
+        seed: Seed = 0,
+        resume: Resume = False,
+        threads: Threads = 0,
+        device: Device = "cpu",
+        batch: Batch = None,
+        lr: Rate = None,
+        overwrite: options.Overwrite = False,
+    ) -> None:
+        from coin_ray.pretraining.pretrain import Asked
 
-    _finish(asked, output, pretrain_segmenter(asked))
+        minutes = 40.0 if minutes is None and steps is None else minutes
+        asked = Asked(
+            out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
+        )
+        output = _prepared(asked, threads, overwrite)
+        train = getattr(
+            importlib.import_module(f"coin_ray.pretraining.{module}"), f"pretrain_{name}"
+        )
+        _finish(asked, output, train(asked))
 
 
-@app.command("detector")
-def detector(
-    out: Out,
-    minutes: Minutes = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    threads: Threads = 0,
-    device: Device = "cpu",
-    batch: Batch = None,
-    lr: Rate = None,
-    overwrite: options.Overwrite = False,
-) -> None:
-    """Train the small detector, from the segmenter's encoder on, on generated tiles."""
-    from coin_ray.pretraining.pretrain import Asked
-
-    minutes = 40.0 if minutes is None and steps is None else minutes
-    asked = Asked(
-        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
-    )
-    output = _prepared(asked, threads, overwrite)
-    from coin_ray.pretraining.detector import pretrain_detector
-
-    _finish(asked, output, pretrain_detector(asked))
+_on_generated_tiles(
+    "segmenter", "small_sam", "Train the small promptable segmenter on generated tiles."
+)
+_on_generated_tiles(
+    "detector",
+    "detector",
+    "Train the small detector, from the segmenter's encoder on, on generated tiles.",
+)
 
 
 def _prepared(asked: Asked, threads: int, overwrite: bool) -> Output:

@@ -217,14 +217,17 @@ def method_of(
 
 
 def _with_detector(request: Request) -> Request:
-    """With the settings of the built-in detector, where no other model is asked for."""
+    """With the settings of the built-in detector, where nothing else is asked for."""
     from coin_ray.slides.method import BUILT_IN
 
-    said = {setting.partition("=")[0].strip() for setting in request.settings}
-    if request.profile not in (None, "mini") or "ucis.model" in said:
+    parts = (setting.partition("=") for setting in request.settings)
+    said = {key.strip(): value.strip() for key, _, value in parts}
+    ours = dict(setting.split("=") for setting in BUILT_IN)
+    model = "ucis.model"
+    if request.profile not in (None, "mini") or said.get(model, ours[model]) != ours[model]:
         return request
-    ours = [setting for setting in BUILT_IN if setting.partition("=")[0] not in said]
-    return replace(request, settings=(*ours, *request.settings))
+    more = [f"{key}={value}" for key, value in ours.items() if key not in said]
+    return replace(request, settings=(*more, *request.settings))
 
 
 def _refuse_unused(request: Request, *, of_file: bool) -> None:

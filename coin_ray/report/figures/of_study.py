@@ -30,13 +30,15 @@ ROUND_FACTS = {
 }
 
 
-def figures_section(results: Results) -> Section:
-    """All figures that the design and the data allow, one data set after the other."""
+def figures_section(results: Results, *, brief: bool = False) -> Section:
+    """All figures that the design and the data allow, one data set after the other; ``brief``: that
+    of the levels alone."""
     several = len(results.tables) > 1
-    kinds = (
-        *(_levels, _differences, _steps, _profile, _rounds),
+    more = (
+        *(_differences, _steps, _profile, _rounds),
         *(of_settings, of_budget, of_search, of_factors, _objective),
     )
+    kinds = (_levels,) if brief else (_levels, *more)
     plots = [
         replace(plot, caption=f"{table.dataset}. {plot.caption}") if several else plot
         for table in results.tables
