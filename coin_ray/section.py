@@ -41,20 +41,42 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+YOUNGER: Values = {"younger": True}
+"""Marks a setting that version 0.2.0 had not: at its default, which means what was done before and
+never changes, it adds nothing to the name of a cell."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def is_runtime(field: Any) -> bool:
     """True if a field changes speed only."""
+    return _marked(field, "runtime")
+
+
+def _marked(field: Any, mark: str) -> bool:
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("runtime"))
+    return isinstance(extra, dict) and bool(extra.get(mark))
 
 
 def identity(section: Section, fields: tuple[str, ...] | None = None) -> Values:
     """The values of a section that identify a result, under the study's names; ``fields``
     narrows."""
     return dict(_identity(section, fields))
+
+
+def told(section: Section) -> Values:
+    """Its :func:`identity` without the younger settings that are at their defaults: as a version
+    had it that did not know them, so that what it finished is found again."""
+    found = identity(section)
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if _marked(field, "younger") and value == field.default:
+            del found[key]
+        elif isinstance(value, Section):
+            found[key] = told(value)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)  # a plan of a thousand cells asks for the same few sections

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
 from coin_ray.section import (
+    YOUNGER,
     Batch,
     Fraction,
     NotNegative,
@@ -51,12 +52,14 @@ class Sam(Section):
             "side of the windows that SAM looks at one by one, px at 0.25 um/px: they fill its "
             "1024 px, so that nuclei are larger; null = the whole tile (paper)"
         ),
+        json_schema_extra=YOUNGER,
     )
     views: Literal[1, 2, 4, 8] = Field(
         1,
         description=(
             "from how many sides it looks, turned and mirrored: a mask is what most of them hold"
         ),
+        json_schema_extra=YOUNGER,
     )
     negatives: int = Field(
         0,
@@ -66,11 +69,16 @@ class Sam(Section):
             "so many of the nearest other instances are told it as points outside of this one; "
             "0 = none (paper)"
         ),
+        json_schema_extra=YOUNGER,
     )
     negatives_radius: Positive = Field(
-        80.0, description="from the one's innermost pixel to the other's, at most, px at 0.25 um/px"
+        80.0,
+        description="from the one's innermost pixel to the other's, at most, px at 0.25 um/px",
+        json_schema_extra=YOUNGER,
     )
-    precision: Precision = Field("fp32", description="of its encoder and its decoder")
+    precision: Precision = Field(
+        "fp32", description="of its encoder and its decoder", json_schema_extra=YOUNGER
+    )
     batch: Batch = Field(64, json_schema_extra={"runtime": True})
 
     @model_validator(mode="after")

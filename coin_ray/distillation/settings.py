@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
 from coin_ray.section import (
+    YOUNGER,
     Batch,
     Fraction,
     Iterations,
@@ -42,9 +43,13 @@ class Student(Section):
     width: int = Field(32, ge=4, le=4096, description="first width of the U-Net")
     encoder: Literal["resnet50", "resnet101"] = "resnet101"
     encoder_weights: Literal["imagenet", "none"] = "imagenet"
-    output_stride: Literal[8, 16] = Field(8, description="of the encoder of DeepLabv3+")
+    output_stride: Literal[8, 16] = Field(
+        8, description="of the encoder of DeepLabv3+", json_schema_extra=YOUNGER
+    )
     shared_aspp: bool = Field(
-        False, description="one pyramid pooling for both heads of DeepLabv3+ instead of one each"
+        False,
+        description="one pyramid pooling for both heads of DeepLabv3+ instead of one each",
+        json_schema_extra=YOUNGER,
     )
     iterations: Iterations = Field(23100, description="optimiser steps of round 1")
     epochs: int | None = Field(
@@ -83,9 +88,11 @@ class Student(Section):
     )
     stain_jitter: NotNegative = Field(0.0, description="HED gain, standard deviation")
     bf16: bool = Field(False, description="how 0.1 said precision: bf16")
-    precision: Precision = Field("fp32", description="of the training")
+    precision: Precision = Field("fp32", description="of the training", json_schema_extra=YOUNGER)
     deterministic: bool = Field(
-        False, description="the same bytes from every training on the same GPU"
+        False,
+        description="the same bytes from every training on the same GPU",
+        json_schema_extra=YOUNGER,
     )
     channels_last: bool = Field(True, json_schema_extra={"runtime": True})
     compile: bool = Field(False, json_schema_extra={"runtime": True})
@@ -124,6 +131,7 @@ class Rounds(Section):
             "a round begins with a fresh optimiser, average and learning rate, or goes on with "
             "those of the last: all rounds are one training, with new labels in between"
         ),
+        json_schema_extra=YOUNGER,
     )
     early_stop: Fraction = Field(
         0.0,
@@ -157,7 +165,9 @@ class Infer(Section):
     edge_markers: bool = Field(False, description="markers from segmentation x (1 - edge)")
     fill_holes: bool = True
     opening: Radius = Field(0, description="radius of the binary opening, px")
-    precision: Precision = Field("fp32", description="of the student as it predicts")
+    precision: Precision = Field(
+        "fp32", description="of the student as it predicts", json_schema_extra=YOUNGER
+    )
     tile: int | None = Field(
         None, ge=64, le=100_000, description="tile side for large images, px; null = whole"
     )

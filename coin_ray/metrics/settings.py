@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from coin_ray.section import Section
+from coin_ray.section import YOUNGER, Section
 
 Neighbours = Literal[1, 2]
 Step = (
@@ -33,15 +33,18 @@ class Evaluate(Section):
         1,
         description="cells that an adjacent one is connected to at least; 2 as the supplement "
         "says, which leaves cells with exactly one out of both parts",
+        json_schema_extra=YOUNGER,
     )
     adjacency_miou: bool = Field(
         False,
         description="of both parts also the IoU as the mean over nuclei and background, which is "
         "what the paper's tables call IoU",
+        json_schema_extra=YOUNGER,
     )
     result: Result = Field(
         "final",
         description="the step whose label maps are the result, after which nothing is trained: "
         "final (the last round, or step 1 without one), coarse, step 1, pseudo labels (of images "
         "that are trained on), round N",
+        json_schema_extra=YOUNGER,
     )

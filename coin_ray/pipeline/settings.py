@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from coin_ray.confidence.settings import Mine, Sam, Score, Select
@@ -13,7 +13,7 @@ from coin_ray.distillation.settings import Infer, Labels, Relabel, Rounds, Stude
 from coin_ray.imaging.settings import Instances
 from coin_ray.metrics.settings import Evaluate
 from coin_ray.propagation.settings import Crf, Ot, Uss
-from coin_ray.section import Section, Values
+from coin_ray.section import YOUNGER, Section, Values
 from coin_ray.ucis.settings import Ucis
 
 
@@ -27,15 +27,15 @@ class Cell(Section):
     instances: Instances = Instances()
     sam: Sam = Sam()
     score: Score = Score()
-    mine: Mine = Mine()
+    mine: Mine = Field(Mine(), json_schema_extra=YOUNGER)
     select: Select = Select()
     labels: Labels = Labels()
     student: Student = Student()
     rounds: Rounds = Rounds()
     infer: Infer = Infer()
-    relabel: Relabel = Relabel()
+    relabel: Relabel = Field(Relabel(), json_schema_extra=YOUNGER)
     evaluate: Evaluate = Evaluate()
-    predictions: Predictions = Predictions()
+    predictions: Predictions = Field(Predictions(), json_schema_extra=YOUNGER)
 
     @model_validator(mode="after")
     def _cuts_need_tokens(self) -> Cell:

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
-from coin_ray.section import Batch, Fraction, NotNegative, OneOrMore, Positive, Scale, Section
+from coin_ray.section import (
+    YOUNGER,
+    Batch,
+    Fraction,
+    NotNegative,
+    OneOrMore,
+    Positive,
+    Scale,
+    Section,
+)
 
 
 class Uss(Section):
@@ -60,7 +69,7 @@ class Uss(Section):
         0.0, description="minmax stretches between this and 100 minus this percentile; 0 = extremes"
     )
     complement: bool = Field(True, description="background = max(background, 1 - foreground)")
-    precision: Precision = Field("fp32", description="of the backbone")
+    precision: Precision = Field("fp32", description="of the backbone", json_schema_extra=YOUNGER)
     batch: Batch = Field(8, json_schema_extra={"runtime": True})
     cache: Literal["tokens", "none"] | None = Field(
         None,
@@ -101,6 +110,7 @@ class Ot(Section):
             "share of the mass that stays untransported, of pixels like neither class; it becomes "
             "background. 0 = none (paper)"
         ),
+        json_schema_extra=YOUNGER,
     )
     output: Literal["product", "plan"] = Field(
         "product", description="S^OT: plan times similarity (paper), or the plan alone"

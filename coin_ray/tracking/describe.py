@@ -9,8 +9,8 @@ from typing import Any
 from coin_ray import safe
 from coin_ray.events.tracked import CellDescribed, LevelDescribed, StudyDescribed
 from coin_ray.identity import digest
-from coin_ray.pipeline.settings import Cell, flatten
-from coin_ray.section import identity
+from coin_ray.pipeline.settings import flatten
+from coin_ray.section import told
 from coin_ray.store.keys import SHORT
 from coin_ray.study.names import folded, safe_names
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -111,8 +111,7 @@ def cell_digest(cell: StudyCell) -> str:
     """Identity of a cell in the tracker: its resolved configuration without runtime settings, its
     data set and its random seed. A level that is renamed stays the same run: its name and its tag
     ``level`` follow, its param cannot."""
-    settings = {section: identity(getattr(cell.config, section)) for section in Cell.model_fields}
-    return digest([settings, cell.data.name, cell.seed])
+    return digest([told(cell.config), cell.data.name, cell.seed])
 
 
 def within(text: str, most: int) -> str:

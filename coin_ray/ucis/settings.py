@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
 from coin_ray.section import (
+    YOUNGER,
     Batch,
     Fraction,
     Iterations,
@@ -155,14 +156,16 @@ class Ucis(Section):
     seed: Seed = Field(
         0, description="of the training of ssa and psm, which all random seeds share"
     )
-    precision: Precision = Field("fp32", description="of ssa and psm")
+    precision: Precision = Field("fp32", description="of ssa and psm", json_schema_extra=YOUNGER)
     deterministic: bool = Field(
-        False, description="the same bytes from every training of ssa and psm on the same GPU"
+        False,
+        description="the same bytes from every training of ssa and psm on the same GPU",
+        json_schema_extra=YOUNGER,
     )
     ssa: Ssa = Ssa()
     psm: Psm = Psm()
-    maskcut: Maskcut = Maskcut()
-    detector: Detector = Detector()
+    maskcut: Maskcut = Field(Maskcut(), json_schema_extra=YOUNGER)
+    detector: Detector = Field(Detector(), json_schema_extra=YOUNGER)
     sigma: Sigma = Field(1.5, description="Gaussian on the nuclear stain, px at 0.25 um/px")
     contrast_sigma: Sigma = Field(12.0, description="wide Gaussian of the local-contrast gate, px")
     opening: Radius = Field(2, description="radius of the binary opening, px; 0 = off")
