@@ -38,7 +38,7 @@ from coin_ray.propagation.settings import Uss
 from coin_ray.propagation.similarity import similarity_map
 from coin_ray.training.layout import placed
 from coin_ray.training.world import World
-from coin_ray.ucis import psm, psm_network, psm_stages, ssa_network
+from coin_ray.ucis import fitting, psm, psm_network, ssa_network
 from coin_ray.ucis.detection import read
 from coin_ray.ucis.detector import VotingNetwork
 from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
@@ -164,9 +164,9 @@ def psm_activates() -> None:
     build = partial(
         psm.residual_network, PSM.activation_encoder, PSM.activation_width, num_classes=1
     )
-    run = psm_stages.Run(PSM.crop, 0, STEPS, CUDA)
-    model = psm_stages.fit(
-        run, psm_stages.Stage(1, STEPS, 2, 1e-4), build,
+    run = fitting.Run(PSM.crop, 0, STEPS, CUDA)
+    model = fitting.fit(
+        run, fitting.Stage(1, STEPS, 2, 1e-4), build,
         lambda net, batch: {"rotation": rotation_loss(net, psm._channels_first(batch[0]))},
         [(IMAGE,)],
     )  # fmt: skip
@@ -176,11 +176,11 @@ def psm_activates() -> None:
 def psm_segments() -> None:
     """The point network's step, then the final one's, then a mask."""
     build = partial(psm_network.ResUNet, PSM.encoder, PSM.width, "none")
-    run = psm_stages.Run(PSM.crop, 0, 2 * STEPS, CUDA)
+    run = fitting.Run(PSM.crop, 0, 2 * STEPS, CUDA)
     data = (IMAGE, INSIDE, INSIDE, ~INSIDE)
-    psm_stages.fit(run, psm_stages.Stage(2, STEPS, 2, 1e-3), build, psm._mask_terms, [data[:2]])
+    fitting.fit(run, fitting.Stage(2, STEPS, 2, 1e-3), build, psm._mask_terms, [data[:2]])
     terms = partial(psm._final_terms, 0.5)
-    model = psm_stages.fit(run, psm_stages.Stage(3, STEPS, 2, 1e-3), build, terms, [data])
+    model = fitting.fit(run, fitting.Stage(3, STEPS, 2, 1e-3), build, terms, [data])
     psm.psm_mask(to_arrays(model.state_dict()), IMAGE, PSM, device=CUDA.device)
 
 

@@ -62,12 +62,14 @@ PSM = {
     "attempts": 1, "encoder": "resnet18", "width": 8, "point_iterations": 1, "final_iterations": 1,
     "batch": 1, "activation_batch": 1, "crop": 64, "region": 64,
 }  # fmt: skip
+TRAINED = {"rounds": 1, "iterations": 2, "batch": 2, "certainty": 0.5}
 CELLS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "no transport": {"ot": {"enabled": False}},
     "image scope": {"uss": {"centroid_scope": "image"}},
     "sam": {"uss": {"family": "sam", "normalise": "whiten"}, "sam": {"model": "mini"}},
     "detector": {"ucis": {"model": "detector"}},
+    "trained detector": {"ucis": {"model": "detector", "detector": TRAINED}},
     "maskcut": {"ucis": {"model": "maskcut", "maskcut": {"masks": 2}}},
     "files": {"ucis": {"model": "files", "path": "masks"}, "uss": {"family": "none"}},
     "ssa": {"ucis": {"model": "ssa", "weights": "none", "ssa": SSA}, "uss": {"family": "none"}},

@@ -16,6 +16,8 @@ from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
 from coin_ray.pretraining.detector import pretrain_detector
 from coin_ray.pretraining.pretrain import Asked
 from coin_ray.training.checkpoint import Log
+from coin_ray.training.warp import blur, stain_shift
+from coin_ray.ucis.detector_targets import dense_loss, dense_targets, untaught
 from tests.conftest import SEED
 
 TINY = {"embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -148,7 +150,19 @@ def test_dense_loss_reads_the_way_to_the_centre_only_inside():
     dense[0, 2:, 0, 0] = torch.tensor([0.5, -0.25])
     predicted = torch.zeros(1, 4, 1, 2)
     predicted[0, 2:, 0, 1] = 100  # outside: ignored
-    assert small_sam.dense_loss(predicted, dense).item() == pytest.approx(math.log(2) + 0.5 * 0.75)
+    assert dense_loss(predicted, dense).item() == pytest.approx(math.log(2) + 0.5 * 0.75)
+    # What is not taught counts for nothing, whatever it is.
+    nothing = torch.full((1, 1, 2), True)
+    assert dense_loss(predicted, dense, nothing).item() == 0
+    predicted[0, :2, 0, 1] = 50
+    second = torch.tensor([[[False, True]]])
+    assert dense_loss(predicted, dense, second).item() == pytest.approx(math.log(2) + 0.5 * 0.75)
+
+
+def test_a_cell_is_not_taught_if_any_of_its_pixels_is_ignored():
+    ignore = np.zeros((4, 6), bool)
+    ignore[1, 1] = ignore[3, 4] = True
+    assert untaught(ignore).tolist() == [[True, False, False], [False, False, True]]
 
 
 # What they are fed
@@ -164,7 +178,7 @@ def test_targets_and_dense_maps_of_a_known_nucleus():
     # The patch of the prompt starts at (104, 64), the neighbourhood 40 px before it.
     assert targets[0][(100 - 64) // 2 : (120 - 64) // 2, (60 - 24) // 2 : (80 - 24) // 2].all()
     assert not targets[1].any()
-    coverage, contour, down, right = small_sam._dense(label_map)
+    coverage, contour, down, right = dense_targets(label_map)
     assert coverage.sum() * 4 == 600
     assert contour[50, 39] == 0.75  # x = 79 touches the neighbour, y = 100 the background
     assert down[50, 35] * 16 == pytest.approx(109.5 - 100)
@@ -188,10 +202,8 @@ def test_a_batch_has_prompts_on_nuclei_and_on_background():
 
 def test_no_stain_shift_is_the_identity_and_blur_keeps_a_constant():
     images = torch.full((2, 3, 16, 16), 0.4)
-    assert torch.allclose(
-        data.stain_shift(images, np.random.default_rng(0), 0.0), images, atol=1e-6
-    )
-    assert torch.allclose(data.blur(images, 1.3), images, atol=1e-6)
+    assert torch.allclose(stain_shift(images, np.random.default_rng(0), 0.0), images, atol=1e-6)
+    assert torch.allclose(blur(images, 1.3), images, atol=1e-6)
 
 
 def test_folders_are_read_without_their_labels(tmp_path):

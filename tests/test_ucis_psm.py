@@ -16,9 +16,9 @@ from torch import nn
 from coin_ray.errors import UserError
 from coin_ray.training.checkpoint import Checkpoint
 from coin_ray.training.world import World
-from coin_ray.ucis import psm, psm_stages
+from coin_ray.ucis import fitting, psm
+from coin_ray.ucis.fitting import random_crop, rotated_image
 from coin_ray.ucis.psm_network import ResUNet
-from coin_ray.ucis.psm_stages import random_crop, rotated_image
 from coin_ray.ucis.settings import Psm
 from coin_ray.ucis.ssa_data import resize
 from coin_ray.weights.modules import load_arrays
@@ -227,9 +227,9 @@ def test_workers_share_the_batch_and_train_through_the_wrapper() -> None:
 
     batches = []
     for rank, world in [(0, 1), (0, 2), (1, 2)]:
-        psm_stages.fit(
-            psm_stages.Run(crop=64, seed=0, total=1, world=World(rank, world, wrap=wrap)),
-            psm_stages.Stage(2, iterations=1, batch=4, lr=1e-3),
+        fitting.fit(
+            fitting.Run(crop=64, seed=0, total=1, world=World(rank, world, wrap=wrap)),
+            fitting.Stage(2, iterations=1, batch=4, lr=1e-3),
             lambda: nn.Conv2d(3, 1, 1),
             lambda model, batch: {"size": model(batch[0].permute(0, 3, 1, 2).float()).mean()},
             [(image,) for image in IMAGES],

@@ -6,7 +6,7 @@ from coin_ray.confidence.settings import segmenter_name
 from coin_ray.pipeline.settings import Cell
 from coin_ray.propagation.settings import Ot, backbone_name
 from coin_ray.section import Values
-from coin_ray.ucis.settings import DETECTOR, Ucis
+from coin_ray.ucis.settings import DETECTOR, Psm, Ssa, Ucis
 
 
 def needs_coarse(ot: Ot) -> bool:
@@ -71,8 +71,10 @@ def student_has_encoder(config: Cell) -> bool:
 
 
 def coarse_weights(ucis: Ucis) -> tuple[str, ...]:
-    """Registry names of the files that the training of the coarse model reads."""
-    if ucis.trained is None or ucis.weights == "none":
+    """Registry names of the files that the coarse model, or its training, reads."""
+    if ucis.model == "detector":
+        return (DETECTOR,)
+    if not isinstance(ucis.trained, Ssa | Psm) or ucis.weights == "none":
         return ()
     return (f"{ucis.trained.encoder}_imagenet",)
 
@@ -84,8 +86,6 @@ def needed_weights(config: Cell, until: str | None = None) -> tuple[str, ...]:
     if until == "ucis_model":
         return coarse_weights(config.ucis)
     names = [segmenter_name(config.sam.model), *coarse_weights(config.ucis)]
-    if config.ucis.model == "detector":
-        names.append(DETECTOR)
     if config.uss.family not in ("none", "sam"):
         names.append(backbone_name(config.uss))
     if student_has_encoder(config) and config.student.encoder_weights == "imagenet":

@@ -107,32 +107,3 @@ def _square(image: Image, rng: np.random.Generator, side: float) -> Image:
 def _resized(square: torch.Tensor, out: int) -> torch.Tensor:
     pixels = square.permute(2, 0, 1)[None].float() / 255
     return functional.interpolate(pixels, (out, out), mode="bilinear", align_corners=False)[0]
-
-
-def stain_shift(images: torch.Tensor, rng: np.random.Generator, strength: float) -> torch.Tensor:
-    """Random dyes: (B, 3, H, W) in [0, 1], each optical density mixed by a matrix near the
-    identity.
-    """
-    count = len(images)
-    mix = np.eye(3) * np.exp(rng.normal(0, strength, (count, 1, 1)))
-    mix = mix + rng.normal(0, strength / 2, (count, 3, 3))
-    gain = np.exp(rng.normal(0, strength / 2, (count, 3)))
-    lift = rng.normal(0, strength / 10, (count, 3))
-    density = -torch.log(images.clamp(min=1 / 255))
-    mixes, gains, lifts = (
-        moved(drawn.astype(np.float32), images.device) for drawn in (mix, gain, lift)
-    )
-    density = torch.einsum("bij,bjhw->bihw", mixes, density)
-    density = density * gains[:, :, None, None]
-    return torch.exp(-(density + lifts[:, :, None, None])).clamp(0, 1)
-
-
-def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur (B, 3, H, W), sigma in px."""
-    reach = max(1, int(np.ceil(2.5 * sigma)))
-    x = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
-    kernel = torch.exp(-(x**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).repeat(images.shape[1], 1)
-    padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")
-    rows = functional.conv2d(padded, kernel[:, None, :, None], groups=images.shape[1])
-    return functional.conv2d(rows, kernel[:, None, None, :], groups=images.shape[1])

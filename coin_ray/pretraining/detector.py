@@ -6,11 +6,12 @@ import torch
 
 from coin_ray.pretraining import data
 from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
-from coin_ray.pretraining.small_sam import EMA, TILE, dense_loss, make_batch
+from coin_ray.pretraining.small_sam import EMA, TILE, make_batch
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
 from coin_ray.ucis.detector import VotingNetwork
+from coin_ray.ucis.detector_targets import dense_loss
 from coin_ray.weights.state_files import load_state
 
 ENCODER = "image_encoder."

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from coin_ray.pretraining import data
 from coin_ray.training.layout import moved
+from coin_ray.training.warp import blur, stain_shift
 
 GLOBAL, LOCAL = 128, 48  # px of the views
 STUDENT_TEMPERATURE = 0.1
@@ -140,5 +141,5 @@ def _view(
     placed = moved(matrix.astype(np.float32), field.device)
     grid = functional.affine_grid(placed, [count, 3, out, out], align_corners=False)
     view = functional.grid_sample(field, grid, padding_mode="reflection", align_corners=False)
-    view = data.stain_shift(view, rng, 0.15)
-    return data.blur(view, float(rng.uniform(0.3, 1.5))) if rng.random() < 0.3 else view
+    view = stain_shift(view, rng, 0.15)
+    return blur(view, float(rng.uniform(0.3, 1.5))) if rng.random() < 0.3 else view

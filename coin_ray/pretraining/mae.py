@@ -10,6 +10,7 @@ from torch import nn
 
 from coin_ray.pretraining import data
 from coin_ray.training.layout import moved
+from coin_ray.training.warp import stain_shift
 
 SIDE, KEEP = 256, 0.3  # input px, share of patches that the encoder sees
 
@@ -58,7 +59,7 @@ class Mae(nn.Module):
     ) -> list[torch.Tensor]:
         """One view of (count, 3, 256, 256): 86 to 214 px of the image, so a zoom of 1.2 to 3."""
         images = crops.draw(rng, fraction, count, SIDE, 86, 214)
-        return [data.stain_shift(images, rng, 0.1)]
+        return [stain_shift(images, rng, 0.1)]
 
     def loss(
         self, views: list[torch.Tensor], rng: np.random.Generator, fraction: float

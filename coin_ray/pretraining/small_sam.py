@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
 from coin_ray.training.layout import moved
+from coin_ray.training.warp import disturbed, warped
+from coin_ray.ucis.detector_targets import dense_loss, dense_targets
 
 EMA = 0.995
 TILE = 320  # px of a generated tile; a window is cut from it at a random scale and angle
@@ -73,14 +74,6 @@ def prompt_loss(
     return (share * (losses.amin(1) + 0.2 * losses.mean(1))).sum() + head
 
 
-def dense_loss(predicted: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of foreground and contour plus the L1 error of the way to the centre."""
-    entropy = functional.binary_cross_entropy_with_logits(predicted[:, :2], dense[:, :2])
-    inside = dense[:, 0] > 0.5
-    error = (predicted[:, 2:] - dense[:, 2:]).abs().sum(1)
-    return entropy + 0.5 * (error * inside).sum() / inside.sum().clamp(min=1)
-
-
 def make_batch(
     tiles: data.GeneratedTiles,
     rng: np.random.Generator,
@@ -96,14 +89,10 @@ def make_batch(
     images, labels = [], []
     for _ in range(count):
         image, label_map = tiles[int(rng.integers(tiles.available(fraction)))]
-        warped = _warp(image, label_map, rng, device)
-        images.append(warped[0])
-        labels.append(warped[1])
-    batch = data.stain_shift(torch.stack(images), rng, 0.25)
-    if rng.random() < 0.35:
-        batch = data.blur(batch, float(rng.uniform(0.4, 1.6)))
-    noise = moved(rng.standard_normal(tuple(batch.shape), dtype=np.float32), device)
-    batch = (batch + float(rng.uniform(0, 0.02)) * noise).clamp(0, 1)
+        window, ids = warped(image, label_map, rng, side=WINDOW, device=device)
+        images.append(window)
+        labels.append(ids)
+    batch = disturbed(torch.stack(images), rng)
     which, points, targets, positive = [], [], [], []
     for i, label_map in enumerate(labels):
         chosen = _prompts(label_map, rng, prompts)
@@ -111,32 +100,8 @@ def make_batch(
         which.append(np.full(len(chosen), i))
         targets.append(_targets(label_map, chosen))
         positive.append(label_map[tuple(chosen.astype(int).T)] > 0)
-    columns = (which, points, targets, positive, [_dense(label_map)[None] for label_map in labels])
+    columns = (which, points, targets, positive, [dense_targets(m)[None] for m in labels])
     return Batch(batch, *(moved(np.concatenate(column), device) for column in columns))
-
-
-def _warp(
-    image: NDArray[np.uint8], label_map: NDArray[np.int32], rng: np.random.Generator, device: str
-) -> tuple[torch.Tensor, NDArray[np.int32]]:
-    """A window cut at a random place, scale (0.7 to 1.45) and angle; outside is mirrored. Its
-    pixels are on the device, its labels, of which prompts are made, here."""
-    scale, angle = float(np.exp(rng.uniform(np.log(0.7), np.log(1.45)))), rng.uniform(0, 2 * np.pi)
-    flip = rng.choice([-1.0, 1.0])
-    zoom = WINDOW / TILE / scale
-    turn = zoom * np.array(
-        [[np.cos(angle) * flip, -np.sin(angle)], [np.sin(angle) * flip, np.cos(angle)]]
-    )
-    slack = max(0.0, 1 - zoom)
-    matrix = np.concatenate([turn, rng.uniform(-slack, slack, (2, 1))], axis=1)
-    grid = functional.affine_grid(
-        torch.from_numpy(matrix).float()[None], [1, 1, WINDOW, WINDOW], align_corners=False
-    )
-    pixels = moved(image, device).permute(2, 0, 1)[None].float() / 255
-    ids = torch.from_numpy(label_map)[None, None].float()
-    kwargs: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}
-    there = moved(grid.numpy(), device)
-    window = functional.grid_sample(pixels, there, mode="bilinear", **kwargs)[0]
-    return window, functional.grid_sample(ids, grid, mode="nearest", **kwargs)[0, 0].int().numpy()
 
 
 def _prompts(
@@ -180,26 +145,6 @@ def _targets(label_map: NDArray[np.int32], points_yx: NDArray[np.float32]) -> ND
             cells = padded[y0 : y0 + SIDE, x0 : x0 + SIDE] == own
             out[k] = cells.reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3))
     return out
-
-
-def _dense(label_map: NDArray[np.int32]) -> NDArray[np.float32]:
-    """(4, 128, 128) dense targets of a window, see ``Batch``."""
-    from coin_ray.labels import boundaries
-
-    half = WINDOW // 2
-    coverage = [
-        m.reshape(half, 2, half, 2).mean((1, 3)) for m in (label_map > 0, boundaries(label_map))
-    ]
-    _, inverse = np.unique(label_map, return_inverse=True)
-    inverse = inverse.ravel()
-    area = np.bincount(inverse)
-    y, x = np.indices(label_map.shape)
-    way = [
-        ((np.bincount(inverse, c.ravel()) / area)[inverse].reshape(c.shape) - c)[::2, ::2] / 16
-        for c in (y, x)
-    ]
-    inside = label_map[::2, ::2] > 0
-    return np.stack([*coverage, *(w * inside for w in way)]).astype(np.float32)
 
 
 def run_prompts(model: SmallSam, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -5,13 +5,16 @@ It has seen generated tiles alone: no real image, and no label of one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coin_ray.weights.modules import fill
+from coin_ray.weights.modules import fill, load_arrays
 from coin_ray.weights.small_encoder import encoder_input, small_encoder
 
 WINDOW = 256  # px that it sees at once
@@ -64,6 +67,13 @@ class Reader(nn.Module):
         fine = self.fine(functional.pixel_unshuffle(images - GREY, CELL))
         deep = torch.cat([self.deep(tokens), self.coarse(fine)], dim=1)
         return self.head(torch.cat([self.middle(deep), fine], dim=1))
+
+
+def detector_of(weights: Mapping[str, NDArray[Any]], device: str = "cpu") -> VotingNetwork:
+    """A detector with the arrays of a training, to look at images with."""
+    network = VotingNetwork()
+    load_arrays(network, weights)
+    return network.to(device).float().eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=2)

@@ -25,11 +25,11 @@ from coin_ray.training.layout import placed
 from coin_ray.training.loop import Weights
 from coin_ray.training.world import HERE, Progress, World
 from coin_ray.ucis.encoder import check_weights, residual_network
+from coin_ray.ucis.fitting import Run, Stage, fit
 from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
 from coin_ray.ucis.psm_clusters import cluster_mask
 from coin_ray.ucis.psm_network import ResUNet, bounded_loss
 from coin_ray.ucis.psm_points import nuclear_points, voronoi_label
-from coin_ray.ucis.psm_stages import Run, Stage, fit
 from coin_ray.ucis.settings import Psm
 from coin_ray.ucis.ssa_data import Image, at_reference, check_tissue, has_tissue
 from coin_ray.weights.modules import load_arrays, to_arrays

@@ -124,7 +124,8 @@ class Maskcut(Section):
 
 
 class Detector(Section):
-    """Votes of the built-in detector for the centres of nuclei."""
+    """Votes of the built-in detector for the centres of nuclei, and its training on the training
+    images, from what it is sure of there itself."""
 
     foreground: Fraction = Field(0.6, description="probability from which on a pixel votes")
     votes: NotNegative = Field(
@@ -136,6 +137,21 @@ class Detector(Section):
     views: Literal[1, 4, 8] = Field(
         1, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
     )
+    rounds: int = Field(0, ge=0, le=100, description="of this training; 0 = as it ships")
+    iterations: Iterations = Field(200, description="optimiser steps of a round")
+    batch: Batch = 4
+    lr: Positive = 1e-4
+    doubt: Fraction = Field(
+        0.3,
+        description=(
+            "probability from which on a pixel outside of its instances is not taught as background"
+        ),
+    )
+
+    @property
+    def most_workers(self) -> int:
+        """Processes that the windows of a step can be shared by."""
+        return self.batch
 
 
 class Ucis(Section):
@@ -154,12 +170,14 @@ class Ucis(Section):
         "imagenet", description="what the encoders of ssa and psm start from"
     )
     seed: Seed = Field(
-        0, description="of the training of ssa and psm, which all random seeds share"
+        0, description="of the training of ssa, psm and detector, which all random seeds share"
     )
-    precision: Precision = Field("fp32", description="of ssa and psm", json_schema_extra=YOUNGER)
+    precision: Precision = Field(
+        "fp32", description="of ssa and psm, and of detector's training", json_schema_extra=YOUNGER
+    )
     deterministic: bool = Field(
         False,
-        description="the same bytes from every training of ssa and psm on the same GPU",
+        description="the same bytes from every training of them on the same GPU",
         json_schema_extra=YOUNGER,
     )
     ssa: Ssa = Ssa()
@@ -185,7 +203,7 @@ class Ucis(Section):
     @model_validator(mode="after")
     def _imagenet_weights_have_one_size(self) -> Ucis:
         trained = self.trained
-        if trained is not None and self.weights == "imagenet":
+        if isinstance(trained, Ssa | Psm) and self.weights == "imagenet":
             encoder, width = "resnet34", trained.width
             if isinstance(trained, Ssa):
                 width = trained.encoder_width
@@ -202,6 +220,8 @@ class Ucis(Section):
         return self.path if self.model == "files" else None
 
     @property
-    def trained(self) -> Ssa | Psm | None:
+    def trained(self) -> Ssa | Psm | Detector | None:
         """The settings of the training, for a model that is trained."""
+        if self.model == "detector" and self.detector.rounds:
+            return self.detector
         return self.ssa if self.model == "ssa" else self.psm if self.model == "psm" else None

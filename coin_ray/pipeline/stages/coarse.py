@@ -23,6 +23,8 @@ EVIDENCE = ("sigma", "contrast_sigma")
 """Settings of the section ucis that the signed stain evidence is made with."""
 STAIN_MASK = (*EVIDENCE, "opening", "max_hole", "min_area", "min_contrast", "min_share")
 """And those of a coarse mask from the stain."""
+VOTES = ("foreground", "votes", "certainty", "views")
+"""Settings of the section ucis.detector that the detector draws with."""
 INSTANCES = ("maskcut", "detector")
 """Coarse models that find instances, by networks."""
 PARTS = 100
@@ -48,7 +50,7 @@ def _train(
         deterministic=settings.deterministic,
     )
     how: dict[str, Any] = {
-        "weights": settings.weights,
+        "weights": given["weights"] if "weights" in given else settings.weights,
         "scales": list(given.each("scales")),
         "seed": settings.seed,
         "world": world,
@@ -60,6 +62,11 @@ def _train(
             from coin_ray.ucis.ssa import train_ssa
 
             weights, log = train_ssa(images, settings.section(Ssa), **how)
+        elif settings.model == "detector":
+            from coin_ray.ucis.self_training import train_detector
+
+            how["min_area"] = settings.min_area
+            weights, log = train_detector(images, settings.detector.section(Detector), **how)
         else:
             from coin_ray.ucis.psm import train_psm
 
@@ -77,6 +84,9 @@ def _means(values: list[float]) -> list[float]:
 
 
 def _training(ucis: Ucis, values: Values) -> tuple[str, float]:
+    if ucis.model == "detector":
+        found = ucis.detector
+        return "detector", float(found.batch * found.iterations * found.rounds)
     if ucis.model == "psm":
         psm = ucis.psm
         crops = psm.activation_iterations * psm.activation_batch
@@ -92,10 +102,13 @@ UCIS_MODEL = Stage(
     "ucis_model",
     _train,
     reads=(
-        Read("ucis", ("model", "weights", "seed")),
+        Read("ucis", ("model", "seed")),
+        Read("ucis", ("weights",), when=lambda config: config.ucis.model != "detector"),
         Read("ucis", ("precision", "deterministic"), old={**FP32, "deterministic": False}),
         Read("ucis.ssa", when=_is("ssa")),
         Read("ucis.psm", when=_is("psm")),
+        Read("ucis.detector", under="detector", when=_is("detector")),
+        Read("ucis", ("min_area",), when=_is("detector")),
     ),
     takes=(
         Take("images", lambda chain, ref: [chain.pixels(image) for image in chain.train]),
@@ -103,7 +116,14 @@ UCIS_MODEL = Stage(
         Take(
             "encoder",
             lambda chain, ref: chain.weights(*coarse_weights(chain.config.ucis)),
-            when=lambda chain, ref: bool(coarse_weights(chain.config.ucis)),
+            when=lambda chain, ref: (
+                not _is("detector")(chain.config) and bool(coarse_weights(chain.config.ucis))
+            ),
+        ),
+        Take(
+            "weights",
+            lambda chain, ref: chain.weights(DETECTOR),
+            when=lambda chain, ref: _is("detector")(chain.config),
         ),
     ),
     runs="device",
@@ -151,12 +171,16 @@ def _cut(given: Given) -> Artifact:
 def _detected(given: Given) -> Artifact:
     """The mask has a gap where instances touch, so that Step 1 can still tell them apart."""
     from coin_ray.ucis.detection import detect, separated
-    from coin_ray.ucis.detector import load_detector
+    from coin_ray.ucis.detector import detector_of, load_detector
 
     s = given.settings
+    if "network" in given:
+        network = detector_of(given["network"].arrays, given.device)
+    else:
+        network = load_detector(given["weights"], given.device)
     label_map, _ = detect(
         given["image"],
-        load_detector(given["weights"], given.device),
+        network,
         s.detector.section(Detector),
         scale=given["scale"],
         min_area=s.min_area,
@@ -185,7 +209,8 @@ def _drawing(ucis: Ucis) -> tuple[str, float]:
         return f"maskcut {ucis.maskcut.grid}", float(ucis.maskcut.masks)
     if ucis.model == "detector":
         return "detector", float(ucis.detector.views)
-    return ucis.model + (f" {ucis.trained.width}" if ucis.trained else ""), 1.0
+    width = f" {ucis.trained.width}" if isinstance(ucis.trained, Ssa | Psm) else ""
+    return ucis.model + width, 1.0
 
 
 UCIS = Stage(
@@ -195,7 +220,7 @@ UCIS = Stage(
         Read("ucis", ("model",)),
         Read("ucis", ("path", *STAIN_MASK), when=_is("stain")),
         Read("ucis.maskcut", under="maskcut", when=_is("maskcut")),
-        Read("ucis.detector", under="detector", when=_is("detector")),
+        Read("ucis.detector", VOTES, under="detector", when=_is("detector")),
         Read("ucis", ("min_area",), when=lambda config: config.ucis.model in INSTANCES),
     ),
     takes=(
@@ -219,7 +244,9 @@ UCIS = Stage(
         Take(
             "weights",
             lambda chain, ref: chain.weights(DETECTOR),
-            when=lambda chain, ref: chain.config.ucis.model == "detector",
+            when=lambda chain, ref: (
+                _is("detector")(chain.config) and chain.config.ucis.trained is None
+            ),
         ),
         Take(
             "features",

@@ -1,40 +1,46 @@
-"""What PSM's three trainings share: which crops a step sees, and one run of the common loop."""
+"""What the trainings of PSM and of the detector share, which come in turn: which crops a step sees,
+and one run of the common loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from coin_ray.training import draws
+from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import Arrays, generator
 from coin_ray.training.layout import moved, placed
 from coin_ray.training.loop import Limit, Training, train
 from coin_ray.training.world import HERE, Progress, World
 
+N = TypeVar("N", bound=nn.Module)
 Terms = Callable[[nn.Module, list[Tensor]], dict[str, Tensor]]
 
 
 class Stage(NamedTuple):
-    """One of the trainings: 1, 2 or 3, its steps, the global batch, and the parts that the images
-    are dealt into."""
+    """One of the trainings: its number, its steps, the global batch, and the parts that the images
+    are dealt into. ``power``: the rate falls as (1 - t) to it; ``ema``: the decay of the averaged
+    weights, which are then the result."""
 
     number: int
     iterations: int
     batch: int
     lr: float
     folds: int = 1
+    power: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of ``train_psm``: the side of a crop, the seed, all its steps, where it runs, and
-    its growing log."""
+    """Trainings in turn: the side of a crop, the seed, all their steps, where they run, and their
+    growing log."""
 
     crop: int
     seed: int
@@ -45,10 +51,8 @@ class Run:
     log: Log = field(default_factory=lambda: Log(loss=[]))
 
 
-def fit(
-    run: Run, stage: Stage, build: Callable[[], nn.Module], terms: Terms, data: Sequence[Arrays]
-) -> nn.Module:
-    """A new network after Adam steps on crops of ``data``, in evaluation mode.
+def fit(run: Run, stage: Stage, build: Callable[[], N], terms: Terms, data: Sequence[Arrays]) -> N:
+    """A network after Adam steps on crops of ``data``, in evaluation mode.
 
     ``data`` holds the arrays (H, W, ...) of each image; ``terms(network, tensors)`` gives the
     losses of a batch (B, crop, crop, ...) of them.
@@ -77,8 +81,18 @@ def fit(
                 run.progress(before + step, run.total, loss)
 
         optimiser = torch.optim.Adam(bare.parameters(), lr=stage.lr)
-        training = Training(bare, optimiser, losses_of, Limit(stage.iterations))
+        average = Average(bare, stage.ema) if stage.ema else None
+        training = Training(
+            bare,
+            optimiser,
+            losses_of,
+            Limit(stage.iterations),
+            rate=lambda step, done: (1 - done) ** stage.power,
+            average=average,
+        )
         found = train(training, world, part, report)
+    if average is not None:
+        bare.load_state_dict(average.state())
     if torch.distributed.is_initialized():  # batch norm saw other crops on every worker
         for buffer in bare.buffers():
             torch.distributed.broadcast(buffer, 0)
