@@ -131,3 +131,9 @@ def test_nothing_to_learn_from_is_said() -> None:
     assert "ucis.detector.certainty" in str(caught.value)
     with pytest.raises(UserError, match="no tissue"):
         trained(images=[np.full((64, 64, 3), 255, np.uint8)])
+
+
+def test_half_precision_is_the_network_s_alone() -> None:
+    detector = SMALL.model_copy(update={"rounds": 1})
+    (_, full), (_, half) = trained(detector), trained(detector, world=World(precision="bf16"))
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.05) and half["loss"] != full["loss"]

@@ -100,11 +100,14 @@ def _terms(model: nn.Module, batch: list[Tensor]) -> dict[str, Tensor]:
     device = batch[0].device
     rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
     windows, targets, left_out = [], [], []
-    for image, ids in zip(squares, np.where(ignore, -1, label_maps), strict=True):
-        window, ids = warped(image, ids, rng, side=WINDOW, device=str(device))
-        windows.append(window)
-        targets.append(dense_targets(np.maximum(ids, 0)))
-        left_out.append(untaught(ids < 0))
-    found = model(disturbed(torch.stack(windows), rng))
+    # Whatever the network computes in, optical densities have more than 8 or 11 bits.
+    with torch.autocast(device.type, enabled=False):
+        for image, ids in zip(squares, np.where(ignore, -1, label_maps), strict=True):
+            window, ids = warped(image, ids, rng, side=WINDOW, device=str(device))
+            windows.append(window)
+            targets.append(dense_targets(np.maximum(ids, 0)))
+            left_out.append(untaught(ids < 0))
+        pictures = disturbed(torch.stack(windows), rng)
+    found = model(pictures)
     dense, unsure = (moved(np.stack(part), device) for part in (targets, left_out))
     return {"votes": dense_loss(found.float(), dense, unsure)}
