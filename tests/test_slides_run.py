@@ -262,6 +262,35 @@ def test_a_student_is_trained_exported_and_used(tmp_path: Path) -> None:
     assert both.exit_code == 2
 
 
+def test_the_detector_learns_on_the_slides_first(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from coin_ray.cli import app
+
+    path = tmp_path / "tile.tif"
+    write_pyramid(path, tissue(300, 300), levels=1)
+    where = ("--formats", "coco", "--workspace", str(tmp_path / "ws"), "--device", "cpu")
+    asked = ["segment", str(path), *where]
+
+    def drawn(name: str, *more: str) -> tuple[str, bytes]:
+        done = CliRunner().invoke(app, [*asked, *more, "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        return done.output, (tmp_path / name / "tile.coco.json").read_bytes()
+
+    short = ("--adapt", "--set", "ucis.detector.iterations=3", "--set", "ucis.detector.lr=1e-3")
+    said, adapted = drawn("adapted", *short)
+    assert "training the detector" in said and adapted != drawn("plain")[1]
+    stored = sorted((tmp_path / "ws").rglob("*"))
+    assert drawn("again", *short)[1] == adapted
+    assert sorted((tmp_path / "ws").rglob("*")) == stored
+    for said, more in (
+        ("nothing is trained without --adapt", ("--set", "ucis.detector.rounds=1")),
+        ("1 or more", ("--adapt", "--set", "ucis.detector.rounds=0")),
+    ):
+        done = CliRunner().invoke(app, [*asked, *more, "--out", str(tmp_path / "no")])
+        assert done.exit_code == 2 and said in done.output
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -58,12 +58,15 @@ def open_local(
 
 
 def run_local(
-    run: CellRun, samples: Sequence[Sample], report: Report | None = None
+    run: CellRun,
+    samples: Sequence[Sample],
+    report: Report | None = None,
+    until: str | None = None,
 ) -> tuple[list[Values], dict[str, float]]:
     """``run_cell`` without a cluster."""
     tell = report or (lambda round_, metrics, seconds: None)
     train = partial(train_stage, run, HERE, tell)
-    return run_cell(run, samples, serial(run, samples), train)
+    return run_cell(run, samples, serial(run, samples), train, until)
 
 
 def serial(run: CellRun, samples: Sequence[Sample]) -> Each:

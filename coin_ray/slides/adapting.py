@@ -1,4 +1,5 @@
-"""A student for the slides at hand, trained on windows of them as a study trains: no labels."""
+"""A student or a detector for the slides at hand, trained on windows of them as a study trains: no
+labels."""
 
 from __future__ import annotations
 
@@ -24,16 +25,26 @@ SIDE, MOST = 512, 8
 
 
 def adapt(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
-    """The method with the student of a cell of its settings. What the cell computes is stored in
-    ``workspace``, as of a study: the same slides and settings are not trained on twice."""
-    if not method.config.rounds.count:
-        raise UserError("--adapt trains a student", where="rounds.count", expected="1 or more")
+    """The method with the student of a cell of its settings or, where the detector finds the
+    nuclei, with its detector. What the cell computes is stored in ``workspace``, as of a study: the
+    same slides and settings are not trained on twice."""
+    votes = method.config.ucis.model == "detector"
+    rounds, what = (
+        (method.config.ucis.detector.rounds, "ucis.detector.rounds")
+        if votes
+        else (method.config.rounds.count, "rounds.count")
+    )
+    if not rounds:
+        raise UserError("--adapt trains on the slides", where=what, expected="1 or more")
     folder = Workspace(workspace).adapt
     each = max(1, MOST // len(slides))
     images = {image.name: image for slide in slides for image in _images(slide, each, folder)}
     run = open_local(method.config, 0, list(images.values()), workspace, device=method.device)
+    if votes:
+        run_local(run, (), until="ucis_model")
+        return replace(method, detector=run.artifact("ucis_model").arrays)
     run_local(run, ())
-    return replace(method, student=run.student(method.config.rounds.count).arrays)
+    return replace(method, student=run.student(rounds).arrays)
 
 
 def _images(slide: Slide, most: int, folder: Path) -> list[Image]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from coin_ray.pipeline.cell import CellRun
+    from coin_ray.ucis.detector import VotingNetwork
 
 Image8 = NDArray[np.uint8]
 Weights = Mapping[str, NDArray[Any]]
@@ -33,12 +34,15 @@ Weights = Mapping[str, NDArray[Any]]
 BUILT_IN = ("ucis.model=detector", "infer.redraw=false")
 """Settings with which the models that ship find most without a student (docs/results/detector.md):
 the segmenter draws no better what the detector has found."""
+ADAPTED = ("ucis.detector.rounds=2",)
+"""And with which they learn on the slides at hand first."""
 
 
 @dataclass(frozen=True)
 class Method:
     """The settings of a cell, and the ``student`` that it trained; None draws the coarse mask, or
-    what the ``run`` of a study's cell without a student draws, of pictures alone.
+    what the ``run`` of a study's cell without a student draws, of pictures alone. ``detector``: the
+    weights of one that has learnt on; None is as it ships.
 
     A slide in several tiles is measured by its ``standard`` and by the ``typical`` area of its
     nuclei, px of the level; without them a tile is measured by itself, as in a study.
@@ -48,6 +52,7 @@ class Method:
     device: str = "cpu"
     student: Weights | None = field(default=None, repr=False)
     run: CellRun | None = field(default=None, repr=False)
+    detector: Weights | None = field(default=None, repr=False)
     standard: Standard | None = None
     typical: float | None = None
 
@@ -59,6 +64,15 @@ class Method:
         assert self.student is not None
         return student_from_weights(self.student, self.config.student, self.device)
 
+    @cached_property
+    def voting(self) -> VotingNetwork:
+        """The detector, ready."""
+        from coin_ray.ucis.detector import detector_of, load_detector
+
+        if self.detector is None:
+            return load_detector(DETECTOR, self.device)
+        return detector_of(self.detector, self.device)
+
     @property
     def name(self) -> str:
         """What draws the nuclei, in words."""
@@ -67,11 +81,13 @@ class Method:
         if self.student is not None:
             return "a student"
         drawn = "the detector" if self.config.ucis.model == "detector" else "coarse mask"
+        if self.detector is not None:
+            drawn += ", trained on these images"
         return drawn + (", redrawn" if self.redraws else "")
 
     def __getstate__(self) -> dict[str, Any]:
-        """To another process the weights go, and it builds the student itself."""
-        return {name: value for name, value in vars(self).items() if name != "network"}
+        """To another process the weights go, and it builds the networks itself."""
+        return {k: v for k, v in vars(self).items() if k not in ("network", "voting")}
 
     @property
     def redraws(self) -> bool:
@@ -151,10 +167,8 @@ def _coarse(image: Image8, method: Method, scale: float) -> tuple[LabelMap, NDAr
     ucis = method.config.ucis
     if ucis.model == "detector":
         from coin_ray.ucis.detection import detect
-        from coin_ray.ucis.detector import load_detector
 
-        network = load_detector(DETECTOR, method.device)
-        return detect(image, network, ucis.detector, scale=scale, min_area=ucis.min_area)
+        return detect(image, method.voting, ucis.detector, scale=scale, min_area=ucis.min_area)
     mask = stain_mask(image, ucis, scale=scale, standard=method.standard, typical=method.typical)
     found = split_instances(mask, method.config.instances, scale=scale)
     return found, np.ones(count(found))

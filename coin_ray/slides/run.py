@@ -155,7 +155,7 @@ def _digest(work: Work, method: Method) -> str:
         chain, image = method.run.chain, _image(work)
         known["key"] = chain.key(refs.behind(chain, image, refs.final_step(chain))).digest
     found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-    for name, values in sorted((method.student or {}).items()):
+    for name, values in sorted({**(method.student or {}), **(method.detector or {})}.items()):
         found.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return found.hexdigest()[:16]
 

@@ -51,11 +51,19 @@ class Run:
     log: Log = field(default_factory=lambda: Log(loss=[]))
 
 
-def fit(run: Run, stage: Stage, build: Callable[[], N], terms: Terms, data: Sequence[Arrays]) -> N:
+def fit(
+    run: Run,
+    stage: Stage,
+    build: Callable[[], N],
+    terms: Terms,
+    data: Sequence[Arrays],
+    draw: Callable[[Arrays, np.random.Generator, int], Arrays] | None = None,
+) -> N:
     """A network after Adam steps on crops of ``data``, in evaluation mode.
 
-    ``data`` holds the arrays (H, W, ...) of each image; ``terms(network, tensors)`` gives the
-    losses of a batch (B, crop, crop, ...) of them.
+    ``data`` holds the arrays (H, W, ...) of each image; ``draw(arrays, rng, run.crop)`` makes a
+    crop of them, :func:`random_crop` unless it is said; ``terms(network, tensors)`` gives the
+    losses of a batch (B, ...) of crops.
     """
     stream, world = draws.torch_seed(run.seed, stage.number), run.world
     before, part = run.log.steps, run.checkpoint
@@ -73,7 +81,8 @@ def fit(run: Run, stage: Stage, build: Callable[[], N], terms: Terms, data: Sequ
             for index in range(world.rank, stage.batch, world.size):
                 position = step * stage.batch + index
                 image = rotated_image(stream, position, len(data), stage.folds)
-                crops.append(random_crop(data[image], generator(stream, step, index), run.crop))
+                rng = generator(stream, step, index)
+                crops.append((draw or random_crop)(data[image], rng, run.crop))
             return terms(model, [moved(a, world.device) for a in draws.stacked(crops)])
 
         def report(step: int, _: int, loss: float) -> None:

@@ -19,14 +19,13 @@ from coin_ray.errors import UserError
 from coin_ray.labels import count
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import Arrays
-from coin_ray.training.layout import moved
 from coin_ray.training.loop import Weights
 from coin_ray.training.warp import disturbed, warped
 from coin_ray.training.world import HERE, Progress, World
 from coin_ray.ucis.detection import read, vote
 from coin_ray.ucis.detector import WINDOW, VotingNetwork, load_detector
 from coin_ray.ucis.detector_targets import dense_loss, dense_targets, untaught
-from coin_ray.ucis.fitting import Run, Stage, fit
+from coin_ray.ucis.fitting import Run, Stage, fit, random_crop
 from coin_ray.ucis.settings import Detector
 from coin_ray.ucis.ssa_data import Image, at_reference, check_tissue
 from coin_ray.weights.modules import to_arrays
@@ -76,7 +75,7 @@ def train_detector(
                 do="lower ucis.detector.certainty, or write ucis.detector.rounds: 0",
             )
         stage = Stage(number, detector.iterations, detector.batch, detector.lr, power=0.9, ema=EMA)
-        network = fit(run, stage, partial(_pupil, network), _terms, tiles)
+        network = fit(run, stage, partial(_pupil, network), _terms, tiles, _window)
     return to_arrays(network.state_dict()), run.log
 
 
@@ -93,21 +92,20 @@ def _pupil(teacher: VotingNetwork) -> VotingNetwork:
     return copy.deepcopy(teacher).requires_grad_(True)
 
 
+def _window(tile: Arrays, rng: np.random.Generator, side: int) -> Arrays:
+    """A window of a tile of :func:`taught`: (3, 256, 256) float32 in [0, 1], and of its cells of 2
+    px the targets (4, 128, 128) and which are not taught (128, 128) bool."""
+    image, label_map, ignore = random_crop(tile, rng, side)
+    ids = np.where(ignore, -1, label_map)
+    # Whatever the network computes in, a place in an image has more than 8 bits.
+    with torch.autocast("cpu", enabled=False):
+        window, ids = warped(image, ids, rng, side=WINDOW, device="cpu")
+    return window.numpy(), dense_targets(np.maximum(ids, 0)), untaught(ids < 0)
+
+
 def _terms(model: nn.Module, batch: list[Tensor]) -> dict[str, Tensor]:
-    """Of squares (B, S, S, 3) uint8 with their instances and what is not taught: the loss of a
-    window of each, drawn from torch's generator."""
-    squares, label_maps, ignore = (part.cpu().numpy() for part in batch)
-    device = batch[0].device
+    windows, dense, ignore = batch
     rng = np.random.default_rng(int(torch.randint(2**31, ()).item()))
-    windows, targets, left_out = [], [], []
-    # Whatever the network computes in, optical densities have more than 8 or 11 bits.
-    with torch.autocast(device.type, enabled=False):
-        for image, ids in zip(squares, np.where(ignore, -1, label_maps), strict=True):
-            window, ids = warped(image, ids, rng, side=WINDOW, device=str(device))
-            windows.append(window)
-            targets.append(dense_targets(np.maximum(ids, 0)))
-            left_out.append(untaught(ids < 0))
-        pictures = disturbed(torch.stack(windows), rng)
-    found = model(pictures)
-    dense, unsure = (moved(np.stack(part), device) for part in (targets, left_out))
-    return {"votes": dense_loss(found.float(), dense, unsure)}
+    with torch.autocast(windows.device.type, enabled=False):  # nor has an optical density
+        windows = disturbed(windows, rng)
+    return {"votes": dense_loss(model(windows).float(), dense, ignore)}

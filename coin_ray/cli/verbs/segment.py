@@ -39,7 +39,7 @@ From = Annotated[
 ]
 Adapt = Annotated[
     bool,
-    typer.Option("--adapt", help="train a student on parts of the slides first; needs no labels"),
+    typer.Option("--adapt", help="train on parts of the slides first; needs no labels"),
 ]
 Formats = Annotated[
     str,
@@ -202,8 +202,7 @@ def method_of(
         return load_student(model, computes), []
     if from_ is not None:
         return _finished(asked, from_, computes)
-    if not adapt:
-        asked = asked._replace(request=_with_detector(asked.request))
+    asked = asked._replace(request=_with_detector(asked.request, adapt=adapt))
     config = asked._replace(study="baseline").resolve().cells[0].config
     if config.ucis.model not in ("stain", "detector") and not adapt:
         raise UserError(
@@ -213,16 +212,27 @@ def method_of(
             found=config.ucis.model,
             do="take `--set ucis.model=detector`, --adapt, or a study and --from",
         )
+    if config.ucis.trained is not None and not adapt:
+        raise UserError(
+            "nothing is trained without --adapt",
+            where="ucis.detector.rounds",
+            expected="0",
+            found=str(config.ucis.detector.rounds),
+            do="add --adapt, or leave the setting out",
+        )
     return Method(config, computes), []
 
 
-def _with_detector(request: Request) -> Request:
-    """With the settings of the built-in detector, where nothing else is asked for."""
-    from coin_ray.slides.method import BUILT_IN
+def _with_detector(request: Request, *, adapt: bool) -> Request:
+    """With the settings of the built-in detector, where nothing else is asked for; what is said of
+    a student asks for one."""
+    from coin_ray.slides.method import ADAPTED, BUILT_IN
 
     parts = (setting.partition("=") for setting in request.settings)
     said = {key.strip(): value.strip() for key, _, value in parts}
-    ours = dict(setting.split("=") for setting in BUILT_IN)
+    if adapt and any(key.startswith(("student.", "rounds.")) for key in said):
+        return request
+    ours = dict(setting.split("=") for setting in (*BUILT_IN, *(ADAPTED if adapt else ())))
     model = "ucis.model"
     if request.profile not in (None, "mini") or said.get(model, ours[model]) != ours[model]:
         return request
@@ -261,10 +271,11 @@ def _finished(asked: options.Asked, named: str, device: str) -> tuple[Method, li
 
 
 def adapted(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
-    """The method with a student that was trained on windows of the slides, without a label."""
+    """The method with what was trained on windows of the slides, without a label."""
     from coin_ray.slides.adapting import adapt
 
-    say("training a student on parts of the slides; stored stages are reused")
+    what = "the detector" if method.config.ucis.model == "detector" else "a student"
+    say(f"training {what} on parts of the slides; stored stages are reused")
     return adapt(method, slides, workspace)
 
 

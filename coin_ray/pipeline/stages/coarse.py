@@ -50,7 +50,6 @@ def _train(
         deterministic=settings.deterministic,
     )
     how: dict[str, Any] = {
-        "weights": given["weights"] if "weights" in given else settings.weights,
         "scales": list(given.each("scales")),
         "seed": settings.seed,
         "world": world,
@@ -61,15 +60,17 @@ def _train(
         if settings.model == "ssa":
             from coin_ray.ucis.ssa import train_ssa
 
+            how["weights"] = settings.weights
             weights, log = train_ssa(images, settings.section(Ssa), **how)
         elif settings.model == "detector":
             from coin_ray.ucis.self_training import train_detector
 
-            how["min_area"] = settings.min_area
+            how |= {"weights": given["weights"], "min_area": settings.min_area}
             weights, log = train_detector(images, settings.detector.section(Detector), **how)
         else:
             from coin_ray.ucis.psm import train_psm
 
+            how["weights"] = settings.weights
             weights, log = train_psm(images, settings.section(Psm), **how)
     info = {
         "log": {term: _means(values) for term, values in log.items()},
