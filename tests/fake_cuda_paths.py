@@ -38,7 +38,7 @@ from coin_ray.propagation.settings import Uss
 from coin_ray.propagation.similarity import similarity_map
 from coin_ray.training.layout import placed
 from coin_ray.training.world import World
-from coin_ray.ucis import fitting, psm, psm_network, ssa_network
+from coin_ray.ucis import fitting, psm, psm_network, self_training, ssa_network
 from coin_ray.ucis.detection import read
 from coin_ray.ucis.detector import VotingNetwork
 from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
@@ -200,6 +200,14 @@ def detector() -> None:
     read(IMAGE, network, views=4)
 
 
+def detector_learns() -> None:
+    run = fitting.Run(self_training.SQUARE, 0, STEPS, CUDA)
+    stage = fitting.Stage(1, STEPS, 2, 1e-4, power=0.9, ema=0.9)
+    build = partial(VotingNetwork, dim=16, depth=2, heads=2)
+    tile = (IMAGE, INSIDE.astype(np.int32), ~INSIDE)
+    fitting.fit(run, stage, build, self_training._terms, [tile], self_training._window)
+
+
 def sam2_segmenter() -> Any:
     from coin_ray.confidence.sam2 import Sam2Segmenter
 
@@ -228,6 +236,7 @@ PATHS: dict[str, Callable[[], Any]] = {
     ),
     "small segmenter": partial(segmenter, small_segmenter),
     "detector": detector,
+    "detector learns": detector_learns,
     "student unet": partial(student, arch="unet", edge=True),
     "student unet, data beside the card": partial(student, 0.0, arch="unet", rotate=True),
     "student unet, plain layout": partial(student, arch="unet", edge=False, channels_last=False),
