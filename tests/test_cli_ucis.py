@@ -16,6 +16,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
 from coin_ray import cli
+from coin_ray.cli.verbs.ucis import STUDIES
 from coin_ray.data.label_files import read_foreground
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.execution import cell_spec
@@ -33,6 +34,8 @@ TINY = {
     "ssa.width": 4, "ssa.encoder_width": 8, "ssa.iterations": 3, "ssa.batch": 3, "ssa.crop": 32,
     "psm.width": 8, "psm.activation_width": 8, "psm.activation_iterations": 1, "psm.attempts": 1,
     "psm.point_iterations": 1, "psm.final_iterations": 1, "psm.batch": 2, "psm.crop": 32,
+    "detector.rounds": 1, "detector.iterations": 3, "detector.batch": 2, "detector.views": 1,
+    "detector.certainty": 0.5,
 }  # fmt: skip
 SETTINGS = [text for key, value in TINY.items() for text in ("--set", f"ucis.{key}={value}")]
 SETTINGS += ["--set", "rounds.checkpoint=0"]
@@ -88,7 +91,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in journal.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("model", ["ssa", "psm"])
+@pytest.mark.parametrize("model", STUDIES)
 def test_a_model_is_trained_once_and_written(
     trainings: Trainings, folder: Path, images: Path, model: str
 ) -> None:
@@ -103,13 +106,14 @@ def test_a_model_is_trained_once_and_written(
         names = stored.keys()
         weights = {name: stored.get_tensor(name) for name in names}
     assert card["settings"] == {"ucis": settings}
-    assert settings[model]["width"] == {"ssa": 4, "psm": 8}[model] and settings["model"] == model
+    assert settings["model"] == model
+    assert settings[model]["batch"] == {"ssa": 3, "psm": 2, "detector": 2}[model]
     assert card["losses"]["ucis_loss"] > 0 and len(card["images"]) == 2
 
     # A study on the same images finds the model, and its masks are those that were written.
     request = Request(data=(str(images),), settings=tuple(SETTINGS[1::2]), mpp=0.25)
-    study = resolve("main_comparison", request)
-    cell = next(c for c in study.cells if c.config.ucis.model == model and c.config.rounds.count)
+    study = resolve(STUDIES[model], request)
+    cell = [c for c in study.cells if c.config.ucis.model == model and c.config.ucis.trained][-1]
     data = resolve_data(cell.data, folder / ".coin-ray")
     run = open_local(cell.config, 0, data.train, folder / ".coin-ray")
     found = run.artifact("ucis_model")

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Coarse masks: train the models that make them.")
 
-STUDY = "main_comparison"
-"""The shipped study whose coarse models these are."""
+STUDIES = {"ssa": "main_comparison", "psm": "main_comparison", "detector": "detector"}
+"""The shipped studies whose coarse models these are."""
 
-Model = Annotated[Literal["ssa", "psm"], typer.Argument(help="which model to train")]
+Model = Annotated[Literal["ssa", "psm", "detector"], typer.Argument(help="which model to train")]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -57,7 +57,7 @@ def train(
 ) -> None:
     """Train a model of coarse masks on the images of each --data, or take it from the store.
 
-    A study with ucis.model: ssa or psm on the same images and settings finds it there. The same
+    A study with such a ucis.model on the same images and settings finds it there. The same
     command continues a training that was interrupted.
     """
     from coin_ray.cli.screen import preamble
@@ -66,7 +66,7 @@ def train(
     from coin_ray.study.study import resolve
 
     request, workspace = replace(asked.request, seeds="1"), asked.workspace
-    study = coarse_study(model, resolve(STUDY, request))
+    study = coarse_study(model, resolve(STUDIES[model], request))
     if out is not None:
         check_writable(out)
     for text in preamble.opening(study):
@@ -103,7 +103,11 @@ def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
     """The part of a study that trains the coarse model, up to there: one cell a data set."""
     from coin_ray.execution.order import up_to
 
-    level = next(cell.level for cell in study.cells if cell.config.ucis.model == model)
+    level = next(
+        cell.level
+        for cell in study.cells
+        if cell.config.ucis.model == model and cell.config.ucis.trained
+    )
     part = replace(
         study,
         name=f"ucis_{model}",
