@@ -27,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Coarse masks: train the models tha
 
 STUDIES = {"ssa": "main_comparison", "psm": "main_comparison", "detector": "detector"}
 """The shipped studies whose coarse models these are."""
+TITLES = {"ssa": "SSA", "psm": "PSM", "detector": "the detector"}
 
 Model = Annotated[Literal["ssa", "psm", "detector"], typer.Argument(help="which model to train")]
 Out = Annotated[
@@ -111,7 +112,7 @@ def coarse_study(model: str, study: ResolvedStudy) -> ResolvedStudy:
     part = replace(
         study,
         name=f"ucis_{model}",
-        title=f"Coarse masks of {model.upper()}",
+        title=f"Coarse masks of {TITLES[model]}",
         question="",
         levels=(level,),
         baseline_level=level,
@@ -211,7 +212,7 @@ def write_model(run: CellRun, output: Output, name: str) -> Path:
     assert ucis.trained is not None
     settings = ucis.model_dump(mode="json", include={"model", "weights", "seed", ucis.model})
     card = {
-        "model": f"{ucis.model.upper()}, coarse masks of nuclei, trained without labels",
+        "model": f"coarse masks of nuclei by {TITLES[ucis.model]}, trained without labels",
         "checkpoint": "the weights after the last step, or their average (ema); no label is read",
         "settings": {"ucis": settings},
         "losses": run.ucis_losses(),
