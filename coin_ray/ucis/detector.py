@@ -1,6 +1,6 @@
 """The network of the built-in detector: which pixels are of nuclei, and where their centres lie.
 
-It has seen generated tiles alone: no real image, and no label of one.
+It has seen generated tiles, which know every pixel, and real ones without labels.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from coin_ray.ucis.detector import WINDOW, VotingNetwork, load_detector
 from coin_ray.ucis.detector_targets import dense_loss, dense_targets, untaught
 from coin_ray.ucis.fitting import Run, Stage, fit, random_crop
 from coin_ray.ucis.settings import Detector
-from coin_ray.ucis.ssa_data import Image, at_reference, check_tissue
+from coin_ray.ucis.ssa_data import Image, check_tissue
 from coin_ray.weights.modules import to_arrays
 
 SQUARE = 320  # px of an image that a window is cut from, at a random scale and angle
@@ -40,7 +40,6 @@ def train_detector(
     *,
     weights: str,
     min_area: int,
-    scales: Sequence[float] | None = None,
     seed: int = 0,
     world: World = HERE,
     checkpoint: Checkpoint | None = None,
@@ -48,11 +47,11 @@ def train_detector(
 ) -> tuple[Weights, Log]:
     """Weights of the detector after ``detector.rounds`` on the images, and the losses of all steps.
 
-    ``images`` (H, W, 3) uint8 of any sizes, without labels, and their ``scales`` 0.25 / mpp (all 1
-    if left out); ``weights``: the registered file that it starts from; instances below ``min_area``
-    px are dropped. A round takes what the network finds in the images (:func:`taught`) and trains
-    it for ``iterations`` on windows of them, turned, scaled, stained and blurred at random; the
-    next round, and the result, have the average of its weights.
+    ``images`` (H, W, 3) uint8 at 0.25 um/px, of any sizes, without labels; ``weights``: the
+    registered file that it starts from; instances below ``min_area`` px are dropped. A round takes
+    what the network finds in the images (:func:`taught`) and trains it for ``iterations`` on
+    windows of them, turned, scaled, stained and blurred at random; the next round, and the result,
+    have the average of its weights.
 
     A worker takes every ``world.size``-th window of the global batch. ``checkpoint``, with .1, .2
     and so on behind its name, is continued if it is there: interrupted and resumed, a run gives
@@ -61,12 +60,11 @@ def train_detector(
     """
     check_tissue(images)
     world.share(detector.batch, 1, "a window", "ucis.detector.batch")
-    fine = at_reference(images, scales)
     total = detector.rounds * detector.iterations
     run = Run(SQUARE, seed, total, world, checkpoint, progress)
     network = load_detector(weights, world.device)
     for number in range(1, detector.rounds + 1):
-        tiles = [taught(image, network, detector, min_area=min_area) for image in fine]
+        tiles = [taught(image, network, detector, min_area=min_area) for image in images]
         if not any(count(label_map) for _, label_map, _ in tiles):
             raise UserError(
                 "the detector is sure of no instance that it could learn from",

@@ -161,8 +161,8 @@ class Ucis(Section):
         "stain",
         description=(
             "where the coarse mask comes from: the nuclear stain, a network that is trained on "
-            "the training images first, cuts of the backbone's tokens, a network that knows "
-            "generated tiles alone, or a folder of masks"
+            "the training images first, cuts of the backbone's tokens, a network that ships with "
+            "the package, or a folder of masks"
         ),
     )
     path: str | None = Field(None, description="folder of masks, for model: files")

@@ -64,7 +64,9 @@ def _train(
             weights, log = train_ssa(images, settings.section(Ssa), **how)
         elif settings.model == "detector":
             from coin_ray.ucis.self_training import train_detector
+            from coin_ray.ucis.ssa_data import at_reference
 
+            images = at_reference(images, how.pop("scales"))
             how |= {"weights": given["weights"], "min_area": settings.min_area}
             weights, log = train_detector(images, settings.detector.section(Detector), **how)
         else:
