@@ -66,7 +66,7 @@ def identity(section: Section, fields: tuple[str, ...] | None = None) -> Values:
     return dict(_identity(section, fields))
 
 
-def told(section: Section) -> Values:
+def without_younger(section: Section) -> Values:
     """Its :func:`identity` without the younger settings that are at their defaults: as a version
     had it that did not know them, so that what it finished is found again."""
     found = identity(section)
@@ -75,7 +75,7 @@ def told(section: Section) -> Values:
         if _marked(field, "younger") and value == field.default:
             del found[key]
         elif isinstance(value, Section):
-            found[key] = told(value)
+            found[key] = without_younger(value)
     return found
 
 

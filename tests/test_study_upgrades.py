@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coin_ray.pipeline.settings import Cell, flatten, nest
-from coin_ray.section import told
+from coin_ray.section import without_younger
 from coin_ray.study.cells import config_digest
 from tests.fixtures.make_store import configuration
 
@@ -33,9 +33,9 @@ def test_a_cell_is_called_as_0_2_called_it(level: str) -> None:
 def test_a_name_holds_the_settings_of_0_2_and_a_younger_one_only_where_it_is_said() -> None:
     known = set(json.loads((FIXTURE / "settings.json").read_text()))
     # A new setting here wants `json_schema_extra=YOUNGER`.
-    assert set(flatten(told(Cell()))) == known
+    assert set(flatten(without_younger(Cell()))) == known
     said = {"mine.points": ["grid"], "ucis.detector.views": 4, "student.output_stride": 16}
     settings = flatten(Cell().model_dump(mode="json"))
     whole = {key for key in settings if key.startswith(("mine.", "ucis.detector."))}
-    found = set(flatten(told(Cell.model_validate(nest(said)))))
+    found = set(flatten(without_younger(Cell.model_validate(nest(said)))))
     assert found - known == {"student.output_stride"} | whole

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from coin_ray.data.dataset import DataSpec
 from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
-from coin_ray.section import told
+from coin_ray.section import without_younger
 from coin_ray.study.names import cell_name
 from coin_ray.study.resolved import StudyCell
 
@@ -45,4 +45,4 @@ def make_cells(
 def config_digest(config: Cell) -> str:
     """Digest of all settings of a configuration that identify a result; settings that a version
     adds, at their defaults, do not change it."""
-    return digest(told(config))
+    return digest(without_younger(config))

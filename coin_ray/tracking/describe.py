@@ -10,7 +10,7 @@ from coin_ray import safe
 from coin_ray.events.tracked import CellDescribed, LevelDescribed, StudyDescribed
 from coin_ray.identity import digest
 from coin_ray.pipeline.settings import flatten
-from coin_ray.section import told
+from coin_ray.section import without_younger
 from coin_ray.store.keys import SHORT
 from coin_ray.study.names import folded, safe_names
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
@@ -111,7 +111,7 @@ def cell_digest(cell: StudyCell) -> str:
     """Identity of a cell in the tracker: its resolved configuration without runtime settings, its
     data set and its random seed. A level that is renamed stays the same run: its name and its tag
     ``level`` follow, its param cannot."""
-    return digest([told(cell.config), cell.data.name, cell.seed])
+    return digest([without_younger(cell.config), cell.data.name, cell.seed])
 
 
 def within(text: str, most: int) -> str:

@@ -137,7 +137,9 @@ class Detector(Section):
     views: Literal[1, 4, 8] = Field(
         1, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
     )
-    rounds: int = Field(0, ge=0, le=100, description="of this training; 0 = as it ships")
+    rounds: int = Field(
+        0, ge=0, le=100, description="of training on the training images; 0 = as it ships"
+    )
     iterations: Iterations = Field(200, description="optimiser steps of a round")
     batch: Batch = 4
     lr: Positive = 1e-4
@@ -177,7 +179,7 @@ class Ucis(Section):
     )
     deterministic: bool = Field(
         False,
-        description="the same bytes from every training of them on the same GPU",
+        description="the same bytes from every such training on the same GPU",
         json_schema_extra=YOUNGER,
     )
     ssa: Ssa = Ssa()

@@ -41,6 +41,7 @@ def _train(
     """Train the network; every process of ``world`` gets the same weights. The artifact's ``log``
     has each loss by its name, over the ``steps`` that it was computed in."""
     settings, images = given.settings, list(given.each("images"))
+    scales = list(given.each("scales"))
     if "encoder" in given:
         assert given["encoder"] == f"{settings.encoder}_imagenet"
     world = replace(
@@ -50,7 +51,6 @@ def _train(
         deterministic=settings.deterministic,
     )
     how: dict[str, Any] = {
-        "scales": list(given.each("scales")),
         "seed": settings.seed,
         "world": world,
         "checkpoint": checkpoint,
@@ -60,19 +60,19 @@ def _train(
         if settings.model == "ssa":
             from coin_ray.ucis.ssa import train_ssa
 
-            how["weights"] = settings.weights
+            how |= {"weights": settings.weights, "scales": scales}
             weights, log = train_ssa(images, settings.section(Ssa), **how)
         elif settings.model == "detector":
             from coin_ray.ucis.self_training import train_detector
             from coin_ray.ucis.ssa_data import at_reference
 
-            images = at_reference(images, how.pop("scales"))
             how |= {"weights": given["weights"], "min_area": settings.min_area}
-            weights, log = train_detector(images, settings.detector.section(Detector), **how)
+            fine = at_reference(images, scales)
+            weights, log = train_detector(fine, settings.detector.section(Detector), **how)
         else:
             from coin_ray.ucis.psm import train_psm
 
-            how["weights"] = settings.weights
+            how |= {"weights": settings.weights, "scales": scales}
             weights, log = train_psm(images, settings.section(Psm), **how)
     info = {
         "log": {term: _means(values) for term, values in log.items()},
