@@ -25,7 +25,7 @@ from coin_ray.execution.jobs import REMOVED
 from coin_ray.execution.local import Local
 from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.execution.trial_log import runs_folder
-from coin_ray.files import seen
+from coin_ray.files import seen, whole
 from coin_ray.planning.states import stages_by_cell
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Store
@@ -229,6 +229,24 @@ def sweep(folder: Path, name: str, workspace: str, cache: Path) -> subprocess.Po
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COIN_RAY_CACHE": str(cache)},
     )
+
+
+def test_an_edit_that_is_still_being_written_is_none(tmp_path: Path) -> None:
+    given, _ = read(tmp_path, BEFORE, tmp_path / "workspace")
+    taken: list[str] = []
+    edit = tmp_path / edits.FOLDER / "1-here-2.json"
+
+    def take(study: ResolvedStudy, by: str) -> str:
+        taken.append(by)
+        return "taken"
+
+    with edits.watched(tmp_path, take):
+        with whole(edit) as part:
+            part.write_text(to_text(given), encoding="utf-8")
+            time.sleep(3 * edits.LOOK)
+            assert not taken
+        until(lambda: edits.answer(edit) == "taken")
+    assert taken == ["process 2 on here"]
 
 
 def check_that_a_second_sweep_joins(tmp_path: Path, workspace: str) -> None:

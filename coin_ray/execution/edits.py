@@ -17,7 +17,7 @@ from pathlib import Path
 from coin_ray import bucket
 from coin_ray.beside import beside
 from coin_ray.errors import first_line
-from coin_ray.files import seen, write_text
+from coin_ray.files import SCRATCH, seen, write_text
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.study.snapshot import from_text, to_text
 
@@ -116,7 +116,8 @@ def _waiting(runs: Path) -> list[Path]:
     """The edits without an answer, in the order in which they were handed in."""
     folder = runs / FOLDER
     names = {*(path.name for path in folder.glob(f"*{EDIT}")), *bucket.names(folder)}
-    edits = sorted(name for name in names if name.endswith(EDIT))
+    # One that is still being written has the suffix too.
+    edits = sorted(n for n in names if n.endswith(EDIT) and not n.startswith(SCRATCH))
     return [folder / name for name in edits if answer(folder / name) is None]
 
 
