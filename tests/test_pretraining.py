@@ -53,10 +53,10 @@ def test_reconstruction_is_measured_on_hidden_patches_of_unit_deviation():
 
 
 def test_dino_target_and_cross_entropy():
-    logits = torch.tensor([[0.0, 0.05 * math.log(3)]])
-    target = dino.centred(logits, torch.zeros(1, 2), 0.05)
+    logits = torch.tensor([[0.0, dino.TEACHER_TEMPERATURE * math.log(3)]])
+    target = dino.centred(logits, torch.zeros(1, 2))
     assert target[0].tolist() == pytest.approx([0.25, 0.75])
-    assert dino.centred(logits, logits, 0.05)[0].tolist() == pytest.approx([0.5, 0.5])
+    assert dino.centred(logits, logits)[0].tolist() == pytest.approx([0.5, 0.5])
     assert dino.distillation_loss(torch.zeros(1, 2), target).item() == pytest.approx(math.log(2))
     agreeing = torch.tensor([[0.0, dino.STUDENT_TEMPERATURE * math.log(3)]])
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
@@ -73,10 +73,33 @@ def test_a_view_never_predicts_itself():
     assert dino.class_loss(student, target, 1).item() == pytest.approx(math.log(2) / 2)
 
 
-def test_teacher_temperature_rises_to_its_plateau():
-    assert [dino.temperature(f) for f in (0, 0.15, 0.3, 1)] == pytest.approx(
-        [0.04, 0.055, 0.07, 0.07]
-    )
+def test_a_token_predicts_what_the_other_view_shows_at_its_place():
+    # Targets that say where in the field they are: a token gets its own place, whatever the views.
+    sides = [(0.9, -0.05, 0.1), (-0.7, 0.21, -0.23)]  # size, negative = mirrored; place x, y
+    lie = torch.tensor([[[s, 0, x], [0, abs(s), y]] for s, x, y in sides])
+    places = torch.nn.functional.affine_grid(lie, [2, 1, 8, 8], align_corners=False).flatten(1, 2)
+    found, inside = dino.elsewhere(places, lie)
+    assert found.shape == (2, 64, 2)
+    assert inside.shape == (2, 64)
+    assert torch.allclose(found[inside], places[inside], atol=1e-5)
+    # The smaller view lies in the larger one but for its tokens beyond the outermost middles.
+    within = ((places[1] - lie[0, :, 2]).abs() <= 0.9 * 7 / 8).all(-1)
+    assert torch.equal(inside[1], within)
+    assert 0 < inside[0].sum() < 64
+
+
+def test_the_dense_loss_reaches_the_tokens_of_dinov1():
+    from coin_ray.pretraining.backbone import build_method
+
+    method = build_method("dinov1", 0, **TINY)
+    rng = np.random.default_rng(0)
+    views = method.views(data.Crops([], 0, generated=1), rng, 1.0, 2)
+    method.loss(views, rng, 0.5).backward()
+    assert method.patch_head.prototypes.grad.abs().max() > 0
+    assert method.teacher_patch_head.prototypes.grad is None
+    before = method.centres.clone()
+    method.after_step(0, 0.5)
+    assert (method.centres != before).any(1).all()
 
 
 def test_balanced_targets_use_every_prototype_equally():
@@ -283,7 +306,7 @@ def test_dino_pulls_the_student_to_its_teacher(tmp_path):
     # The class loss of DINO starts at that of two random heads and ends below it on a fixed pair.
     generator = torch.Generator().manual_seed(0)
     head, features = dino.Head(8, 16, 16, 8), torch.randn(6, 8, generator=generator)
-    target = dino.centred(3 * torch.randn(6, 16, generator=generator), torch.zeros(1, 16), 0.1)
+    target = dino.centred(1.2 * torch.randn(6, 16, generator=generator), torch.zeros(1, 16))
     optimiser = torch.optim.Adam(head.parameters(), 1e-2)
     losses = []
     for _ in range(40):

@@ -8,6 +8,7 @@ window of the image at about twice its size, so that a 16-px patch covers 8 px o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def pretrain_backbone(
 
     def loss_of(step: int, done: float) -> torch.Tensor:
         rng = generator(asked.seed, step, 0)
-        views = [normalise(view, family) for view in method.views(crops, rng, done, count)]
+        views = method.views(crops, rng, done, count)
+        views = replace(views, images=[normalise(image, family) for image in views.images])
         with torch.autocast(asked.device, torch.bfloat16, enabled=asked.amp):
             return method.loss(views, rng, done)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,18 @@ from coin_ray.errors import UserError
 from coin_ray.training.layout import moved
 
 Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a self-supervised training sees in a step: ``images``, each (N, 3, s, s) in [0, 1], and
+    where the global views ``lie`` in the squares that they are cut from, (N, 2, 3) float32 as
+    ``affine_grid`` takes it."""
+
+    images: list[torch.Tensor]
+    lie: torch.Tensor | None = None
+
+
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
 

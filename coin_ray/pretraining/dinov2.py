@@ -5,7 +5,6 @@ al., 2022) on masked patches, on a ViT with layer scale and perhaps register tok
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from coin_ray.pretraining.dino import Dino, Head, class_loss, distillation_loss, temperature
+from coin_ray.pretraining import data
+from coin_ray.pretraining.dino import TEACHER_TEMPERATURE, Dino, class_loss, distillation_loss
 from coin_ray.training.layout import moved
 
 KOLEO = 0.1
@@ -40,9 +40,11 @@ def koleo_loss(features: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def balanced(logits: torch.Tensor, warmth: float, iterations: int = 3) -> torch.Tensor:
+def balanced(
+    logits: torch.Tensor, temperature: float = TEACHER_TEMPERATURE, iterations: int = 3
+) -> torch.Tensor:
     """Sinkhorn-Knopp targets (N, K): rows sum to 1, all prototypes are used equally."""
-    q = torch.exp((logits.float() - logits.float().amax(-1, keepdim=True)) / warmth)
+    q = torch.exp((logits.float() - logits.float().amax(-1, keepdim=True)) / temperature)
     for _ in range(iterations):
         q = q / q.sum(0, keepdim=True).clamp(min=1e-12) / q.shape[1]
         q = q / q.sum(1, keepdim=True).clamp(min=1e-12)
@@ -54,19 +56,15 @@ class DinoV2(Dino):
 
     locals_ = 3
 
-    def __init__(self, vit: Any, *, prototypes: int = 256) -> None:
-        super().__init__(vit, prototypes=prototypes)
-        self.patch_head = Head(vit.embed_dim, prototypes)
-        self.teacher_patch_head = copy.deepcopy(self.patch_head).requires_grad_(False)
+    def __init__(self, vit: Any) -> None:
+        super().__init__(vit)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, vit.embed_dim))
 
-    def loss(
-        self, views: list[torch.Tensor], rng: np.random.Generator, fraction: float
-    ) -> torch.Tensor:
+    def loss(self, views: data.Views, rng: np.random.Generator, fraction: float) -> torch.Tensor:
         """DINO + iBOT + 0.1 KoLeo; half of the global views have 10 to 50 % of their patches
         hidden.
         """
-        big, small = views
+        big, small = views.images
         grid, extra = (
             big.shape[-1] // self.backbone.patch_embed.patch_size[0],
             self.backbone.num_prefix_tokens,
@@ -76,7 +74,6 @@ class DinoV2(Dino):
             hidden[i] = block_mask(rng, grid, rng.uniform(0.1, 0.5))
         # Not by the mask: a step would wait for a GPU to say how many it chooses.
         mask, chosen = (moved(a, big.device) for a in (hidden, np.flatnonzero(hidden)))
-        warmth = temperature(fraction)
         with torch.no_grad():
             seen = self.teacher.forward_features(big)
             teacher = self.teacher_head(seen[:, 0])
@@ -85,8 +82,8 @@ class DinoV2(Dino):
         local = self.backbone.forward_features(small)[:, 0]
         student = self.head(torch.cat([ours[:, 0], local]))
         predicted = self.patch_head(ours[:, extra:].flatten(0, 1)[chosen])
-        total = class_loss(student, balanced(teacher, warmth), len(big) // 2)
-        total = total + distillation_loss(predicted, balanced(patches, warmth)).mean()
+        total = class_loss(student, balanced(teacher), len(big) // 2)
+        total = total + distillation_loss(predicted, balanced(patches)).mean()
         half = len(big) // 2
         return total + KOLEO * 0.5 * sum(koleo_loss(c) for c in ours[:, 0].split(half))
 
@@ -101,6 +98,3 @@ class DinoV2(Dino):
         for block in vit.blocks:
             x = block(x)
         return vit.norm(x)
-
-    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [*super().pairs(), (self.teacher_patch_head, self.patch_head)]

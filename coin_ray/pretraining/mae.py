@@ -56,16 +56,14 @@ class Mae(nn.Module):
 
     def views(
         self, crops: data.Crops, rng: np.random.Generator, fraction: float, count: int
-    ) -> list[torch.Tensor]:
+    ) -> data.Views:
         """One view of (count, 3, 256, 256): 86 to 214 px of the image, so a zoom of 1.2 to 3."""
         images = crops.draw(rng, fraction, count, SIDE, 86, 214)
-        return [stain_shift(images, rng, 0.1)]
+        return data.Views([stain_shift(images, rng, 0.1)])
 
-    def loss(
-        self, views: list[torch.Tensor], rng: np.random.Generator, fraction: float
-    ) -> torch.Tensor:
+    def loss(self, views: data.Views, rng: np.random.Generator, fraction: float) -> torch.Tensor:
         """Hide a random 70 % of the patches and reconstruct them."""
-        images, vit = views[0], self.backbone
+        images, vit = views.images[0], self.backbone
         x = vit._pos_embed(vit.patch_embed(images))
         extra = vit.num_prefix_tokens
         prefix, tokens = x[:, :extra], x[:, extra:]
