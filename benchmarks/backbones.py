@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     coarse = [stain_mask(image, MINI) for _, image, _ in chosen]
     print(f"{len(chosen)} tiles: {', '.join(name for name, _, _ in chosen)}\n")
     print(
-        "| backbone | zoom | tokens | AUC | least | most |\n| --- | ---: | --- | ---: | ---: | ---: |"
+        "| backbone | zoom | tokens | AUC | least | most |\n"
+        "| --- | ---: | --- | ---: | ---: | ---: |"
     )
 
     def row(name: str, zoom: str, mode: str, score: Callable[[int], NDArray[np.floating]]) -> None:

@@ -279,7 +279,8 @@ def test_the_detector_learns_on_the_slides_first(tmp_path: Path) -> None:
 
     short = ("--adapt", "--set", "ucis.detector.iterations=3", "--set", "ucis.detector.lr=1e-3")
     said, adapted = drawn("adapted", *short)
-    assert "training the detector" in said and adapted != drawn("plain")[1]
+    assert "training the detector" in said and "100.0%  loss" in said
+    assert adapted != drawn("plain")[1]
     stored = sorted((tmp_path / "ws").rglob("*"))
     assert drawn("again", *short)[1] == adapted
     assert sorted((tmp_path / "ws").rglob("*")) == stored

@@ -23,7 +23,7 @@ from coin_ray.section import Values
 from coin_ray.store import lease
 from coin_ray.store.artifacts import CorruptArtifact, Done, Store
 from coin_ray.store.keys import Key
-from coin_ray.training.world import HERE
+from coin_ray.training.world import HERE, Progress
 from coin_ray.workspace import Workspace
 
 Each = Callable[[str, int], list[Any]]
@@ -62,10 +62,11 @@ def run_local(
     samples: Sequence[Sample],
     report: Report | None = None,
     until: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Values], dict[str, float]]:
-    """``run_cell`` without a cluster."""
+    """``run_cell`` without a cluster; ``progress`` is told the steps of its trainings."""
     tell = report or (lambda round_, metrics, seconds: None)
-    train = partial(train_stage, run, HERE, tell)
+    train = partial(train_stage, run, HERE, tell, progress=progress)
     return run_cell(run, samples, serial(run, samples), train, until)
 
 

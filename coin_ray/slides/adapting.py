@@ -18,16 +18,19 @@ from coin_ray.slides.method import Method
 from coin_ray.slides.reading import Slide
 from coin_ray.slides.run import THUMBNAIL, windows
 from coin_ray.slides.tissue import tissue_mask
+from coin_ray.training.world import Progress
 from coin_ray.workspace import Workspace
 
 SIDE, MOST = 512, 8
 """Of a window, px, and how many there are of all slides together, at least one of each."""
 
 
-def adapt(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
+def adapt(
+    method: Method, slides: Sequence[Slide], workspace: Path, progress: Progress | None = None
+) -> Method:
     """The method with the student of a cell of its settings or, where the detector finds the
     nuclei, with its detector. What the cell computes is stored in ``workspace``, as of a study: the
-    same slides and settings are not trained on twice."""
+    same slides and settings are not trained on twice. ``progress`` is told the steps."""
     votes = method.config.ucis.model == "detector"
     rounds, what = (
         (method.config.ucis.detector.rounds, "ucis.detector.rounds")
@@ -41,9 +44,9 @@ def adapt(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
     images = {image.name: image for slide in slides for image in _images(slide, each, folder)}
     run = open_local(method.config, 0, list(images.values()), workspace, device=method.device)
     if votes:
-        run_local(run, (), until="ucis_model")
+        run_local(run, (), until="ucis_model", progress=progress)
         return replace(method, detector=run.artifact("ucis_model").arrays)
-    run_local(run, ())
+    run_local(run, (), progress=progress)
     return replace(method, student=run.student(rounds).arrays)
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from coin_ray import safe
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from coin_ray.training.world import Progress
+
 PLAIN_WIDTH = 120
 """Characters of a line where there is no terminal that says how wide it is."""
 
@@ -24,6 +27,25 @@ PLAIN_WIDTH = 120
 def say(text: str = "", *, err: bool = False) -> None:
     """Print lines on stdout or stderr."""
     typer.echo(safe.printable(text), err=err)
+
+
+def steps_told(every: float = 10.0) -> Progress:
+    """What a training tells its steps to: a line every ``every`` seconds with the mean loss since
+    the last one."""
+    began = time.monotonic()
+    last, losses = began, list[float]()
+
+    def report(step: int, steps: int, loss: float) -> None:
+        nonlocal last
+        losses.append(loss)
+        now = time.monotonic()
+        if now - last >= every or step == steps:
+            mean = sum(losses) / len(losses)
+            say(f"step {step}  {step / steps:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
+            losses.clear()
+            last = now
+
+    return report
 
 
 def say_failed(failed: Mapping[str, str], traces: Mapping[str, str]) -> None:

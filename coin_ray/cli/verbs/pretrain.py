@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.screen.output import say
+from coin_ray.cli.screen.output import say, steps_told
 from coin_ray.files import check_new_file
 
 if TYPE_CHECKING:
     from coin_ray.outputs import Output
     from coin_ray.pretraining.pretrain import Asked
     from coin_ray.training.checkpoint import Log
-    from coin_ray.training.world import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Train the small built-in models, without labels.")
 
@@ -66,7 +64,7 @@ def backbone(
 
     minutes = 12.0 if minutes is None and steps is None else minutes
     asked = Asked(
-        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
+        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
     )
     output = _prepared(asked, threads, overwrite)
     from coin_ray.pretraining.backbone import pretrain_backbone
@@ -94,7 +92,7 @@ def _on_generated_tiles(name: str, module: str, says: str) -> None:
 
         minutes = 40.0 if minutes is None and steps is None else minutes
         asked = Asked(
-            out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=_reporter()
+            out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
         )
         output = _prepared(asked, threads, overwrite)
         train = getattr(
@@ -147,21 +145,3 @@ def _finish(asked: Asked, output: Output, log: Log) -> None:
         output.note(path.name)
     (first, final), minutes = ends(log), log.seconds / 60
     say(f"{asked.out}: {log.steps} steps in {minutes:.1f} min, loss {first:.4f} -> {final:.4f}")
-
-
-def _reporter(every: float = 10.0) -> Progress:
-    """A line every ``every`` seconds with the mean loss since the last one."""
-    began = time.monotonic()
-    last, losses = began, list[float]()
-
-    def report(step: int, steps: int, loss: float) -> None:
-        nonlocal last
-        losses.append(loss)
-        now = time.monotonic()
-        if now - last >= every or step == steps:
-            mean = sum(losses) / len(losses)
-            say(f"step {step}  {step / steps:6.1%}  loss {mean:.4f}  {now - began:.0f} s")
-            losses.clear()
-            last = now
-
-    return report

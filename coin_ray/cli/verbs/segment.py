@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coin_ray.cli import options
-from coin_ray.cli.screen.output import say
+from coin_ray.cli.screen.output import say, steps_told
 from coin_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def adapted(method: Method, slides: Sequence[Slide], workspace: Path) -> Method:
 
     what = "the detector" if method.config.ucis.model == "detector" else "a student"
     say(f"training {what} on parts of the slides; stored stages are reused")
-    return adapt(method, slides, workspace)
+    return adapt(method, slides, workspace, steps_told())
 
 
 @contextmanager
