@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -267,7 +268,35 @@ def test_official_takes_sam_2_where_it_is_installed_and_says_so(
     # A level, and --set, count more than what a search space prefers.
     asked = Request(profile="official", settings=("sam.model=vit_b",))
     assert resolve("ot_lambda", asked).configuration("0.1").sam.model == "vit_b"
-    assert not resolve("ot_lambda", Request(profile="mini")).extras
+    assert not resolve("ot_lambda", Request(profile="coin")).extras
+
+
+def test_generated_tiles_have_a_schedule_of_their_own_and_what_is_nearer_counts_more(
+    folder: Path,
+) -> None:
+    (folder / "p.yaml").write_text(
+        "profile: p\nextends: mini\nbaseline: {student.iterations: 30, rounds.count: 3}\n"
+        "generated: {student.iterations: 7, rounds.count: 1}\ndata: generated\n"
+    )
+    study = folder / "own.yaml"
+    study.write_text("study: own\nextends: p.yaml\nbaseline: {rounds.count: 2}\n")
+    (folder / "images").mkdir()
+
+    def found(**asked: Any) -> tuple[int, int, bool]:
+        study = resolve("own.yaml", Request(**asked))
+        config = study.configuration(study.baseline_level)
+        said = "student.iterations: 7, for generated tiles" in opening(study)
+        return config.student.iterations, config.rounds.count, said
+
+    assert found() == (7, 2, True)
+    assert found(settings=("student.iterations=9",))[0] == 9
+    # One's own images are none: all settings are those of the search space.
+    assert found(data=(str(folder / "images"),)) == (30, 2, False)
+    study.write_text("study: own\nextends: p.yaml\ndata: {generated: , a: {path: images}}\n")
+    assert found() == (30, 3, False)
+    study.write_text("study: own\nextends: p.yaml\ngenerated: {rounds.count: 2}\n")
+    with pytest.raises(UserError, match="unknown key 'generated'"):
+        resolve("own.yaml")
 
 
 def test_without_names_extras_and_settings(folder: Path) -> None:

@@ -23,6 +23,7 @@ KEYS: Mapping[str, str] = {
     "question": "what the study asks, in a sentence",
     "extends": "file or name whose blocks count where this file has none: a search space, a study",
     "baseline": "settings of every cell",
+    "generated": "settings in the place of those of a search space, where no images are brought",
     "without": "extra -> settings in the place of those that need it, where it is not installed",
     "design": "which combinations of levels are run",
     "fraction": "a share of a factorial: no main effect is mixed up with a two-factor interaction",
@@ -55,6 +56,7 @@ PROFILE_KEYS = (
     "title",
     "extends",
     "baseline",
+    "generated",
     "without",
     "space",
     "data",
@@ -63,7 +65,7 @@ PROFILE_KEYS = (
     "cluster",
 )
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-STUDY_KEYS = tuple(key for key in KEYS if key not in ("profile", "without"))
+STUDY_KEYS = tuple(key for key in KEYS if key not in ("profile", "generated", "without"))
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def _values() -> dict[str, Schema]:
         "question": _TEXT,
         "extends": _TEXT,
         "baseline": _PATCH,
+        "generated": _PATCH,
         "without": _map(dict.fromkeys(MODULES, _PATCH)),
         "design": {"enum": list(DESIGNS)},
         "fraction": _of(Fraction),

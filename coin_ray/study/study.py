@@ -83,7 +83,8 @@ def resolve(study: str, request: Request | None = None) -> ResolvedStudy:
 
 def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
     problems, head = chain.problems, chain.files[0].head
-    base, extras = read_base(chain)
+    data = given_data(request, problems) or _data(chain)
+    base, extras = read_base(chain, generated=all(spec.kind == "generated" for spec in data))
     overrides: Patch = {}
     for text in request.settings:
         overrides |= read_override(text, problems)
@@ -96,8 +97,6 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
     note_twins(rows, problems)
     made = [configure([*row.patches, overrides], row.place, problems) for row in rows]
     labels = tuple(row.combination.label for row in rows)
-
-    data = given_data(request, problems) or _data(chain)
     seeds, first_seeds = _seeds(chain, request, varied.design)
     if varied.search is not None and varied.search.repeats is not None:
         varied, first_seeds = _repeated(chain, varied, seeds, given=bool(request.seeds))
