@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -210,7 +211,8 @@ def test_targets_and_dense_maps_of_a_known_nucleus():
 
 def test_a_batch_has_prompts_on_nuclei_and_on_background():
     tiles = data.GeneratedTiles(0, 1, small_sam.TILE)
-    batch = small_sam.make_batch(tiles, np.random.default_rng(0), 1.0, count=1, prompts=16)
+    draw = partial(tiles.draw, fraction=1.0)
+    batch = small_sam.make_batch(draw, np.random.default_rng(0), count=1, prompts=16)
     assert batch.images.shape == (1, 3, 256, 256)
     assert batch.images.min() >= 0
     assert batch.images.max() <= 1
@@ -290,6 +292,45 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     _train("mae", out, steps=1, seed=0)
     with pytest.raises(UserError, match="another run"):
         _train("mae", out, steps=2, seed=1, resume=True)
+
+
+def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path):
+    from coin_ray.data.synthetic import generate_tile
+    from coin_ray.weights.state_files import load_state
+
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(generate_tile(3, 176)[0]).save(images / "a.png")  # 352 px at 0.25 um/px
+    asked = Asked(tmp_path / "a.safetensors", batch=1, tiles=1, steps=2, amp=False)
+    log = small_sam.adapt_segmenter(asked, [images], 0.5)
+    assert log.steps == 2 and all(map(math.isfinite, log["loss"]))
+    found, shipped = load_file(asked.out), load_state("sam_mini")
+    assert found.keys() == shipped.keys()
+    assert any(not torch.equal(found[k], shipped[k]) for k in found)
+    with pytest.raises(UserError, match="too small"):
+        small_sam.adapt_segmenter(asked, [images], 0.25)
+    Image.fromarray(np.full((400, 400, 3), 240, np.uint8)).save(images / "a.png")
+    with pytest.raises(UserError, match="sure of no nucleus"):
+        small_sam.adapt_segmenter(asked, [images], 0.25)
+
+
+def test_squares_of_real_images_say_what_is_not_taught():
+    from coin_ray.data.synthetic import generate_tile
+    from coin_ray.pretraining.taught import TaughtSquares
+
+    image, truth = generate_tile(3, 256)
+    squares = TaughtSquares([image], 0.25, side=128, device="cpu")
+    square, ids = squares.draw(np.random.default_rng(0))
+    assert square.shape == (128, 128, 3) and ids.shape == (128, 128)
+    where = next(
+        (y, x)
+        for y in range(129)
+        for x in range(129)
+        if np.array_equal(image[y : y + 128, x : x + 128], square)
+    )
+    there = truth[where[0] : where[0] + 128, where[1] : where[1] + 128] > 0
+    assert (ids == -1).any()
+    assert (ids > 0)[there].mean() > 2 * (ids > 0)[~there].mean()
 
 
 @pytest.mark.trained

@@ -27,7 +27,7 @@ from coin_ray.weights.registry import entry
 
 FAMILIES = ("mae", "dinov1", "dinov2", "dinov2_reg")
 TILES = 400
-_DINO = Recipe(lr=8e-4, weight_decay=0.04, clip=3.0)
+_DINO = Recipe(lr=3e-4, weight_decay=0.04, clip=3.0)
 RECIPES = dict.fromkeys(FAMILIES, _DINO) | {"mae": Recipe(lr=1.5e-3, weight_decay=0.05, clip=1.0)}
 
 

@@ -31,6 +31,10 @@ class Views:
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
 
+Labelled = tuple[Image, NDArray[np.int32]]
+"""A square image (S, S, 3) and the ids of its nuclei (S, S); -1: whose it is is not said."""
+
+
 class GeneratedTiles:
     """Tiles of one seed, made when first asked for and kept.
 
@@ -40,15 +44,19 @@ class GeneratedTiles:
 
     def __init__(self, seed: int, count: int, size: int) -> None:
         self.seed, self.count, self.size = seed, count, size
-        self._kept: dict[int, tuple[Image, NDArray[np.int32]]] = {}
+        self._kept: dict[int, Labelled] = {}
 
-    def __getitem__(self, index: int) -> tuple[Image, NDArray[np.int32]]:
+    def __getitem__(self, index: int) -> Labelled:
         if index not in self._kept:
             self._kept[index] = generate_tile(self.seed * 1_000_003 + index, self.size)
         return self._kept[index]
 
     def available(self, fraction: float) -> int:
         return max(1, min(self.count, int(self.count * (0.02 + fraction / 0.7))))
+
+    def draw(self, rng: np.random.Generator, fraction: float) -> Labelled:
+        """One of those that there are by then."""
+        return self[int(rng.integers(self.available(fraction)))]
 
 
 def read_folders(folders: Sequence[str | Path]) -> list[Image]:
@@ -67,7 +75,7 @@ def read_folders(folders: Sequence[str | Path]) -> list[Image]:
             )
         for path in paths:
             with Reader.open(path) as opened:
-                images.append(np.asarray(opened.convert("RGB")))
+                images.append(np.array(opened.convert("RGB")))
     return images
 
 
@@ -101,7 +109,7 @@ class Crops:
             if self.real and rng.random() < 0.5:
                 image = self.real[rng.integers(len(self.real))]
             else:
-                image = self.tiles[int(rng.integers(self.tiles.available(fraction)))][0]
+                image = self.tiles.draw(rng, fraction)[0]
             pictures.append(image)
         squares = [_square(p, rng, s) for p, s in zip(pictures, sides, strict=True)]
         return torch.stack([_resized(moved(square, self.device), out) for square in squares])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from coin_ray.pretraining import data
@@ -34,7 +36,8 @@ def pretrain_detector(asked: Asked, *, start: str | None = "sam_mini") -> Log:
 
     def loss_of(step: int, done: float) -> torch.Tensor:
         rng = generator(asked.seed, step, 0)
-        drawn = make_batch(pool, rng, done, count=count, prompts=2, device=asked.device)
+        draw = partial(pool.draw, fraction=done)
+        drawn = make_batch(draw, rng, count=count, prompts=2, device=asked.device)
         with torch.autocast(asked.device, torch.bfloat16, enabled=asked.amp):
             found = model(drawn.images)
         return dense_loss(found.float(), drawn.dense)

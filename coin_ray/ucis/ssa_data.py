@@ -97,7 +97,7 @@ def resize(image: Image, factor: float) -> Image:
     from PIL import Image as Pillow
 
     size = [max(1, round(side * factor)) for side in (image.shape[1], image.shape[0])]
-    return np.asarray(Pillow.fromarray(image).resize((size[0], size[1]), Pillow.Resampling.BICUBIC))
+    return np.array(Pillow.fromarray(image).resize((size[0], size[1]), Pillow.Resampling.BICUBIC))
 
 
 def pyramid(image: Image, target: Statistics) -> list[Level]:

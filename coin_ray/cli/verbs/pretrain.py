@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train the small built-in models, without labels.")
 
 Out = Annotated[Path, typer.Option("--out", help="the .safetensors file to write")]
+Data = Annotated[
+    list[Path] | None, typer.Option(help="folder of real images, unlabelled; repeatable")
+]
 Minutes = Annotated[
     float | None, typer.Option(help="stop after this much training", min=0.0, max=1e6)
 ]
@@ -46,9 +48,7 @@ Rate = Annotated[
 def backbone(
     family: Annotated[str, typer.Option(help="mae, dinov1, dinov2 or dinov2_reg")],
     out: Out,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="folder of real images, unlabelled; repeatable")
-    ] = None,
+    data: Data = None,
     minutes: Minutes = None,
     steps: Steps = None,
     seed: Seed = 0,
@@ -72,43 +72,62 @@ def backbone(
     _finish(asked, output, pretrain_backbone(family, asked, data or []))
 
 
-def _on_generated_tiles(name: str, module: str, says: str) -> None:
-    """Add the command of a network that sees generated tiles alone."""
+@app.command("segmenter")
+def segmenter(
+    out: Out,
+    data: Data = None,
+    mpp: Annotated[
+        float, typer.Option(help="um/px of the images of --data", min=0.01, max=10.0)
+    ] = 0.25,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    threads: Threads = 0,
+    device: Device = "cpu",
+    batch: Batch = None,
+    lr: Rate = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train the small promptable segmenter on generated tiles; with --data go on with the built-in
+    one, on real images whose nuclei the built-in detector draws."""
+    from coin_ray.pretraining.pretrain import Asked
 
-    @app.command(name, help=says)
-    def command(
-        out: Out,
-        minutes: Minutes = None,
-        steps: Steps = None,
-        seed: Seed = 0,
-        resume: Resume = False,
-        threads: Threads = 0,
-        device: Device = "cpu",
-        batch: Batch = None,
-        lr: Rate = None,
-        overwrite: options.Overwrite = False,
-    ) -> None:
-        from coin_ray.pretraining.pretrain import Asked
+    minutes = 40.0 if minutes is None and steps is None else minutes
+    asked = Asked(
+        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
+    )
+    output = _prepared(asked, threads, overwrite)
+    from coin_ray.pretraining.small_sam import adapt_segmenter, pretrain_segmenter
 
-        minutes = 40.0 if minutes is None and steps is None else minutes
-        asked = Asked(
-            out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
-        )
-        output = _prepared(asked, threads, overwrite)
-        train = getattr(
-            importlib.import_module(f"coin_ray.pretraining.{module}"), f"pretrain_{name}"
-        )
-        _finish(asked, output, train(asked))
+    found = adapt_segmenter(asked, data, mpp) if data else pretrain_segmenter(asked)
+    _finish(asked, output, found)
 
 
-_on_generated_tiles(
-    "segmenter", "small_sam", "Train the small promptable segmenter on generated tiles."
-)
-_on_generated_tiles(
-    "detector",
-    "detector",
-    "Train the small detector, from the segmenter's encoder on, on generated tiles.",
-)
+@app.command("detector")
+def detector(
+    out: Out,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    threads: Threads = 0,
+    device: Device = "cpu",
+    batch: Batch = None,
+    lr: Rate = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train the small detector, from the segmenter's encoder on, on generated tiles."""
+    from coin_ray.pretraining.pretrain import Asked
+
+    minutes = 40.0 if minutes is None and steps is None else minutes
+    asked = Asked(
+        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
+    )
+    output = _prepared(asked, threads, overwrite)
+    from coin_ray.pretraining.detector import pretrain_detector
+
+    _finish(asked, output, pretrain_detector(asked))
 
 
 def _prepared(asked: Asked, threads: int, overwrite: bool) -> Output:
