@@ -339,3 +339,24 @@ def test_a_peak_above_the_limit_is_no_agreement() -> None:
     case = Case("features", lambda inputs: dict, limit_mb=400)
     assert _agreement(case, Measured(1, 1, 399, {}), None)[0]
     assert not _agreement(case, Measured(1, 1, 401, {}), None)[0]
+
+
+def test_tokens_are_measured_by_the_area_under_the_roc_curve() -> None:
+    from benchmarks.backbones import auc
+
+    truth = np.array([[True, True, False], [False, False, False]])
+    assert auc(np.array([[0.9, 0.4, 0.4], [0.1, 0.2, 0.8]]), truth) == (4 + 2 + 0.5) / 8
+    assert auc(-truth.astype(float), truth) == 0
+    assert auc(np.zeros(truth.shape), truth) == 0.5
+
+
+def test_a_backbone_that_sees_nothing_but_colour_still_separates_stained_nuclei() -> None:
+    from benchmarks.backbones import MINI as STAIN
+    from benchmarks.backbones import auc, named, separation
+    from coin_ray.ucis.stain import stain_mask
+
+    image, truth = generate_tile(5, 128)
+    uss = Uss(window=256, hflip=False, zoom=(2.0,), normalise="whiten")
+    score = separation(image, stain_mask(image, STAIN), named("untrained:dinov1_mini"), uss)
+    assert score.shape == truth.shape
+    assert auc(score, truth > 0) > 0.7

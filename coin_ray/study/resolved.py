@@ -197,11 +197,12 @@ class ResolvedStudy:
     grows, are runtime only. ``source_files`` are the YAML files read, the study first;
     ``overrides`` the ``--set`` settings. ``profile_reason`` says in one phrase where the profile
     came from, ``extras`` which of its settings count for generated tiles, or because an extra is
-    there or lacks, ``extended`` are those that it extends. ``warnings``: what is allowed and probably not meant. With ``first_seeds`` the seeds
-    after those are run only for levels whose verdict against the baseline is open. With ``search``
-    the cells hold the baseline alone; ``study.search.with_trials`` adds the proposed ones.
-    ``contents``: data set -> digest of its images and labels, once ``datasets.with_data`` has read
-    them. ``until``: the stage that its cells are computed up to; without one, to their end.
+    there or lacks, ``extended`` are those that it extends. ``warnings``: what is allowed and
+    probably not meant. With ``first_seeds`` the seeds after those are run only for levels whose
+    verdict against the baseline is open. With ``search`` the cells hold the baseline alone;
+    ``study.search.with_trials`` adds the proposed ones. ``contents``: data set -> digest of its
+    images and labels, once ``datasets.with_data`` has read them. ``until``: the stage that its
+    cells are computed up to; without one, to their end.
     """
 
     name: str
