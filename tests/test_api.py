@@ -35,6 +35,7 @@ from tests.test_pipeline_cell import config
 STUDY = """
 study: first
 extends: mini
+seeds: 1
 baseline: {rounds.count: 1, student.iterations: 2, infer.redraw: false}
 data: {generated: {test: 1, size: 64}}
 report: [aji, pq]

@@ -25,6 +25,7 @@ STUDY = """
 study: small
 title: Small study
 extends: mini
+seeds: 1
 baseline: {rounds.count: 2, infer.redraw: false}
 data: {generated: {train: 1, test: 2, size: 64}}
 factors:
@@ -192,8 +193,8 @@ def test_what_a_study_may_leave_out_is_said(folder: Path) -> None:
     (folder / "screened.yaml").write_text(
         STUDY.replace(
             "      mae: {uss.family: mae}", "      other: {uss.family: none, ot.prior: 3}"
-        )
-        + "\nscreen: {keep: 1}\nseeds: 3\n"
+        ).replace("seeds: 1", "seeds: 3")
+        + "\nscreen: {keep: 1}\n"
     )
     done = call("plan", "screened.yaml")
     assert "at most CPU" in done.output

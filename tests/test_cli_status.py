@@ -20,6 +20,7 @@ from tests.cli_calls import call, cell_of, enter, fill, stages_of, study_of
 STUDY = """
 study: small
 extends: mini
+seeds: 1
 baseline: {rounds.count: 1, infer.redraw: false}
 data: {generated: {train: 1, test: 1, size: 64}}
 factors:

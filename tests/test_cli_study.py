@@ -27,6 +27,7 @@ STUDY = """
 study: small
 title: Small study
 extends: mini
+seeds: 1
 data: {generated: {train: 1, test: 2, size: 128}}
 factors:
   backbone:

@@ -39,6 +39,7 @@ from tests.pretended_bucket import Door
 STUDY = """
 study: edited
 extends: mini
+seeds: 1
 data: {{generated: {{train: 0, test: 1, size: 96}}}}
 baseline:
   uss.zoom: 2.0

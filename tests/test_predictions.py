@@ -30,6 +30,7 @@ from tests.test_metrics_properties import discs
 STUDY = """
 study: beside
 extends: mini
+seeds: 1
 baseline: {rounds.count: 0}
 data: {mine: {path: tiles}}
 factors: {mask: {baseline: stain, levels: {stain: {uss.family: none}, mae: {}}}}
@@ -176,7 +177,7 @@ def test_what_is_missing_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="no image has a label map among the predictions"):
         coin_ray.plan(study)
     shutil.rmtree(folder / "masks")
-    with pytest.raises(UserError, match=r"beside.yaml:7:21  there is no such folder"):
+    with pytest.raises(UserError, match=r"beside.yaml:8:21  there is no such folder"):
         coin_ray.load_study("beside.yaml")
     (folder / "beside.yaml").write_text(
         STUDY.replace("U2Seg", "mae").replace("path: masks", "path: tiles")

@@ -34,6 +34,7 @@ from tests.report_study import NUMBERS, finished
 STUDY = """
 study: drawn
 extends: mini
+seeds: 1
 baseline:
   rounds.count: 2
   student.iterations: 2

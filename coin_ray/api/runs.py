@@ -34,8 +34,8 @@ def plan(study: Study | PathLike, executor: Executor | None = None) -> StudyPlan
 
     >>> import coin_ray
     >>> study = coin_ray.load_study("baseline", set={"rounds.count": 1}, workspace=folder)
-    >>> coin_ray.plan(study).to_compute["round"]
-    1
+    >>> coin_ray.plan(study).to_compute["round"]  # of two random seeds
+    2
 
     Raises:
         UserError: all that ``run`` would refuse, but for the budget
