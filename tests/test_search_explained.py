@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coin_ray.cli.screen.preamble import cells
 from coin_ray.execution.optuna_record import OptunaRecord, storage
 from coin_ray.report.document.blocks import Table
 from coin_ray.report.document.searched import search_section
@@ -215,6 +216,8 @@ def test_only_the_best_trials_are_repeated(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "repeated.yaml").write_text(REPEATED)
     heard: list[events.Event] = []
     given = coin_ray.load_study("repeated.yaml", workspace=tmp_path)
+    # One of the four trials turns out to be the baseline.
+    assert cells(given.resolved).endswith("the best 1 and the baseline × 3 random seeds: 9 cells")
     found = coin_ray.run(
         given, on_event=heard.append, executor=coin_ray.Local("cpu"), tracking=False
     )

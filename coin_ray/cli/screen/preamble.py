@@ -57,6 +57,14 @@ def cells(study: ResolvedStudy) -> str:
         trials = study.search.trials
         what = f"(baseline + {_count(trials, 'trial')})"
         count = (1 + trials) * len(study.data) * len(study.seeds)
+        if (best := study.search.repeats) is not None:
+            later = len(study.seeds) - 1
+            count = (1 + trials + (1 + min(best, trials)) * later) * len(study.data)
+            return (
+                f"{study.design}: {what} × {_count(len(study.data), 'data set')}, the best {best} "
+                f"and the baseline × {_count(len(study.seeds), 'random seed')}: "
+                f"{_count(count, 'cell')}"
+            )
     return (
         f"{study.design}: {what} × {_count(len(study.data), 'data set')} × "
         f"{_count(len(study.seeds), 'random seed')} = {_count(count, 'cell')}"
