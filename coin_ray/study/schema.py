@@ -16,8 +16,8 @@ from coin_ray.metrics.settings import Result
 from coin_ray.planning.growth import Growth
 from coin_ray.section import Seed
 from coin_ray.study import blocks, data_block
+from coin_ray.study.base import MODULES
 from coin_ray.study.chain import KEYS, PROFILE_KEYS, STUDY_KEYS
-from coin_ray.study.extras import MODULES
 from coin_ray.study.factors import FACTOR_KEYS
 from coin_ray.study.metrics import Metric
 from coin_ray.study.patches import fields, sections

@@ -17,12 +17,12 @@ from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.growth import Growth
 from coin_ray.section import Values
 from coin_ray.study import blocks, designs, files
+from coin_ray.study.base import read_base
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.chain import Chain, read_chain
 from coin_ray.study.command_line import Request, given_data, given_seeds
 from coin_ray.study.data_block import read_data
 from coin_ray.study.errors import Problems, shown_path, suggestion
-from coin_ray.study.extras import read_base
 from coin_ray.study.grammar import Node
 from coin_ray.study.metrics import AGREEMENT, METRICS
 from coin_ray.study.patches import Patch, configure, plain, read_override
