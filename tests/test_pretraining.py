@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from coin_ray.errors import UserError
-from coin_ray.pretraining import data, dino, dinov2, mae, pretrain, small_sam
+from coin_ray.pretraining import adapted_sam, data, dino, dinov2, mae, pretrain, small_sam
 from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
 from coin_ray.pretraining.detector import pretrain_detector
 from coin_ray.pretraining.pretrain import Asked
@@ -300,18 +301,18 @@ def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path):
 
     images = tmp_path / "images"
     images.mkdir()
-    Image.fromarray(generate_tile(3, 176)[0]).save(images / "a.png")  # 352 px at 0.25 um/px
+    Image.fromarray(generate_tile(3, 96)[0]).save(images / "a.png")  # less than a square
     asked = Asked(tmp_path / "a.safetensors", batch=1, tiles=1, steps=2, amp=False)
-    log = small_sam.adapt_segmenter(asked, [images], 0.5)
+    log = adapted_sam.adapt_segmenter(asked, [images], 0.5)
     assert log.steps == 2 and all(map(math.isfinite, log["loss"]))
     found, shipped = load_file(asked.out), load_state("sam_mini")
     assert found.keys() == shipped.keys()
     assert any(not torch.equal(found[k], shipped[k]) for k in found)
-    with pytest.raises(UserError, match="too small"):
-        small_sam.adapt_segmenter(asked, [images], 0.25)
+    with pytest.raises(UserError, match="another run"):
+        adapted_sam.adapt_segmenter(replace(asked, resume=True), [images], 0.25)
     Image.fromarray(np.full((400, 400, 3), 240, np.uint8)).save(images / "a.png")
     with pytest.raises(UserError, match="sure of no nucleus"):
-        small_sam.adapt_segmenter(asked, [images], 0.25)
+        adapted_sam.adapt_segmenter(asked, [images], 0.25)
 
 
 def test_a_resolution_of_no_images_is_refused(tmp_path):
@@ -323,23 +324,14 @@ def test_a_resolution_of_no_images_is_refused(tmp_path):
     assert not out.exists()
 
 
-def test_squares_of_real_images_say_what_is_not_taught():
+def test_what_the_detector_is_not_sure_of_is_said():
     from coin_ray.data.synthetic import generate_tile
-    from coin_ray.pretraining.taught import TaughtSquares
 
     image, truth = generate_tile(3, 256)
-    squares = TaughtSquares([image], 0.25, side=128, device="cpu")
-    square, ids = squares.draw(np.random.default_rng(0))
-    assert square.shape == (128, 128, 3) and ids.shape == (128, 128)
-    where = next(
-        (y, x)
-        for y in range(129)
-        for x in range(129)
-        if np.array_equal(image[y : y + 128, x : x + 128], square)
-    )
-    there = truth[where[0] : where[0] + 128, where[1] : where[1] + 128] > 0
+    ((same, ids),) = adapted_sam.sure_of([image], 0.25, "cpu")
+    assert same is image and ids.shape == truth.shape
     assert (ids == -1).any()
-    assert (ids > 0)[there].mean() > 2 * (ids > 0)[~there].mean()
+    assert (ids > 0)[truth > 0].mean() > 2 * (ids > 0)[truth == 0].mean()
 
 
 @pytest.mark.trained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -187,23 +187,31 @@ def takes_study(**changed: Any) -> Callable[[Callable[..., None]], Callable[...,
     argument (``Asked``). ``changed``: another declaration of an option, with its default, or None
     to leave it out."""
     declared = {name: kind for name, kind in (_ASKED | changed).items() if kind is not None}
+    return shared(declared, _asked)
+
+
+def shared(
+    declared: Mapping[str, tuple[Any, Any]], gathered: Callable[..., Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb options that others have too, in front of its own: name -> what it is and its
+    default. It is handed what ``gathered`` makes of them as its first argument."""
 
     def give(verb: Callable[..., None]) -> Callable[..., None]:
         named = inspect.Parameter.KEYWORD_ONLY
         own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
-        shared = [
+        common = [
             inspect.Parameter(name, named, default=default, annotation=annotation)
             for name, (annotation, default) in declared.items()
         ]
         own = [parameter.replace(kind=named) for parameter in own]
-        # What a verb asks for by place comes before the study.
+        # What a verb asks for by place comes before the rest.
         placed = [p for p in own if isinstance(p.annotation.__metadata__[0], ArgumentInfo)]
-        parameters = [*placed, *shared, *(p for p in own if p not in placed)]
+        parameters = [*placed, *common, *(p for p in own if p not in placed)]
 
         @functools.wraps(verb)
         def call(**given: Any) -> None:
-            asked = {name: given.pop(name) for name in declared}
-            verb(_asked(**asked), **given)
+            taken = {name: given.pop(name) for name in declared}
+            verb(gathered(**taken), **given)
 
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -32,7 +32,7 @@ SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
 
 Labelled = tuple[Image, NDArray[np.int32]]
-"""A square image (S, S, 3) and the ids of its nuclei (S, S); -1: whose it is is not said."""
+"""An image (H, W, 3) and the ids of its nuclei (H, W); -1: whose a pixel is is not said."""
 
 
 class GeneratedTiles:

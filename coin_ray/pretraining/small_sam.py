@@ -9,10 +9,9 @@ encoder then learns from the whole window and not from the prompts alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,18 +21,15 @@ from torch.nn import functional
 from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam
 from coin_ray.pretraining import data
 from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
-from coin_ray.pretraining.taught import TaughtSquares
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
 from coin_ray.training.layout import moved
 from coin_ray.training.warp import disturbed, warped
 from coin_ray.ucis.detector_targets import dense_loss, dense_targets
-from coin_ray.weights.state_files import load_state
 
 EMA = 0.995
 TILE = 320  # px of a generated tile; a window is cut from it at a random scale and angle
-REAL = 0.7  # share of the steps of an adaptation that see real images
 
 
 @dataclass
@@ -104,13 +100,8 @@ def make_batch(
         which.append(np.full(len(chosen), i))
         targets.append(_targets(label_map, chosen))
         positive.append(label_map[tuple(chosen.astype(int).T)] > 0)
-    columns = (
-        which,
-        points,
-        targets,
-        positive,
-        [dense_targets(np.maximum(m, 0))[None] for m in labels],
-    )
+    dense = [dense_targets(np.maximum(label_map, 0))[None] for label_map in labels]
+    columns = (which, points, targets, positive, dense)
     return Batch(batch, *(moved(np.concatenate(column), device) for column in columns))
 
 
@@ -200,41 +191,5 @@ def pretrain_segmenter(
         loss_of,
         exported=average.state,
         identity={"what": "segmenter", "batch": count, "prompts": prompts, "tiles": tiles},
-        average=average,
-    )
-
-
-def adapt_segmenter(
-    asked: Asked, folders: Sequence[Path], mpp: float, *, start: str = "sam_mini"
-) -> Log:
-    """Go on training the segmenter ``start`` on the images of ``folders`` (``mpp`` um/px), read
-    without labels, and write its averaged weights, the losses of every step.
-
-    Targets are the instances that the built-in detector is sure of in them; in three of ten steps
-    they are those of generated tiles, so that a prompt beside a nucleus stays one.
-    """
-    count, tiles, device = asked.batch or 2, asked.tiles or 300, asked.device
-    model = SmallSam()
-    model.load_state_dict({k: v.float() for k, v in load_state(start).items()})
-    model.to(device).requires_grad_(True)
-    average = Average(model, 0.99)
-    pool = data.GeneratedTiles(asked.seed, tiles, TILE)
-    real = TaughtSquares(data.read_folders(folders), mpp, side=TILE, device=device)
-
-    def loss_of(step: int, done: float) -> torch.Tensor:
-        rng = generator(asked.seed, step, 0)
-        draw = real.draw if rng.random() < REAL else partial(pool.draw, fraction=done)
-        drawn = make_batch(draw, rng, count=count, prompts=20, device=device)
-        with torch.autocast(device, torch.bfloat16, enabled=asked.amp):
-            logits, predicted, _ = run_prompts(model, drawn)
-        return prompt_loss(logits, predicted, drawn.targets, drawn.positive)
-
-    return pretrain(
-        asked,
-        Recipe(lr=3e-4, weight_decay=0.05, clip=1.0),
-        model,
-        loss_of,
-        exported=average.state,
-        identity={"what": "segmenter", "batch": count, "tiles": tiles, "images": len(real)},
         average=average,
     )

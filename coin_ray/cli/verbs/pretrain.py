@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from coin_ray.cli import options
 from coin_ray.cli.screen.output import say, steps_told
+from coin_ray.errors import UserError
 from coin_ray.files import check_new_file
 
 if TYPE_CHECKING:
@@ -44,127 +47,119 @@ Rate = Annotated[
 ]
 
 
+_TRAINING: dict[str, tuple[Any, Any]] = {
+    "out": (Out, inspect.Parameter.empty),
+    "minutes": (Minutes, None),
+    "steps": (Steps, None),
+    "seed": (Seed, 0),
+    "resume": (Resume, False),
+    "threads": (Threads, 0),
+    "device": (Device, "cpu"),
+    "batch": (Batch, None),
+    "lr": (Rate, None),
+    "overwrite": (options.Overwrite, False),
+}
+"""The options of every training -> what it is and its default."""
+
+
+class Training(NamedTuple):
+    """A pretraining as it is asked for on the command line, before anything is claimed."""
+
+    asked: Asked
+    threads: int
+    overwrite: bool
+
+    def run(self, train: Callable[[Asked], Log]) -> None:
+        """Claim the weights and the checkpoint beside them, train, and say what came of it."""
+        from coin_ray.pretraining.pretrain import ends
+
+        asked, output = self.asked, self._claimed()
+        log = train(asked)
+        for path in (asked.out, asked.checkpoint):
+            output.note(path.name)
+        (first, final), minutes = ends(log), log.seconds / 60
+        say(f"{asked.out}: {log.steps} steps in {minutes:.1f} min, loss {first:.4f} -> {final:.4f}")
+
+    def _claimed(self) -> Output:
+        """Other tools name such files so too. A checkpoint to go on from is checked when it is
+        loaded. Refuses what cannot be before anything is read."""
+        import torch
+
+        from coin_ray.outputs import claim
+
+        asked = self.asked
+        overwrite = self.overwrite or (asked.resume and asked.checkpoint.is_file())
+        names = [asked.out.name, asked.checkpoint.name]
+        output = claim(asked.out.parent, names, overwrite=overwrite)
+        check_new_file(asked.out)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            index = torch.device(asked.device).index or 0
+        except RuntimeError as error:
+            raise UserError(
+                f"--device cannot be {asked.device}", expected="cpu, cuda or cuda:N"
+            ) from error
+        if asked.device.startswith("cuda") and torch.cuda.device_count() <= index:
+            raise UserError(
+                "no GPU here", expected="a CUDA device", found="none", do="use --device cpu"
+            )
+        return output
+
+
+def _takes_training(minutes: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of a training, which lasts ``minutes`` unless a limit is said."""
+
+    def gathered(*, threads: int, overwrite: bool, **given: Any) -> Training:
+        from coin_ray.pretraining.pretrain import Asked
+
+        if given["minutes"] is None and given["steps"] is None:
+            given["minutes"] = minutes
+        return Training(Asked(**given, progress=steps_told()), threads, overwrite)
+
+    return options.shared(_TRAINING, gathered)
+
+
 @app.command("backbone")
+@_takes_training(minutes=12.0)
 def backbone(
+    training: Training,
     family: Annotated[str, typer.Option(help="mae, dinov1, dinov2 or dinov2_reg")],
-    out: Out,
     data: Data = None,
-    minutes: Minutes = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    threads: Threads = 0,
-    device: Device = "cpu",
-    batch: Batch = None,
-    lr: Rate = None,
-    overwrite: options.Overwrite = False,
 ) -> None:
     """Pretrain a small ViT on generated tiles and, unlabelled, on folders of real images."""
-    from coin_ray.pretraining.pretrain import Asked
-
-    minutes = 12.0 if minutes is None and steps is None else minutes
-    asked = Asked(
-        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
-    )
-    output = _prepared(asked, threads, overwrite)
     from coin_ray.pretraining.backbone import pretrain_backbone
 
-    _finish(asked, output, pretrain_backbone(family, asked, data or []))
+    training.run(lambda asked: pretrain_backbone(family, asked, data or []))
 
 
 @app.command("segmenter")
+@_takes_training(minutes=40.0)
 def segmenter(
-    out: Out,
+    training: Training,
     data: Data = None,
     mpp: Annotated[
         float | None,
         typer.Option(help="um/px of the images of --data; default: 0.25", min=0.01, max=10.0),
     ] = None,
-    minutes: Minutes = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    threads: Threads = 0,
-    device: Device = "cpu",
-    batch: Batch = None,
-    lr: Rate = None,
-    overwrite: options.Overwrite = False,
 ) -> None:
     """Train the small promptable segmenter on generated tiles; with --data go on with the built-in
     one, on real images whose nuclei the built-in detector draws."""
-    from coin_ray.errors import UserError
-    from coin_ray.pretraining.pretrain import Asked
+    from coin_ray.pretraining.adapted_sam import adapt_segmenter
+    from coin_ray.pretraining.small_sam import pretrain_segmenter
 
-    if mpp is not None and not data:
+    if data:
+        training.run(lambda asked: adapt_segmenter(asked, data, mpp or 0.25))
+        return
+    if mpp is not None:
         raise UserError("--mpp is of the images of --data", do="add --data, or leave --mpp out")
-    minutes = 40.0 if minutes is None and steps is None else minutes
-    asked = Asked(
-        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
-    )
-    output = _prepared(asked, threads, overwrite)
-    from coin_ray.pretraining.small_sam import adapt_segmenter, pretrain_segmenter
-
-    found = adapt_segmenter(asked, data, mpp or 0.25) if data else pretrain_segmenter(asked)
-    _finish(asked, output, found)
+    training.run(pretrain_segmenter)
 
 
 @app.command("detector")
-def detector(
-    out: Out,
-    minutes: Minutes = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-    threads: Threads = 0,
-    device: Device = "cpu",
-    batch: Batch = None,
-    lr: Rate = None,
-    overwrite: options.Overwrite = False,
-) -> None:
+@_takes_training(minutes=40.0)
+def detector(training: Training) -> None:
     """Train the small detector, from the segmenter's encoder on, on generated tiles."""
-    from coin_ray.pretraining.pretrain import Asked
-
-    minutes = 40.0 if minutes is None and steps is None else minutes
-    asked = Asked(
-        out, steps, minutes, seed, resume, device, batch=batch, lr=lr, progress=steps_told()
-    )
-    output = _prepared(asked, threads, overwrite)
     from coin_ray.pretraining.detector import pretrain_detector
 
-    _finish(asked, output, pretrain_detector(asked))
-
-
-def _prepared(asked: Asked, threads: int, overwrite: bool) -> Output:
-    """Claims the weights and the checkpoint beside them, which other tools name so too; one to go
-    on from is checked when it is loaded. Refuses what cannot be before anything is read."""
-    import torch
-
-    from coin_ray.errors import UserError
-    from coin_ray.outputs import claim
-
-    overwrite = overwrite or (asked.resume and asked.checkpoint.is_file())
-    names = [asked.out.name, asked.checkpoint.name]
-    output = claim(asked.out.parent, names, overwrite=overwrite)
-    check_new_file(asked.out)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        index = torch.device(asked.device).index or 0
-    except RuntimeError as error:
-        raise UserError(
-            f"--device cannot be {asked.device}", expected="cpu, cuda or cuda:N"
-        ) from error
-    if asked.device.startswith("cuda") and torch.cuda.device_count() <= index:
-        raise UserError(
-            "no GPU here", expected="a CUDA device", found="none", do="use --device cpu"
-        )
-    return output
-
-
-def _finish(asked: Asked, output: Output, log: Log) -> None:
-    from coin_ray.pretraining.pretrain import ends
-
-    for path in (asked.out, asked.checkpoint):
-        output.note(path.name)
-    (first, final), minutes = ends(log), log.seconds / 60
-    say(f"{asked.out}: {log.steps} steps in {minutes:.1f} min, loss {first:.4f} -> {final:.4f}")
+    training.run(pretrain_detector)

@@ -1,0 +1,87 @@
+"""The small segmenter goes on with real images, without labels: prompts and targets are the
+instances that the built-in detector is sure of in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coin_ray.confidence.small_model import SmallSam
+from coin_ray.errors import UserError
+from coin_ray.pretraining import data
+from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.pretraining.small_sam import TILE, make_batch, prompt_loss, run_prompts
+from coin_ray.training.average import Average
+from coin_ray.training.checkpoint import Log
+from coin_ray.training.draws import generator
+from coin_ray.ucis.detector import load_detector
+from coin_ray.ucis.fitting import random_crop
+from coin_ray.ucis.self_training import taught
+from coin_ray.ucis.settings import DETECTOR, Detector
+from coin_ray.ucis.ssa_data import at_reference
+from coin_ray.weights.state_files import load_state
+
+EMA = 0.99
+START = "sam_mini"
+REAL = 0.7  # share of the steps that see real images
+MIN_AREA = 60  # px of an instance
+
+
+def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
+    """Go on training the built-in segmenter on the images of ``folders`` (``mpp`` um/px), read
+    without labels, and write its averaged weights, the losses of every step.
+
+    In three of ten steps the targets are those of generated tiles, so that a prompt beside a
+    nucleus stays one. UserError where the detector is sure of no nucleus.
+    """
+    count, tiles, device = asked.batch or 2, asked.tiles or 300, asked.device
+    model = SmallSam()
+    model.load_state_dict({k: v.float() for k, v in load_state(START).items()})
+    model.to(device).requires_grad_(True)
+    average = Average(model, EMA)
+    pool = data.GeneratedTiles(asked.seed, tiles, TILE)
+    real = sure_of(data.read_folders(folders), mpp, device)
+
+    def square(rng: np.random.Generator) -> data.Labelled:
+        image, label_map = random_crop(real[int(rng.integers(len(real)))], rng, TILE)
+        return image, label_map
+
+    def loss_of(step: int, done: float) -> torch.Tensor:
+        rng = generator(asked.seed, step, 0)
+        draw = square if rng.random() < REAL else partial(pool.draw, fraction=done)
+        drawn = make_batch(draw, rng, count=count, prompts=20, device=device)
+        with torch.autocast(device, torch.bfloat16, enabled=asked.amp):
+            logits, predicted, _ = run_prompts(model, drawn)
+        return prompt_loss(logits, predicted, drawn.targets, drawn.positive)
+
+    settings = {"batch": count, "tiles": tiles, "images": len(real), "mpp": mpp}
+    return pretrain(
+        asked,
+        Recipe(lr=3e-4, weight_decay=0.05, clip=1.0),
+        model,
+        loss_of,
+        exported=average.state,
+        identity={"what": f"{START} on real images", **settings},
+        average=average,
+    )
+
+
+def sure_of(images: Sequence[data.Image], mpp: float, device: str) -> list[data.Labelled]:
+    """The images at 0.25 um/px with the ids (H, W) of the instances that the detector is sure of;
+    0 is what it is sure is none, -1 the rest."""
+    network, detector = load_detector(DETECTOR, device), Detector()
+    found: list[data.Labelled] = []
+    for image in at_reference(images, [0.25 / mpp] * len(images)):
+        _, label_map, ignore = taught(image, network, detector, min_area=MIN_AREA)
+        found.append((image, np.where(ignore, -1, label_map).astype(np.int32)))
+    if not any((label_map > 0).any() for _, label_map in found):
+        raise UserError(
+            "the detector is sure of no nucleus in these images",
+            do="take images of H&E tissue, and say their resolution in --mpp",
+        )
+    return found
