@@ -3,9 +3,9 @@ tiles, beside the same network untrained and the stain mask's own evidence.
 
     python -m benchmarks.backbones dinov1_mini mine_a --data monuseg_train --tiles TCGA-38-6178
 
-A backbone is a name of ``coin-ray models list``, so a checkpoint is entered first (``coin-ray
-models add mine_a a.safetensors --like dinov1_mini``). Labels are read to measure, and for nothing
-else.
+A backbone is a name of ``coin-ray models list``, or ``untrained:NAME`` for its network with random
+weights. A checkpoint is entered first: ``coin-ray models add mine_a a.safetensors --licence mine
+--like dinov1_mini``. Labels are read to measure, and for nothing else.
 """
 
 from __future__ import annotations
