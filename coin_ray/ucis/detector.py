@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coin_ray.training.layout import placed
 from coin_ray.weights.modules import fill, load_arrays
 from coin_ray.weights.small_encoder import encoder_input, small_encoder
 
@@ -73,7 +74,7 @@ def detector_of(weights: Mapping[str, NDArray[Any]], device: str = "cpu") -> Vot
     """A detector with the arrays of a training, to look at images with."""
     network = VotingNetwork()
     load_arrays(network, weights)
-    return network.to(device).float().eval().requires_grad_(False)
+    return placed(network, device).float().eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=2)
@@ -82,4 +83,4 @@ def load_detector(name: str, device: str = "cpu") -> VotingNetwork:
     or not those of one."""
     network = VotingNetwork()
     fill(network, name, "what `coin-ray pretrain detector` writes")
-    return network.to(device).float().eval().requires_grad_(False)
+    return placed(network, device).float().eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from coin_ray.errors import UserError
 from coin_ray.labels import count
+from coin_ray.precision import computing
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import Arrays
 from coin_ray.training.loop import Weights
@@ -64,7 +65,8 @@ def train_detector(
     run = Run(SQUARE, seed, total, world, checkpoint, progress)
     network = load_detector(weights, world.device)
     for number in range(1, detector.rounds + 1):
-        tiles = [taught(image, network, detector, min_area=min_area) for image in images]
+        with computing(world.device, world.precision):
+            tiles = [taught(image, network, detector, min_area=min_area) for image in images]
         if not any(count(label_map) for _, label_map, _ in tiles):
             raise UserError(
                 "the detector is sure of no instance that it could learn from",
