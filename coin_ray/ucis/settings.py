@@ -13,9 +13,11 @@ from coin_ray.section import (
     Fraction,
     Iterations,
     NotNegative,
+    OneOrMore,
     Pixels,
     Positive,
     Radius,
+    Scale,
     Section,
     Seed,
     Sigma,
@@ -137,6 +139,9 @@ class Detector(Section):
     views: Literal[1, 4, 8] = Field(
         1, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
     )
+    scales: OneOrMore[Scale] = Field(
+        (1.0, 0.8), description="magnifications that the looks take in turn"
+    )
     rounds: int = Field(
         0, ge=0, le=100, description="of training on the training images; 0 = as it ships"
     )
@@ -148,6 +153,9 @@ class Detector(Section):
         description=(
             "probability from which on a pixel outside of its instances is not taught as background"
         ),
+    )
+    kept: Fraction = Field(
+        0.5, description="share that the weights before the training have in those after it"
     )
 
     @property
