@@ -136,8 +136,8 @@ class Detector(Section):
     certainty: Fraction = Field(
         0.85, description="mean probability below which an instance is dropped"
     )
-    views: Literal[1, 4, 8] = Field(
-        1, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
+    views: Literal[1, 2, 4, 8] = Field(
+        2, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
     )
     scales: OneOrMore[Scale] = Field(
         (1.0, 0.8), description="magnifications that the looks take in turn"
