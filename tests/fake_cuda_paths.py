@@ -42,7 +42,7 @@ from coin_ray.ucis import fitting, psm, psm_network, self_training, ssa_network
 from coin_ray.ucis.detection import read
 from coin_ray.ucis.detector import VotingNetwork
 from coin_ray.ucis.psm_activation import rotation_loss, self_activation_map
-from coin_ray.ucis.settings import Detector, Psm, Ssa
+from coin_ray.ucis.settings import Psm, Ssa
 from coin_ray.ucis.ssa import train_ssa
 from coin_ray.ucis.ssa_prediction import ssa_mask
 from coin_ray.weights.modules import to_arrays
@@ -197,7 +197,7 @@ def small_segmenter() -> SmallSegmenter:
 
 def detector() -> None:
     network = VotingNetwork(dim=16, depth=2, heads=2).to(CUDA.device).eval()
-    read(IMAGE, network, Detector(views=4))
+    read(IMAGE, network, views=4)
 
 
 def detector_learns() -> None:

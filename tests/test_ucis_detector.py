@@ -106,11 +106,10 @@ def test_windows_are_joined_where_they_overlap(shape: tuple[int, int]) -> None:
     y, x = np.indices(shape) / 40
     values = np.stack([0.5 + 0.4 * np.sin(y), 0.5 + 0.3 * np.cos(x), 0.5 + 0.3 * np.sin(x + y)])
     image = np.rint(np.moveaxis(values, 0, -1) * 255).astype(np.uint8)
-    for scale in (1.0, 0.8):  # a way of 8 px of the smaller image is one of 10 px
-        found = detection.read(image, Echo(), Detector(scales=scale))
-        assert found.shape == (3, *shape)
-        assert np.abs(found[0] - values[0]).max() < 0.03
-        assert np.abs(found[1:] * scale / detection.REACH + 0.5 - values[1:]).max() < 0.03
+    found = detection.read(image, Echo(), views=1)
+    assert found.shape == (3, *shape)
+    assert np.abs(found[0] - values[0]).max() < 0.03
+    assert np.abs(found[1:] / detection.REACH + 0.5 - values[1:]).max() < 0.03
     assert max(shape) > WINDOW or min(shape) < WINDOW
 
 
@@ -121,16 +120,12 @@ def test_ways_turn_with_the_image(view: int) -> None:
     assert view == 0 or turned.shape != TOUCHING.shape or (turned != TOUCHING).any()
 
 
-def test_views_are_averaged_in_turn_at_each_magnification_and_agree() -> None:
+def test_views_are_averaged_and_agree() -> None:
     image, truth = generate_tile(904, 192)
     network = load_detector(DETECTOR)
-
-    def look(view: int, scale: float) -> NDArray[np.float32]:
-        at = detection.read(detection.turned(image, view), network, Detector(scales=scale))
-        return detection.turned_back(at, view)
-
-    one, four, eight = (detection.read(image, network, Detector(views=n)) for n in (1, 4, 8))
-    each = [look(view, scale) for view, scale in enumerate((1.0, 0.8, 1.0, 0.8))]
+    one, four, eight = (detection.read(image, network, views=n) for n in (1, 4, 8))
+    each = [detection.turned_back(detection.read(detection.turned(image, v), network, views=1), v)
+            for v in range(4)]  # fmt: skip
     np.testing.assert_allclose(four, np.mean(each, axis=0), atol=1e-4)
     inside = one[0] > 0.9
     assert np.abs(one - eight)[1:, inside].mean() < 2 < np.abs(one[1:, inside]).mean()

@@ -39,7 +39,7 @@ def detect(
     """Instances (H, W) of an image (H, W, 3) uint8, which is brought to 0.25 um/px by ``scale`` =
     0.25 / mpp, and the mean probability (N,) of each; those below ``min_area`` px at that
     resolution are dropped."""
-    maps = read(image, network, detector, scale=scale)
+    maps = read(image, network, scale=scale, views=detector.views)
     label_map, certainty = vote(maps, detector, min_area=min_area)
     if scale == 1:
         return label_map, certainty
@@ -53,32 +53,16 @@ def detect(
 
 
 def read(
-    image: NDArray[np.uint8], network: VotingNetwork, detector: Detector, *, scale: float = 1.0
+    image: NDArray[np.uint8], network: VotingNetwork, *, scale: float = 1.0, views: int
 ) -> FloatMap:
     """(H, W, 3) uint8 -> (3, h, w) at 0.25 um/px: probability of nucleus, and the way (y, x) to the
-    centre in px; the mean over ``views`` looks at the image, the first as it is, the others turned
-    and from the fifth on mirrored, in turn at each magnification of ``scales``.
+    centre in px; the mean over the image and ``views`` - 1 turned and mirrored ones.
 
     Where windows overlap, what is nearer to a window's middle counts more; an image smaller than a
     window is mirrored.
     """
-    sides = tuple(max(1, round(n / scale)) for n in image.shape[:2])
-    found = []
-    for view in range(detector.views):
-        magnification = detector.scales[view % len(detector.scales)]
-        maps = _read(turned(image, view), network, scale / magnification)
-        maps[1:] /= magnification
-        found.append(_resized(turned_back(maps, view), sides))
+    found = [turned_back(_read(turned(image, view), network, scale), view) for view in range(views)]
     return np.mean(found, axis=0, dtype=np.float32)
-
-
-def _resized(maps: FloatMap, sides: tuple[int, ...]) -> FloatMap:
-    if maps.shape[1:] == sides:
-        return maps
-    tensor = torch.from_numpy(maps)[None]
-    found = functional.interpolate(tensor, sides, mode="bilinear", align_corners=False)
-    resized: FloatMap = found[0].numpy()
-    return resized
 
 
 def turned(image: NDArray[Any], view: int) -> NDArray[Any]:

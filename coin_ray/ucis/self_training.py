@@ -51,10 +51,8 @@ def train_detector(
     ``images`` (H, W, 3) uint8 at 0.25 um/px, of any sizes, without labels; ``weights``: the
     registered file that it starts from; instances below ``min_area`` px are dropped. A round takes
     what the network finds in the images (:func:`taught`) and trains it for ``iterations`` on
-    windows of them, turned, scaled, stained and blurred at random; the next round has the average
-    of its weights. The result is a mean of the last round's and of the weights at the beginning,
-    which have the share ``kept`` (Wortsman et al., CVPR 2022): as good on these images, and better
-    on others.
+    windows of them, turned, scaled, stained and blurred at random; the next round, and the result,
+    have the average of its weights.
 
     A worker takes every ``world.size``-th window of the global batch. ``checkpoint``, with .1, .2
     and so on behind its name, is continued if it is there: interrupted and resumed, a run gives
@@ -65,7 +63,7 @@ def train_detector(
     world.share(detector.batch, 1, "a window", "ucis.detector.batch")
     total = detector.rounds * detector.iterations
     run = Run(SQUARE, seed, total, world, checkpoint, progress)
-    network = first = load_detector(weights, world.device)
+    network = load_detector(weights, world.device)
     for number in range(1, detector.rounds + 1):
         with computing(world.device, world.precision):
             tiles = [taught(image, network, detector, min_area=min_area) for image in images]
@@ -78,17 +76,14 @@ def train_detector(
             )
         stage = Stage(number, detector.iterations, detector.batch, detector.lr, power=0.9, ema=EMA)
         network = fit(run, stage, partial(_pupil, network), _terms, tiles, _window)
-    mean, before = network.state_dict(), first.state_dict()
-    for name, values in mean.items():
-        values.lerp_(before[name], detector.kept)
-    return to_arrays(mean), run.log
+    return to_arrays(network.state_dict()), run.log
 
 
 def taught(image: Image, network: VotingNetwork, detector: Detector, *, min_area: int) -> Arrays:
     """The image, the instances (H, W) int32 of at least ``certainty`` that the ``network`` finds
     in it, and which pixels (H, W) bool are not taught: those outside of them that are not surely
     background either (at least ``doubt``)."""
-    maps = read(image, network, detector)
+    maps = read(image, network, views=detector.views)
     label_map, _ = vote(maps, detector, min_area=min_area)
     return image, label_map, (label_map == 0) & (maps[0] >= detector.doubt)
 

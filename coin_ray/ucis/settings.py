@@ -13,11 +13,9 @@ from coin_ray.section import (
     Fraction,
     Iterations,
     NotNegative,
-    OneOrMore,
     Pixels,
     Positive,
     Radius,
-    Scale,
     Section,
     Seed,
     Sigma,
@@ -136,11 +134,8 @@ class Detector(Section):
     certainty: Fraction = Field(
         0.85, description="mean probability below which an instance is dropped"
     )
-    views: Literal[1, 2, 4, 8] = Field(
-        2, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
-    )
-    scales: OneOrMore[Scale] = Field(
-        (1.0, 0.8), description="magnifications that the looks take in turn"
+    views: Literal[1, 4, 8] = Field(
+        1, description="looks at an image, turned and from the fifth on mirrored, that are averaged"
     )
     rounds: int = Field(
         0, ge=0, le=100, description="of training on the training images; 0 = as it ships"
@@ -153,9 +148,6 @@ class Detector(Section):
         description=(
             "probability from which on a pixel outside of its instances is not taught as background"
         ),
-    )
-    kept: Fraction = Field(
-        0.5, description="share that the weights before the training have in those after it"
     )
 
     @property

@@ -23,7 +23,7 @@ EVIDENCE = ("sigma", "contrast_sigma")
 """Settings of the section ucis that the signed stain evidence is made with."""
 STAIN_MASK = (*EVIDENCE, "opening", "max_hole", "min_area", "min_contrast", "min_share")
 """And those of a coarse mask from the stain."""
-VOTES = ("foreground", "votes", "certainty", "views", "scales")
+VOTES = ("foreground", "votes", "certainty", "views")
 """Settings of the section ucis.detector that the detector draws with."""
 INSTANCES = ("maskcut", "detector")
 """Coarse models that find instances, by networks."""
