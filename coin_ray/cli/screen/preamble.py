@@ -51,24 +51,19 @@ def _data(spec: DataSpec) -> str:
 
 
 def cells(study: ResolvedStudy) -> str:
-    """``5 levels × 1 data set × 2 random seeds = 10 cells``."""
+    """``5 levels × 1 data set × 2 random seeds = 10 cells``; of a search also how many of its best
+    trials the further random seeds repeat."""
     what, count = _count(len(study.levels), "level"), len(study.cells)
+    data, seeds = len(study.data), len(study.seeds)
     if study.search is not None:
         trials = study.search.trials
-        what = f"(baseline + {_count(trials, 'trial')})"
-        count = (1 + trials) * len(study.data) * len(study.seeds)
-        if (best := study.search.repeats) is not None:
-            later = len(study.seeds) - 1
-            count = (1 + trials + (1 + min(best, trials)) * later) * len(study.data)
-            return (
-                f"{study.design}: {what} × {_count(len(study.data), 'data set')}, the best {best} "
-                f"and the baseline × {_count(len(study.seeds), 'random seed')}: "
-                f"{_count(count, 'cell')}"
-            )
-    return (
-        f"{study.design}: {what} × {_count(len(study.data), 'data set')} × "
-        f"{_count(len(study.seeds), 'random seed')} = {_count(count, 'cell')}"
-    )
+        what, count = f"(baseline + {_count(trials, 'trial')})", (1 + trials) * data * seeds
+    said = f"{study.design}: {what} × {_count(data, 'data set')}"
+    if study.search is not None and study.search.repeats is not None:
+        best = min(study.search.repeats, trials)
+        count = (1 + trials + (1 + best) * (seeds - 1)) * data
+        said += f", the best {best} and the baseline"
+    return f"{said} × {_count(seeds, 'random seed')} = {_count(count, 'cell')}"
 
 
 def _count(n: int, word: str) -> str:
