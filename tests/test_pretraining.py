@@ -295,6 +295,17 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         _train("mae", out, steps=2, seed=1, resume=True)
 
 
+def test_resuming_on_other_images_is_refused(tmp_path):
+    def painted(value):
+        Image.fromarray(np.full((64, 64, 3), value, np.uint8)).save(tmp_path / "a.png")
+        return [tmp_path]
+
+    asked = Asked(tmp_path / "a.safetensors", batch=4, tiles=2, amp=False, steps=1)
+    pretrain_backbone("mae", asked, painted(10), TINY)
+    with pytest.raises(UserError, match="another run"):
+        pretrain_backbone("mae", replace(asked, resume=True), painted(11), TINY)
+
+
 def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path):
     from coin_ray.data.synthetic import generate_tile
     from coin_ray.weights.state_files import load_state

@@ -45,7 +45,8 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
     model.to(device).requires_grad_(True)
     average = Average(model, EMA)
     pool = data.GeneratedTiles(asked.seed, tiles, TILE)
-    real = sure_of(data.read_folders(folders), mpp, device)
+    images = data.read_folders(folders)
+    real = sure_of(images, mpp, device)
 
     def square(rng: np.random.Generator) -> data.Labelled:
         image, label_map = random_crop(real[int(rng.integers(len(real)))], rng, TILE)
@@ -59,7 +60,7 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
             logits, predicted, _ = run_prompts(model, drawn)
         return prompt_loss(logits, predicted, drawn.targets, drawn.positive)
 
-    settings = {"batch": count, "tiles": tiles, "images": len(real), "mpp": mpp}
+    settings = {"batch": count, "tiles": tiles, "images": data.content(images), "mpp": mpp}
     return pretrain(
         asked,
         Recipe(lr=3e-4, weight_decay=0.05, clip=1.0),

@@ -82,12 +82,13 @@ def pretrain_backbone(
         with torch.autocast(asked.device, torch.bfloat16, enabled=asked.amp):
             return method.loss(views, rng, done)
 
+    settings = {"batch": count, "tiles": tiles, "images": sources.content(crops.real)}
     return pretrain(
         asked,
         RECIPES[family],
         method,
         loss_of,
         exported=lambda: method.exported().state_dict(),
-        identity={"what": family, "batch": count, "tiles": tiles, "images": len(crops.real)},
+        identity={"what": family, **settings},
         after_step=method.after_step,
     )

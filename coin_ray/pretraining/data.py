@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,15 @@ class GeneratedTiles:
     def draw(self, rng: np.random.Generator, fraction: float) -> Labelled:
         """One of those that there are by then."""
         return self[int(rng.integers(self.available(fraction)))]
+
+
+def content(images: Sequence[Image]) -> str:
+    """Hex digest of images: their number, shapes and pixels, in order."""
+    found = hashlib.blake2b(digest_size=16)
+    for image in images:
+        found.update(f"{image.shape}\n".encode())
+        found.update(np.ascontiguousarray(image))
+    return f"{len(images)} {found.hexdigest()}"
 
 
 def read_folders(folders: Sequence[str | Path]) -> list[Image]:
