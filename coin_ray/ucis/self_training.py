@@ -104,7 +104,7 @@ def _window(
 ) -> Arrays:
     """A window of a tile of :func:`taught`, or of a generated one: (3, 256, 256) float32 in [0, 1],
     and of its cells of 2 px the targets (4, 128, 128) and which are not taught (128, 128) bool."""
-    if replay and rng.random() < replay:
+    if rng.random() < replay:
         known = generated(rng)
         tile = (*known, np.zeros(known[1].shape, dtype=bool))
     image, label_map, ignore = random_crop(tile, rng, side)
