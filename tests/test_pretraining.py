@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from coin_ray.data.synthetic import GeneratedTiles
 from coin_ray.errors import UserError
 from coin_ray.pretraining import adapted_sam, data, dino, dinov2, mae, pretrain, small_sam
 from coin_ray.pretraining.backbone import FAMILIES, build_vit, pretrain_backbone
@@ -212,7 +211,7 @@ def test_targets_and_dense_maps_of_a_known_nucleus():
 
 
 def test_a_batch_has_prompts_on_nuclei_and_on_background():
-    tiles = GeneratedTiles(0, 1, small_sam.TILE)
+    tiles = data.GeneratedTiles(0, 1, small_sam.TILE)
     draw = partial(tiles.draw, fraction=1.0)
     batch = small_sam.make_batch(draw, np.random.default_rng(0), count=1, prompts=16)
     assert batch.images.shape == (1, 3, 256, 256)

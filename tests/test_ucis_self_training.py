@@ -19,7 +19,7 @@ from coin_ray.ucis import self_training
 from coin_ray.ucis.detection import read, vote
 from coin_ray.ucis.detector import detector_of, load_detector
 from coin_ray.ucis.self_training import taught, train_detector
-from coin_ray.ucis.settings import DETECTOR, Detector, Ucis
+from coin_ray.ucis.settings import DETECTOR, Detector
 from coin_ray.weights.state_files import load_state
 
 TILES = [generate_tile(seed, 128) for seed in (3, 4)]
@@ -35,10 +35,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trained(detector: Detector = SMALL, images: Any = IMAGES, seed: int = 0, **options: Any) -> Any:
-    settings = Ucis(detector=detector, min_area=30, seed=seed)
-    how = {"weights": DETECTOR, "generated": lambda rng: TILES[int(rng.integers(2))], **options}
-    return train_detector(images, settings, **how)
+def trained(detector: Detector = SMALL, images: Any = IMAGES, **options: Any) -> Any:
+    return train_detector(images, detector, weights=DETECTOR, min_area=30, **options)
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -120,32 +118,6 @@ def test_workers_share_the_batch_and_train_through_the_wrapper(
     assert len(wrapped) == 2
     with pytest.raises(UserError, match="too small"):
         trained(SMALL, world=World(size=3))
-
-
-def test_a_share_of_the_windows_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def generated(rng: np.random.Generator) -> Any:
-        asked.append(1)
-        return TILES[0]
-
-    windows = []
-    crop = self_training.random_crop
-
-    def seen(tile: Any, *rest: Any) -> Any:
-        windows.append(tile)
-        return crop(tile, *rest)
-
-    monkeypatch.setattr(self_training, "random_crop", seen)
-    for replay in (0.0, 1.0):
-        asked.clear()
-        windows.clear()
-        detector = SMALL.model_copy(update={"rounds": 1, "replay": replay})
-        trained(detector, images=IMAGES[1:], generated=generated)
-        assert len(asked) == replay * len(windows) and len(windows) == 4
-        image, label_map, ignore = windows[0]
-        assert image is (TILES[0][0] if replay else IMAGES[1])
-        assert ignore.any() != replay and (replay == 0 or label_map is TILES[0][1])
 
 
 def test_an_image_smaller_than_a_window_is_mirrored() -> None:

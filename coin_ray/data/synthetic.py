@@ -147,34 +147,6 @@ def _cells(
     canvas.white[canvas.label_map > 0] = 0
 
 
-Labelled = tuple[NDArray[np.uint8], NDArray[np.int32]]
-"""An image (H, W, 3) and the ids of its nuclei (H, W); -1: whose a pixel is is not said."""
-
-
-class GeneratedTiles:
-    """Tiles of one seed, made when first asked for and kept.
-
-    ``available(fraction)`` grows with the run, so that training starts at once and the cost of
-    making tiles spreads over it.
-    """
-
-    def __init__(self, seed: int, count: int, size: int) -> None:
-        self.seed, self.count, self.size = seed, count, size
-        self._kept: dict[int, Labelled] = {}
-
-    def __getitem__(self, index: int) -> Labelled:
-        if index not in self._kept:
-            self._kept[index] = generate_tile(self.seed * 1_000_003 + index, self.size)
-        return self._kept[index]
-
-    def available(self, fraction: float) -> int:
-        return max(1, min(self.count, int(self.count * (0.02 + fraction / 0.7))))
-
-    def draw(self, rng: np.random.Generator, fraction: float) -> Labelled:
-        """One of those that there are by then."""
-        return self[int(rng.integers(self.available(fraction)))]
-
-
 def generated_samples(
     folder: str | Path, count: int, size: int = 256, seed: int = 0
 ) -> list[Sample]:

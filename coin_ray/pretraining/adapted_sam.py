@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from coin_ray.confidence.small_model import SmallSam
-from coin_ray.data.synthetic import GeneratedTiles, Labelled
 from coin_ray.errors import UserError
 from coin_ray.pretraining import data
 from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
@@ -45,11 +44,11 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
     model.load_state_dict({k: v.float() for k, v in load_state(START).items()})
     model.to(device).requires_grad_(True)
     average = Average(model, EMA)
-    pool = GeneratedTiles(asked.seed, tiles, TILE)
+    pool = data.GeneratedTiles(asked.seed, tiles, TILE)
     images = data.read_folders(folders)
     real = sure_of(images, mpp, device)
 
-    def square(rng: np.random.Generator) -> Labelled:
+    def square(rng: np.random.Generator) -> data.Labelled:
         image, label_map = random_crop(real[int(rng.integers(len(real)))], rng, TILE)
         return image, label_map
 
@@ -73,11 +72,11 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
     )
 
 
-def sure_of(images: Sequence[data.Image], mpp: float, device: str) -> list[Labelled]:
+def sure_of(images: Sequence[data.Image], mpp: float, device: str) -> list[data.Labelled]:
     """The images at 0.25 um/px with the ids (H, W) of the instances that the detector is sure of;
     0 is what it is sure is none, -1 the rest."""
     network, detector = load_detector(DETECTOR, device), Detector()
-    found: list[Labelled] = []
+    found: list[data.Labelled] = []
     for image in at_reference(images, [0.25 / mpp] * len(images)):
         _, label_map, ignore = taught(image, network, detector, min_area=MIN_AREA)
         found.append((image, np.where(ignore, -1, label_map).astype(np.int32)))

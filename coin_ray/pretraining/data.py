@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from coin_ray.data.synthetic import GeneratedTiles
+from coin_ray.data.synthetic import generate_tile
 from coin_ray.errors import UserError
 from coin_ray.training.layout import moved
 
@@ -30,6 +30,34 @@ class Views:
 
 
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
+
+
+Labelled = tuple[Image, NDArray[np.int32]]
+"""An image (H, W, 3) and the ids of its nuclei (H, W); -1: whose a pixel is is not said."""
+
+
+class GeneratedTiles:
+    """Tiles of one seed, made when first asked for and kept.
+
+    ``available(fraction)`` grows with the run, so that training starts at once and the cost of
+    making tiles spreads over it.
+    """
+
+    def __init__(self, seed: int, count: int, size: int) -> None:
+        self.seed, self.count, self.size = seed, count, size
+        self._kept: dict[int, Labelled] = {}
+
+    def __getitem__(self, index: int) -> Labelled:
+        if index not in self._kept:
+            self._kept[index] = generate_tile(self.seed * 1_000_003 + index, self.size)
+        return self._kept[index]
+
+    def available(self, fraction: float) -> int:
+        return max(1, min(self.count, int(self.count * (0.02 + fraction / 0.7))))
+
+    def draw(self, rng: np.random.Generator, fraction: float) -> Labelled:
+        """One of those that there are by then."""
+        return self[int(rng.integers(self.available(fraction)))]
 
 
 def content(images: Sequence[Image]) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from coin_ray.data.synthetic import GeneratedTiles
+from coin_ray.pretraining import data
 from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
 from coin_ray.pretraining.small_sam import EMA, TILE, make_batch
 from coin_ray.training.average import Average
@@ -32,7 +32,7 @@ def pretrain_detector(asked: Asked, *, start: str | None = "sam_mini") -> Log:
         encoder = {k: v for k, v in load_state(start).items() if k.startswith(ENCODER)}
         model.image_encoder.load_state_dict({k.removeprefix(ENCODER): encoder[k] for k in encoder})
     average = Average(model, EMA)
-    pool = GeneratedTiles(asked.seed, tiles, TILE)
+    pool = data.GeneratedTiles(asked.seed, tiles, TILE)
 
     def loss_of(step: int, done: float) -> torch.Tensor:
         rng = generator(asked.seed, step, 0)

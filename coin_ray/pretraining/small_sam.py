@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam
-from coin_ray.data.synthetic import GeneratedTiles, Labelled
+from coin_ray.pretraining import data
 from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
@@ -76,7 +76,7 @@ def prompt_loss(
 
 
 def make_batch(
-    draw: Callable[[np.random.Generator], Labelled],
+    draw: Callable[[np.random.Generator], data.Labelled],
     rng: np.random.Generator,
     *,
     count: int,
@@ -173,7 +173,7 @@ def pretrain_segmenter(
             torch.nn.Conv2d(width, 4 * 16, 1), torch.nn.PixelShuffle(4)
         ).to(device)
     average = Average(model, EMA)
-    pool = GeneratedTiles(asked.seed, tiles, TILE)
+    pool = data.GeneratedTiles(asked.seed, tiles, TILE)
 
     def loss_of(step: int, done: float) -> torch.Tensor:
         rng = generator(asked.seed, step, 0)

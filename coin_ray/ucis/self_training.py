@@ -8,7 +8,7 @@ rejects); the teacher is an average of the weights (Tarvainen and Valpola, NeurI
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coin_ray.errors import UserError
-from coin_ray.labels import LabelMap, count
+from coin_ray.labels import count
 from coin_ray.precision import computing
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.draws import Arrays
@@ -27,53 +27,46 @@ from coin_ray.ucis.detection import read, vote
 from coin_ray.ucis.detector import WINDOW, VotingNetwork, load_detector
 from coin_ray.ucis.detector_targets import dense_loss, dense_targets, untaught
 from coin_ray.ucis.fitting import Run, Stage, fit, random_crop
-from coin_ray.ucis.settings import Detector, Ucis
+from coin_ray.ucis.settings import Detector
 from coin_ray.ucis.ssa_data import Image, check_tissue
 from coin_ray.weights.modules import to_arrays
 
 SQUARE = 320  # px of an image that a window is cut from, at a random scale and angle
 EMA = 0.99
 
-Generated = Callable[[np.random.Generator], tuple[Image, LabelMap]]
-"""Draws an image (H, W, 3) of which every pixel (H, W) is known."""
-
 
 def train_detector(
     images: Sequence[Image],
-    settings: Ucis,
+    detector: Detector,
     *,
     weights: str,
-    generated: Generated,
+    min_area: int,
+    seed: int = 0,
     world: World = HERE,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> tuple[Weights, Log]:
-    """Weights of the detector after ``rounds`` on the images, and the losses of all steps.
+    """Weights of the detector after ``detector.rounds`` on the images, and the losses of all steps.
 
     ``images`` (H, W, 3) uint8 at 0.25 um/px, of any sizes, without labels; ``weights``: the
-    registered file that it starts from. A round takes what the network finds in the images
-    (:func:`taught`) and trains it for ``iterations`` on windows of them and, a share of
-    ``replay``, of ``generated`` ones, so that it forgets less of what those had taught it (Robins,
-    Connection Science 1995), turned, scaled, stained and blurred at random; the next round, and
-    the result, have the average of its weights.
+    registered file that it starts from; instances below ``min_area`` px are dropped. A round takes
+    what the network finds in the images (:func:`taught`) and trains it for ``iterations`` on
+    windows of them, turned, scaled, stained and blurred at random; the next round, and the result,
+    have the average of its weights.
 
     A worker takes every ``world.size``-th window of the global batch. ``checkpoint``, with .1, .2
     and so on behind its name, is continued if it is there: interrupted and resumed, a run gives
     what it gives uninterrupted. UserError without tissue, when no instance is sure enough, when a
     worker has no window, or when the loss is not finite.
     """
-    detector = settings.detector
     check_tissue(images)
     world.share(detector.batch, 1, "a window", "ucis.detector.batch")
     total = detector.rounds * detector.iterations
-    window = partial(_window, generated, detector.replay)
-    run = Run(SQUARE, settings.seed, total, world, checkpoint, progress)
+    run = Run(SQUARE, seed, total, world, checkpoint, progress)
     network = load_detector(weights, world.device)
     for number in range(1, detector.rounds + 1):
         with computing(world.device, world.precision):
-            tiles = [
-                taught(image, network, detector, min_area=settings.min_area) for image in images
-            ]
+            tiles = [taught(image, network, detector, min_area=min_area) for image in images]
         if not any(count(label_map) for _, label_map, _ in tiles):
             raise UserError(
                 "the detector is sure of no instance that it could learn from",
@@ -82,7 +75,7 @@ def train_detector(
                 do="lower ucis.detector.certainty, or write ucis.detector.rounds: 0",
             )
         stage = Stage(number, detector.iterations, detector.batch, detector.lr, power=0.9, ema=EMA)
-        network = fit(run, stage, partial(_pupil, network), _terms, tiles, window)
+        network = fit(run, stage, partial(_pupil, network), _terms, tiles, _window)
     return to_arrays(network.state_dict()), run.log
 
 
@@ -99,14 +92,9 @@ def _pupil(teacher: VotingNetwork) -> VotingNetwork:
     return copy.deepcopy(teacher).requires_grad_(True)
 
 
-def _window(
-    generated: Generated, replay: float, tile: Arrays, rng: np.random.Generator, side: int
-) -> Arrays:
-    """A window of a tile of :func:`taught`, or of a generated one: (3, 256, 256) float32 in [0, 1],
-    and of its cells of 2 px the targets (4, 128, 128) and which are not taught (128, 128) bool."""
-    if rng.random() < replay:
-        known = generated(rng)
-        tile = (*known, np.zeros(known[1].shape, dtype=bool))
+def _window(tile: Arrays, rng: np.random.Generator, side: int) -> Arrays:
+    """A window of a tile of :func:`taught`: (3, 256, 256) float32 in [0, 1], and of its cells of 2
+    px the targets (4, 128, 128) and which are not taught (128, 128) bool."""
     image, label_map, ignore = random_crop(tile, rng, side)
     ids = np.where(ignore, -1, label_map)
     # Whatever the network computes in, a place in an image has more than 8 bits.

@@ -149,7 +149,6 @@ class Detector(Section):
             "probability from which on a pixel outside of its instances is not taught as background"
         ),
     )
-    replay: Fraction = Field(0.5, description="share of the windows that are of generated tiles")
 
     @property
     def most_workers(self) -> int:

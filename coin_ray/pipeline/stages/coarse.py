@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.data.synthetic import GeneratedTiles
 from coin_ray.labels import BoolArray
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.needs import coarse_weights
@@ -29,8 +27,6 @@ VOTES = ("foreground", "votes", "certainty", "views")
 """Settings of the section ucis.detector that the detector draws with."""
 INSTANCES = ("maskcut", "detector")
 """Coarse models that find instances, by networks."""
-GENERATED = 60
-"""Tiles that are generated beside the images that the detector learns on."""
 PARTS = 100
 """Values kept of a loss; each is the mean over as many steps."""
 
@@ -54,25 +50,29 @@ def _train(
         precision=settings.precision,
         deterministic=settings.deterministic,
     )
-    how: dict[str, Any] = {"world": world, "checkpoint": checkpoint, "progress": progress}
+    how: dict[str, Any] = {
+        "seed": settings.seed,
+        "world": world,
+        "checkpoint": checkpoint,
+        "progress": progress,
+    }
     with arithmetic(world.device, world.precision, deterministic=world.deterministic):
         if settings.model == "ssa":
             from coin_ray.ucis.ssa import train_ssa
 
-            how |= {"seed": settings.seed, "weights": settings.weights, "scales": scales}
+            how |= {"weights": settings.weights, "scales": scales}
             weights, log = train_ssa(images, settings.section(Ssa), **how)
         elif settings.model == "detector":
-            from coin_ray.ucis.self_training import SQUARE, train_detector
+            from coin_ray.ucis.self_training import train_detector
             from coin_ray.ucis.ssa_data import at_reference
 
-            tiles = GeneratedTiles(settings.seed + 1, GENERATED, SQUARE)  # 0 taught what ships
-            how |= {"weights": given["weights"], "generated": partial(tiles.draw, fraction=1.0)}
+            how |= {"weights": given["weights"], "min_area": settings.min_area}
             fine = at_reference(images, scales)
-            weights, log = train_detector(fine, settings.section(Ucis), **how)
+            weights, log = train_detector(fine, settings.detector.section(Detector), **how)
         else:
             from coin_ray.ucis.psm import train_psm
 
-            how |= {"seed": settings.seed, "weights": settings.weights, "scales": scales}
+            how |= {"weights": settings.weights, "scales": scales}
             weights, log = train_psm(images, settings.section(Psm), **how)
     info = {
         "log": {term: _means(values) for term, values in log.items()},
