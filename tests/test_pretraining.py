@@ -306,7 +306,7 @@ def test_resuming_on_other_images_is_refused(tmp_path):
         pretrain_backbone("mae", replace(asked, resume=True), painted(11), TINY)
 
 
-def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path):
+def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path, monkeypatch):
     from coin_ray.data.synthetic import generate_tile
     from coin_ray.weights.state_files import load_state
 
@@ -321,6 +321,12 @@ def test_the_segmenter_goes_on_with_what_the_detector_is_sure_of(tmp_path):
     assert any(not torch.equal(found[k], shipped[k]) for k in found)
     with pytest.raises(UserError, match="another run"):
         adapted_sam.adapt_segmenter(replace(asked, resume=True), [images], 0.25)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="another run"):
+        patch.setattr(adapted_sam, "digest", lambda name: "another detector")
+        adapted_sam.adapt_segmenter(replace(asked, resume=True), [images], 0.5)
+    Image.fromarray(generate_tile(4, 96)[0]).save(images / "a.png")
+    with pytest.raises(UserError, match="another run"):
+        adapted_sam.adapt_segmenter(replace(asked, resume=True), [images], 0.5)
     Image.fromarray(np.full((400, 400, 3), 240, np.uint8)).save(images / "a.png")
     with pytest.raises(UserError, match="sure of no nucleus"):
         adapted_sam.adapt_segmenter(asked, [images], 0.25)

@@ -24,6 +24,7 @@ from coin_ray.ucis.fitting import random_crop
 from coin_ray.ucis.self_training import taught
 from coin_ray.ucis.settings import DETECTOR, Detector
 from coin_ray.ucis.ssa_data import at_reference
+from coin_ray.weights.registry import digest
 from coin_ray.weights.state_files import load_state
 
 EMA = 0.99
@@ -61,6 +62,7 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
         return prompt_loss(logits, predicted, drawn.targets, drawn.positive)
 
     settings = {"batch": count, "tiles": tiles, "images": data.content(images), "mpp": mpp}
+    settings["targets"] = digest(DETECTOR)  # a run holds to those that it began with
     return pretrain(
         asked,
         Recipe(lr=3e-4, weight_decay=0.05, clip=1.0),

@@ -61,7 +61,7 @@ class GeneratedTiles:
 
 
 def content(images: Sequence[Image]) -> str:
-    """Hex digest of images: their number, shapes and pixels, in order."""
+    """What tells images from others: their number, and a hex digest of shapes and pixels."""
     found = hashlib.blake2b(digest_size=16)
     for image in images:
         found.update(f"{image.shape}\n".encode())
