@@ -262,7 +262,7 @@ def _train(what, out, **asked):
         found = Asked(out, batch=1, tiles=2, amp=False, **asked)
         return small_sam.pretrain_segmenter(found, prompts=8, size=TINY_SAM)
     if what == "detector":
-        return pretrain_detector(Asked(out, batch=1, tiles=2, amp=False, **asked), start=None)
+        return pretrain_detector(Asked(out, batch=1, tiles=2, amp=False, **asked), encoder=None)
     return pretrain_backbone(what, Asked(out, batch=4, tiles=2, amp=False, **asked), overrides=TINY)
 
 
@@ -407,6 +407,42 @@ def test_the_detector_begins_with_the_segmenter_s_encoder_and_its_file_loads(tmp
     assert encoder and all(
         torch.allclose(found[k], v.float(), atol=1e-3) for k, v in encoder.items()
     )
+
+
+@pytest.mark.parametrize("what", ["segmenter", "detector"])
+def test_a_training_begins_with_the_weights_of_a_file(what, tmp_path):
+    first, other, out = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "c"))
+    _train(what, first, steps=2, seed=0)
+    _train(what, other, steps=2, seed=1)
+    _train(what, out, steps=1, seed=2, start=first, lr=1e-12)
+    begun, found = load_file(first), load_file(out)
+    assert any(not torch.equal(v, load_file(other)[k]) for k, v in begun.items())
+    assert all(torch.allclose(found[k], v, atol=1e-3) for k, v in begun.items())
+    with pytest.raises(UserError, match="another run"):
+        _train(what, out, steps=2, seed=2, start=other, lr=1e-12, resume=True)
+
+
+def test_the_weights_of_another_network_are_no_start(tmp_path):
+    first, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    _train("segmenter", first, steps=1, seed=0)
+    with pytest.raises(UserError, match="another network"):
+        _train("detector", out, steps=1, seed=0, start=first)
+    with pytest.raises(UserError, match="not a readable weight file"):
+        _train("detector", out, steps=1, seed=0, start=tmp_path / "none.safetensors")
+    assert not out.exists()
+
+
+def test_the_command_hands_the_start_on(tmp_path):
+    from tests.cli_calls import call
+
+    out, start = tmp_path / "a.safetensors", tmp_path / "none.safetensors"
+    for what in (["segmenter"], ["detector"], ["segmenter", "--data", str(tmp_path)]):
+        done = call(
+            *("pretrain", *what, "--steps", "1", "--tiles", "1"),
+            *("--start", str(start), "--out", str(out)),
+        )
+        assert done.exit_code == 2 and "none.safetensors" in done.output, what
+        assert not out.exists()
 
 
 def test_an_unknown_family_is_refused(tmp_path):

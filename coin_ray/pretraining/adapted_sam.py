@@ -14,7 +14,7 @@ import torch
 from coin_ray.confidence.small_model import SmallSam
 from coin_ray.errors import UserError
 from coin_ray.pretraining import data
-from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.pretraining.pretrain import Asked, Recipe, begin, pretrain
 from coin_ray.pretraining.small_sam import TILE, make_batch, prompt_loss, run_prompts
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
@@ -24,8 +24,7 @@ from coin_ray.ucis.fitting import random_crop
 from coin_ray.ucis.self_training import taught
 from coin_ray.ucis.settings import DETECTOR, Detector
 from coin_ray.ucis.ssa_data import at_reference
-from coin_ray.weights.registry import digest
-from coin_ray.weights.state_files import load_state
+from coin_ray.weights.registry import digest, locate
 
 EMA = 0.99
 START = "sam_mini"
@@ -42,7 +41,7 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
     """
     count, tiles, device = asked.batch or 2, asked.tiles or 300, asked.device
     model = SmallSam()
-    model.load_state_dict({k: v.float() for k, v in load_state(START).items()})
+    start = begin(model, asked.start or locate(START))
     model.to(device).requires_grad_(True)
     average = Average(model, EMA)
     pool = data.GeneratedTiles(asked.seed, tiles, TILE)
@@ -69,7 +68,7 @@ def adapt_segmenter(asked: Asked, folders: Sequence[Path], mpp: float) -> Log:
         model,
         loss_of,
         exported=average.state,
-        identity={"what": f"{START} on real images", **settings},
+        identity={"what": "segmenter on real images", "start": start, **settings},
         average=average,
     )
 

@@ -7,30 +7,37 @@ from functools import partial
 import torch
 
 from coin_ray.pretraining import data
-from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.pretraining.pretrain import Asked, Recipe, begin, pretrain
 from coin_ray.pretraining.small_sam import EMA, TILE, make_batch
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
 from coin_ray.ucis.detector import VotingNetwork
 from coin_ray.ucis.detector_targets import dense_loss
+from coin_ray.weights.registry import digest
 from coin_ray.weights.state_files import load_state
 
 ENCODER = "image_encoder."
 
 
-def pretrain_detector(asked: Asked, *, start: str | None = "sam_mini") -> Log:
+def pretrain_detector(asked: Asked, *, encoder: str | None = "sam_mini") -> Log:
     """Train the detector and write its averaged weights, the losses of every step.
 
-    ``start``: the registered segmenter whose encoder it begins with; None: from random weights.
+    Without a file to start from it begins with the encoder of the registered segmenter ``encoder``
+    and, for the rest or with None, with random weights.
     """
     count, tiles = asked.batch or 2, asked.tiles or 600
     with torch.random.fork_rng():
         torch.manual_seed(asked.seed)
-        model = VotingNetwork().to(asked.device)
-    if start is not None:
-        encoder = {k: v for k, v in load_state(start).items() if k.startswith(ENCODER)}
-        model.image_encoder.load_state_dict({k.removeprefix(ENCODER): encoder[k] for k in encoder})
+        model = VotingNetwork()
+    start = None
+    if asked.start:
+        start = begin(model, asked.start)
+    elif encoder is not None:
+        state = {k: v for k, v in load_state(encoder).items() if k.startswith(ENCODER)}
+        model.image_encoder.load_state_dict({k.removeprefix(ENCODER): state[k] for k in state})
+        start = digest(encoder)
+    model.to(asked.device)
     average = Average(model, EMA)
     pool = data.GeneratedTiles(asked.seed, tiles, TILE)
 

@@ -17,6 +17,9 @@ from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.loop import Limit, Training, train
 from coin_ray.training.world import Progress, World
+from coin_ray.weights.modules import fit
+from coin_ray.weights.registry import file_digest
+from coin_ray.weights.state_files import read_state
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Asked:
 
     ``out`` is the ``.safetensors`` file of the weights (fp16); the checkpoint lies beside it and is
     written ``every`` so many seconds, and the file with it. One of ``minutes`` and ``steps`` limits
-    the run; ``resume`` goes on from the checkpoint (UserError if it is of other settings). So many
+    the run; ``resume`` goes on from the checkpoint (UserError if it is of other settings). The
+    segmenter and the detector begin with the weights of the file ``start`` if one is given. So many
     ``tiles`` are generated to train on; ``batch`` and ``lr`` are the model's own unless given;
     ``amp`` is mixed precision. Same seed, data and step limit, same weights.
     """
@@ -36,6 +40,7 @@ class Asked:
     seed: int = 0
     resume: bool = False
     device: str = "cpu"
+    start: Path | None = None
     tiles: int | None = None
     batch: int | None = None
     lr: float | None = None
@@ -55,6 +60,12 @@ class Recipe:
     lr: float
     weight_decay: float
     clip: float
+
+
+def begin(model: nn.Module, start: Path) -> str:
+    """Load the weights of the file ``start``; its digest. UserError if they are not the model's."""
+    fit(model, read_state(start), start, "weights that this training writes")
+    return file_digest(start)
 
 
 def pretrain(

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from coin_ray.confidence.small_model import PATCH, REACH, SIDE, WINDOW, SmallSam
 from coin_ray.pretraining import data
-from coin_ray.pretraining.pretrain import Asked, Recipe, pretrain
+from coin_ray.pretraining.pretrain import Asked, Recipe, begin, pretrain
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Log
 from coin_ray.training.draws import generator
@@ -167,7 +167,9 @@ def pretrain_segmenter(
     count, tiles, device = asked.batch or 2, asked.tiles or 600, asked.device
     with torch.random.fork_rng():
         torch.manual_seed(asked.seed)
-        model = SmallSam(**(size or {})).to(device)
+        model = SmallSam(**(size or {}))
+        start = begin(model, asked.start) if asked.start else None
+        model.to(device)
         width = model.prompt_encoder.embed_dim
         reader = torch.nn.Sequential(
             torch.nn.Conv2d(width, 4 * 16, 1), torch.nn.PixelShuffle(4)
@@ -184,12 +186,13 @@ def pretrain_segmenter(
         loss = prompt_loss(logits, predicted, drawn.targets, drawn.positive)
         return loss + dense_loss(reader(embedding), drawn.dense)
 
+    settings = {"batch": count, "prompts": prompts, "tiles": tiles}
     return pretrain(
         asked,
         Recipe(lr=1e-3, weight_decay=0.05, clip=1.0),
         torch.nn.ModuleDict({"model": model, "reader": reader}),
         loss_of,
         exported=average.state,
-        identity={"what": "segmenter", "batch": count, "prompts": prompts, "tiles": tiles},
+        identity={"what": "segmenter", "start": start, **settings},
         average=average,
     )

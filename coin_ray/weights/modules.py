@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,30 @@ def fill(
     UserError, with what was ``expected``, if the file is missing or of another network.
     """
     state = {key: value for key, value in load_state(name).items() if not key.startswith(leave)}
+    again = f"fetch the file again: `coin-ray models fetch {safe.shell(name)}`"
+    fit(model, state, locate(name), expected, assign=assign, do=again)
+
+
+def fit(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    file: Path,
+    expected: str,
+    *,
+    assign: bool = False,
+    do: str = "take another file",
+) -> None:
+    """Loads the tensors of ``file`` into ``model``. UserError, with what was ``expected``, if they
+    are of another network."""
     try:
         model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise UserError(
-            f"the file does not hold the weights of {name}",
-            where=str(locate(name)),
+            "the file holds the weights of another network",
+            where=str(file),
             expected=expected,
             found=" ".join(" ".join(str(error).splitlines()[1:]).split())[:300],
-            do=f"fetch the file again: `coin-ray models fetch {safe.shell(name)}`",
+            do=do,
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -38,6 +39,14 @@ Seed = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the checkpoint beside the file")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 = as PyTorch likes", min=0, max=4096)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+Tiles = Annotated[
+    int | None,
+    typer.Option(help="how many are generated; default: the model's own", min=1, max=1_000_000),
+]
+Start = Annotated[
+    Path | None,
+    typer.Option(help="begin with the weights of this file, that such a training wrote"),
+]
 Batch = Annotated[
     int | None, typer.Option(help="images a step; default: the model's own", min=1, max=1_000_000)
 ]
@@ -55,6 +64,7 @@ _TRAINING: dict[str, tuple[Any, Any]] = {
     "resume": (Resume, False),
     "threads": (Threads, 0),
     "device": (Device, "cpu"),
+    "tiles": (Tiles, None),
     "batch": (Batch, None),
     "lr": (Rate, None),
     "overwrite": (options.Overwrite, False),
@@ -69,11 +79,12 @@ class Training(NamedTuple):
     threads: int
     overwrite: bool
 
-    def run(self, train: Callable[[Asked], Log]) -> None:
-        """Claim the weights and the checkpoint beside them, train, and say what came of it."""
+    def run(self, train: Callable[[Asked], Log], start: Path | None = None) -> None:
+        """Claim the weights and the checkpoint beside them, train (from the weights of ``start``),
+        and say what came of it."""
         from coin_ray.pretraining.pretrain import ends
 
-        asked, output = self.asked, self._claimed()
+        asked, output = replace(self.asked, start=start), self._claimed()
         log = train(asked)
         for path in (asked.out, asked.checkpoint):
             output.note(path.name)
@@ -137,6 +148,7 @@ def backbone(
 @_takes_training(minutes=40.0)
 def segmenter(
     training: Training,
+    start: Start = None,
     data: Data = None,
     mpp: Annotated[
         float | None,
@@ -149,17 +161,17 @@ def segmenter(
     from coin_ray.pretraining.small_sam import pretrain_segmenter
 
     if data:
-        training.run(lambda asked: adapt_segmenter(asked, data, mpp or 0.25))
+        training.run(lambda asked: adapt_segmenter(asked, data, mpp or 0.25), start)
         return
     if mpp is not None:
         raise UserError("--mpp is of the images of --data", do="add --data, or leave --mpp out")
-    training.run(pretrain_segmenter)
+    training.run(pretrain_segmenter, start)
 
 
 @app.command("detector")
 @_takes_training(minutes=40.0)
-def detector(training: Training) -> None:
+def detector(training: Training, start: Start = None) -> None:
     """Train the small detector, from the segmenter's encoder on, on generated tiles."""
     from coin_ray.pretraining.detector import pretrain_detector
 
-    training.run(pretrain_detector)
+    training.run(pretrain_detector, start)
