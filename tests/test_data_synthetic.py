@@ -15,6 +15,7 @@ from coin_ray.data.synthetic_tissue import colour, share_mask, smooth_noise
 from coin_ray.errors import UserError
 
 TILES = [generate_tile(seed, 192) for seed in range(12)]
+VARIED = [generate_tile(seed, 192, varied=True) for seed in range(12)]
 
 
 def test_same_seed_same_tile_and_another_seed_another():
@@ -24,6 +25,21 @@ def test_same_seed_same_tile_and_another_seed_another():
     assert np.array_equal(image, again)
     assert np.array_equal(label_map, label_again)
     assert not np.array_equal(image, other)
+
+
+def test_nuclei_of_a_varied_tile_are_filled_less_evenly():
+    def unevenness(tiles):
+        return np.mean(
+            [
+                image[..., 0][label_map == i].std()
+                for image, label_map in tiles
+                for i in range(1, label_map.max() + 1)
+            ]
+        )
+
+    assert unevenness(VARIED) > unevenness(TILES)
+    again = generate_tile(0, 192, varied=True)
+    assert all(np.array_equal(a, b) for a, b in zip(again, VARIED[0], strict=True))
 
 
 def test_generating_leaves_the_global_random_state_alone():
@@ -43,15 +59,17 @@ def test_types_and_contiguous_ids(size):
     assert np.array_equal(np.unique(label_map), np.arange(label_map.max() + 1))
 
 
-def test_no_instance_is_a_sliver():
-    assert all(labels.areas(label_map).min(initial=SMALLEST) >= SMALLEST for _, label_map in TILES)
+@pytest.mark.parametrize("tiles", [TILES, VARIED], ids=["plain", "varied"])
+def test_no_instance_is_a_sliver(tiles):
+    assert all(labels.areas(label_map).min(initial=SMALLEST) >= SMALLEST for _, label_map in tiles)
 
 
-def test_nuclei_are_darker_in_red_than_their_surroundings():
+@pytest.mark.parametrize("tiles", [TILES, VARIED], ids=["plain", "varied"])
+def test_nuclei_are_darker_in_red_than_their_surroundings(tiles):
     # Hematoxylin absorbs red, eosin hardly: the channel that tells nuclei apart in every H&E image.
     darker = [
         image[..., 0][label_map > 0].mean() < image[..., 0][label_map == 0].mean()
-        for image, label_map in TILES
+        for image, label_map in tiles
         if (label_map > 0).any()
     ]
     assert np.mean(darker) >= 0.9

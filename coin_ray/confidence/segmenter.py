@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.confidence.prompts import Prompts
-from coin_ray.confidence.settings import segmenter_name
+from coin_ray.confidence.settings import SMALL, segmenter_name
 from coin_ray.errors import UserError
 from coin_ray.labels import InstanceMasks
 
@@ -49,7 +49,7 @@ def load_segmenter(model: str, *, batch: int, device: str = "cpu") -> PromptSegm
             found="PyTorch sees none",
             do="run on the CPU, or install a CUDA build of PyTorch on a machine with a GPU",
         )
-    if model == "mini":
+    if model in SMALL:
         from coin_ray.confidence.small import SmallSegmenter
         from coin_ray.confidence.small_model import SmallSam
 

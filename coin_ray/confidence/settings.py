@@ -19,7 +19,8 @@ from coin_ray.section import (
     ZeroOrMore,
 )
 
-SMALL_WINDOW = 256  # px that the built-in segmenter sees at once
+SMALL = ("mini", "mini_2")  # the built-in segmenters: one network, other weights
+SMALL_WINDOW = 256  # px that they see at once
 
 
 class Sam(Section):
@@ -27,6 +28,7 @@ class Sam(Section):
 
     model: Literal[
         "mini",
+        "mini_2",
         "vit_b",
         "vit_l",
         "vit_h",
@@ -36,7 +38,10 @@ class Sam(Section):
         "sam2_hiera_l",
     ] = Field(
         "vit_h",
-        description="built in, SAM, or SAM 2.1 of the extra sam2 (the public code: sam2_hiera_l)",
+        description=(
+            "built in (mini_2 has learnt longer than mini), SAM, or SAM 2.1 of the extra sam2 (the "
+            "public code: sam2_hiera_l)"
+        ),
     )
     prompt: Literal["centroid", "innermost", "box", "mask"] = Field(
         "centroid",
@@ -83,20 +88,16 @@ class Sam(Section):
 
     @model_validator(mode="after")
     def _small_segmenter_is_asked_as_it_was_trained(self) -> Sam:
-        if self.model == "mini" and self.prompt in ("box", "mask"):
+        small = self.model in SMALL
+        other = f"needs a sam.model other than {' and '.join(SMALL)}, which"
+        if small and self.prompt in ("box", "mask"):
+            raise ValueError(f"sam.prompt: {self.prompt} {other} were trained with points alone")
+        if small and self.negatives:
             raise ValueError(
-                f"sam.prompt: {self.prompt} needs a sam.model other than mini, which was trained "
-                "with points alone"
+                f"sam.negatives {other} were trained with points inside of nuclei alone"
             )
-        if self.model == "mini" and self.negatives:
-            raise ValueError(
-                "sam.negatives needs a sam.model other than mini, which was trained with points "
-                "inside of nuclei alone"
-            )
-        if self.model == "mini" and self.window is not None:
-            raise ValueError(
-                "sam.window needs a sam.model other than mini, which looks at windows of 256 px"
-            )
+        if small and self.window is not None:
+            raise ValueError(f"sam.window {other} look at windows of {SMALL_WINDOW} px")
         return self
 
 

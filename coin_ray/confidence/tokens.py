@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.confidence.settings import segmenter_name
+from coin_ray.confidence.settings import SMALL, segmenter_name
 from coin_ray.confidence.views import unturned
 
 
@@ -33,7 +33,7 @@ def token_windows(
     """
     embedding = unturned(embedding)
     name, found = segmenter_name(model), np.asarray(embedding["embedding"])
-    if name == "sam_mini":
+    if model in SMALL:
         from coin_ray.confidence.small import window_corners
         from coin_ray.confidence.small_model import WINDOW
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.segmenter import PromptSegmenter
-from coin_ray.confidence.settings import SMALL_WINDOW, Sam
+from coin_ray.confidence.settings import SMALL, SMALL_WINDOW, Sam
 from coin_ray.imaging.windows import origins
 from coin_ray.labels import InstanceMasks
 
@@ -24,7 +24,7 @@ def window_px(sam: Sam, scale: float) -> int | None:
     The small segmenter has windows of its own, which are turned one by one: they lie where they do
     without.
     """
-    if sam.model == "mini":
+    if sam.model in SMALL:
         return SMALL_WINDOW if sam.views > 1 else None
     return sam.window and max(1, round(sam.window * scale))
 

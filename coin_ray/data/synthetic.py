@@ -29,13 +29,18 @@ SMALLEST = 24  # px an instance must show, else it is painted as debris and not 
 
 
 def generate_tile(
-    seed: int, size: int = 256, *, diameter: float | None = None, crowding: float | None = None
+    seed: int,
+    size: int = 256,
+    *,
+    diameter: float | None = None,
+    crowding: float | None = None,
+    varied: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """One tile: image (size, size, 3) uint8 and its label map (size, size) int32, ids contiguous.
 
     ``diameter`` is the mean diameter in px (default: log-uniform in 14 to 34), ``crowding`` in [0,
-    1] goes from a few nuclei to overlapping ones everywhere (default: random). Same arguments, same
-    tile.
+    1] goes from a few nuclei to overlapping ones everywhere (default: random). ``varied``: with
+    nuclei that are unevenly filled, large nucleoli and borders of cells. Same arguments, same tile.
     """
     if size < 32:
         raise UserError(
@@ -61,9 +66,9 @@ def generate_tile(
         white = np.maximum(white, tissue.discs(rng, size, int(rng.integers(2, 40)), 2, 9))
 
     label_map = np.zeros((size, size), np.int32)
-    chromatin = nuclei.Chromatin(rng, size)
+    chromatin = nuclei.Chromatin(rng, size, varied=varied)
     canvas = nuclei.Canvas(hematoxylin, eosin, white, label_map, chromatin)
-    _cells(rng, canvas, stroma, direction, diameter, crowding)
+    _cells(rng, canvas, stroma, direction, diameter, crowding, varied=varied)
     ids, area = np.unique(label_map, return_counts=True)
     label_map[np.isin(label_map, ids[area < SMALLEST])] = 0
     image = tissue.optics(rng, tissue.colour(rng, hematoxylin, eosin, white))
@@ -103,6 +108,8 @@ def _cells(
     direction: tissue.FloatMap,
     diameter: float,
     crowding: float,
+    *,
+    varied: bool,
 ) -> None:
     """Debris and out-of-focus shadows (unlabelled), then the nuclei, all painted in place."""
     size = stroma.shape[0]
@@ -127,6 +134,8 @@ def _cells(
     gap = 1.25 - 0.6 * crowding * rng.uniform(0.7, 1.0)
     count = int(np.ceil((0.06 + 0.94 * crowding) * (size / diameter) ** 2))
     centres = nuclei.place(rng, wish.astype(np.float32), diameter / 2, max(1, count), gap)
+    if varied and len(centres) > 1:
+        _borders(rng, canvas, centres, diameter)
     names = list(nuclei.KINDS)
     mix = rng.dirichlet(np.array([0.5, 0.9, 0.6, 0.4, 0.35]))
     swirl = rng.uniform(0, np.pi)
@@ -141,10 +150,36 @@ def _cells(
         name = "spindle" if in_stroma and rng.random() < 0.55 else str(rng.choice(names, p=mix))
         angle = direction[y, x] if in_stroma else swirl + rng.normal(0, 1.2)
         angle += rng.normal(0, 0.15)
-        look = nuclei.Look(diameter, tone * rng.uniform(0.8, 1.2), soft, body)
+        look = nuclei.Look(diameter, tone * rng.uniform(0.8, 1.2), soft, body, varied)
         nuclei.draw(rng, canvas, nuclei.KINDS[name], centre, angle, look, index)
     # A nucleus takes the dye wherever it lies: no glass inside it.
     canvas.white[canvas.label_map > 0] = 0
+
+
+def _borders(
+    rng: np.random.Generator,
+    canvas: nuclei.Canvas,
+    centres: NDArray[np.float64],
+    diameter: float,
+) -> None:
+    """Where cells meet, half way between their nuclei: clefts of glass or membranes, around cells
+    that are filled or empty."""
+    from scipy.spatial import cKDTree
+
+    size = canvas.white.shape[0]
+    grid = np.indices((size, size)).reshape(2, -1).T
+    near, far = cKDTree(centres).query(grid, k=2)[0].T.reshape(2, size, size)
+    apart = far - near + rng.uniform(0, 4) * tissue.smooth_noise(rng, size, rng.uniform(8, 20))
+    line = np.exp(-((apart / rng.uniform(1.0, 3.5)) ** 2))
+    cell = np.clip(rng.uniform(1.0, 2.5) - near / diameter, 0, 1)  # no cell is larger
+    if rng.random() < 0.4:
+        canvas.white[:] = np.maximum(canvas.white, rng.uniform(0.3, 1) * line * cell)
+    elif rng.random() < 0.7:
+        canvas.eosin[:] += rng.uniform(0.1, 0.8) * line * cell
+        canvas.hematoxylin[:] += rng.uniform(0, 0.4) * line * cell
+    if rng.random() < 0.25:
+        empty = rng.uniform(0.4, 1) * cell * (1 - line)
+        canvas.white[:] = np.maximum(canvas.white, empty)
 
 
 def generated_samples(

@@ -92,15 +92,19 @@ def outline(
 class Chromatin:
     """Coarse and fine texture maps of a tile; each nucleus reads its own place of them."""
 
-    def __init__(self, rng: np.random.Generator, size: int) -> None:
+    def __init__(self, rng: np.random.Generator, size: int, *, varied: bool = False) -> None:
         self.coarse = smooth_noise(rng, size + 96, rng.uniform(3.0, 6.0))
         self.fine = smooth_noise(rng, size + 96, rng.uniform(1.5, 2.5))
+        self.clumps = smooth_noise(rng, size + 96, rng.uniform(6.0, 12.0)) if varied else None
 
     def read(self, rng: np.random.Generator, shape: tuple[int, int]) -> FloatMap:
         h, w = shape
         y = rng.integers(0, self.coarse.shape[0] - h + 1)
         x = rng.integers(0, self.coarse.shape[1] - w + 1)
-        return 0.6 * self.coarse[y : y + h, x : x + w] + 0.3 * self.fine[y : y + h, x : x + w]
+        found = 0.6 * self.coarse[y : y + h, x : x + w] + 0.3 * self.fine[y : y + h, x : x + w]
+        if self.clumps is not None:
+            found = found + rng.uniform(0, 2.5) * self.clumps[y : y + h, x : x + w]
+        return found
 
 
 @dataclass(frozen=True)
@@ -114,16 +118,30 @@ class Canvas:
     chromatin: Chromatin
 
 
+def _uneven(rng: np.random.Generator, height: FloatMap, width: FloatMap) -> FloatMap:
+    """What a nucleus has more of the dye at one side, and in large nucleoli; offsets in short
+    radii."""
+    lean = rng.normal(0, 0.2, 2)
+    more = lean[0] * height + lean[1] * width
+    for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.6, 0.2, 0.1, 0.1]))):
+        at, radius = rng.normal(0, 0.3, 2), rng.uniform(0.1, 0.3)
+        spot = ((height - at[0]) ** 2 + (width - at[1]) ** 2) / radius**2
+        more = more + rng.uniform(0.4, 1.6) * np.exp(-(spot**2))
+    return more.astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Look:
     """What nuclei of a tile have in common: mean ``diameter``, ``tone`` that scales the
     hematoxylin, ``soft``, the width of an edge in px, ``cytoplasm``, how far the cell body reaches
-    in px and the hematoxylin and eosin that it adds."""
+    in px and the hematoxylin and eosin that it adds; ``varied`` ones are ragged, unevenly filled
+    and may have large nucleoli."""
 
     diameter: float
     tone: float
     soft: float
     cytoplasm: tuple[float, float, float] = (0, 0, 0)
+    varied: bool = False
 
 
 def draw(
@@ -149,7 +167,8 @@ def draw(
     box = np.s_[y0:y1, x0:x1]
     height = (np.arange(y0, y1)[:, None] - centre[0]).astype(np.float32)
     width = (np.arange(x0, x1)[None] - centre[1]).astype(np.float32)
-    r = outline(rng, height, width, radius, aspect, angle, rng.uniform(0.01, 0.1))
+    rough = rng.uniform(0.01, 0.2 if look.varied else 0.1)
+    r = outline(rng, height, width, radius, aspect, angle, rough)
     short = float(radius * np.sqrt(aspect))
     alpha = np.clip((1 - r) * short / look.soft + 0.5, 0, 1).astype(np.float32)
     density = rng.uniform(*kind.density) * look.tone
@@ -161,6 +180,8 @@ def draw(
         at = rng.normal(0, 0.35, 2) * short
         spot = np.hypot(height - at[0], width - at[1]) / rng.uniform(1.0, 2.2)
         body += rng.uniform(0.3, 1.0) * np.exp(-(spot**2)) / max(0.5, density)
+    if look.varied:
+        body += _uneven(rng, height / short, width / short) / max(0.5, density)
     stain = np.clip(density * body, 0.05, 3.5)
     below = np.where(label_map[box] > 0, rng.uniform(0.0, 0.45), 0.8) * hematoxylin[box]
     if cytoplasm[0] > 0:

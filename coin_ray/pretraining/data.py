@@ -37,7 +37,7 @@ Labelled = tuple[Image, NDArray[np.int32]]
 
 
 class GeneratedTiles:
-    """Tiles of one seed, made when first asked for and kept.
+    """Tiles of one seed, every second one varied, made when first asked for and kept.
 
     ``available(fraction)`` grows with the run, so that training starts at once and the cost of
     making tiles spreads over it.
@@ -49,7 +49,8 @@ class GeneratedTiles:
 
     def __getitem__(self, index: int) -> Labelled:
         if index not in self._kept:
-            self._kept[index] = generate_tile(self.seed * 1_000_003 + index, self.size)
+            seed = self.seed * 1_000_003 + index
+            self._kept[index] = generate_tile(seed, self.size, varied=index % 2 == 1)
         return self._kept[index]
 
     def available(self, fraction: float) -> int:

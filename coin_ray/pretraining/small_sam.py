@@ -63,16 +63,23 @@ def prompt_loss(
     logits: torch.Tensor, predicted_iou: torch.Tensor, targets: torch.Tensor, positive: torch.Tensor
 ) -> torch.Tensor:
     """Best of the masks (plus 0.2 of their mean, so that none starves) on the positive prompts, and
-    the squared error of the IoU head on all (true IoU 0 for a prompt on the background). Scalar.
+    :func:`score_loss`. Scalar.
     """
-    hit, truth = logits.detach() > 0, targets[:, None] > 0.5
-    overlap = (hit & truth).sum((2, 3)).float()
-    iou = overlap / (hit | truth).sum((2, 3)).clamp(min=1)
-    head = functional.mse_loss(predicted_iou, iou * positive[:, None])
     losses = mask_loss(logits, targets)
     # Weighted, not chosen: a step would wait for a GPU to say how many there are.
     share = positive / positive.sum().clamp(min=1)
-    return (share * (losses.amin(1) + 0.2 * losses.mean(1))).sum() + head
+    of_masks = (share * (losses.amin(1) + 0.2 * losses.mean(1))).sum()
+    return of_masks + score_loss(logits, predicted_iou, targets, positive)
+
+
+def score_loss(
+    logits: torch.Tensor, predicted_iou: torch.Tensor, targets: torch.Tensor, positive: torch.Tensor
+) -> torch.Tensor:
+    """Squared error of the IoU head on all prompts, one on the background being worth 0. Scalar."""
+    hit, truth = logits.detach() > 0, targets[:, None] > 0.5
+    overlap = (hit & truth).sum((2, 3)).float()
+    iou = overlap / (hit | truth).sum((2, 3)).clamp(min=1)
+    return functional.mse_loss(predicted_iou, iou * positive[:, None])
 
 
 def make_batch(

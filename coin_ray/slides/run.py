@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coin_ray.confidence.settings import SMALL
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import pixel_scale
 from coin_ray.data.sample import Image
@@ -68,7 +69,7 @@ def prepare(slide: Slide, method: Method, folder: Path) -> Work:
     tiles of all slides go."""
     level = slide.matching_level()
     shape = slide.shapes[level]
-    large = method.prompts and method.config.sam.model != "mini"
+    large = method.prompts and method.config.sam.model not in SMALL
     tiles = plan_tiles(shape, SIDE_OF_SAM if large else SIDE)
     if method.run is not None:
         _check_picture(slide)
