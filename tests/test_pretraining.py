@@ -288,11 +288,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(what, tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-def test_resuming_with_other_settings_is_refused(tmp_path):
+def test_resuming_with_other_settings_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "a.safetensors"
     _train("mae", out, steps=1, seed=0)
     with pytest.raises(UserError, match="another run"):
         _train("mae", out, steps=2, seed=1, resume=True)
+    monkeypatch.setattr(pretrain, "POOL", "other tiles")
+    with pytest.raises(UserError, match="another run"):
+        _train("mae", out, steps=2, seed=0, resume=True)
 
 
 def test_resuming_on_other_images_is_refused(tmp_path):

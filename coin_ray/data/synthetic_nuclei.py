@@ -90,7 +90,8 @@ def outline(
 
 
 class Chromatin:
-    """Coarse and fine texture maps of a tile; each nucleus reads its own place of them."""
+    """Coarse and fine texture maps of a tile, and clumps of a varied one; each nucleus reads its
+    own place of them."""
 
     def __init__(self, rng: np.random.Generator, size: int, *, varied: bool = False) -> None:
         self.coarse = smooth_noise(rng, size + 96, rng.uniform(3.0, 6.0))

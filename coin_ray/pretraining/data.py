@@ -36,6 +36,9 @@ Labelled = tuple[Image, NDArray[np.int32]]
 """An image (H, W, 3) and the ids of its nuclei (H, W); -1: whose a pixel is is not said."""
 
 
+POOL = "every second tile varied"  # what is generated: a run goes on with what it began with
+
+
 class GeneratedTiles:
     """Tiles of one seed, every second one varied, made when first asked for and kept.
 

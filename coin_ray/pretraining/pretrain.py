@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from coin_ray.files import whole
+from coin_ray.pretraining.data import POOL
 from coin_ray.training.average import Average
 from coin_ray.training.checkpoint import Checkpoint, Log
 from coin_ray.training.loop import Limit, Training, train
@@ -91,7 +92,8 @@ def pretrain(
     if not asked.resume:
         asked.checkpoint.unlink(missing_ok=True)
     peak = asked.lr or recipe.lr
-    run = json.dumps({**identity, "seed": asked.seed, "lr": peak}, sort_keys=True)
+    drawn = {"pool": POOL, "seed": asked.seed, "lr": peak}
+    run = json.dumps({**identity, **drawn}, sort_keys=True)
     groups = parameter_groups(model, recipe.weight_decay)
     training = Training(
         model,

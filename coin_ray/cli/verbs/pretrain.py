@@ -155,8 +155,8 @@ def segmenter(
         typer.Option(help="um/px of the images of --data; default: 0.25", min=0.01, max=10.0),
     ] = None,
 ) -> None:
-    """Train the small promptable segmenter on generated tiles; with --data teach the built-in one
-    what its masks are worth, on real images whose nuclei the built-in detector draws."""
+    """Train the small promptable segmenter on generated tiles; with --data teach the built-in one,
+    or that of --start, what its masks are worth, on real images whose nuclei the detector draws."""
     from coin_ray.pretraining.adapted_sam import adapt_segmenter
     from coin_ray.pretraining.small_sam import pretrain_segmenter
 
