@@ -144,5 +144,5 @@ def test_weights_of_another_model_are_refused(tmp_path, monkeypatch):
         "sam_mini: {file: other.safetensors, licence: none, size_mb: 1}\n"
     )
     load_segmenter.cache_clear()
-    with pytest.raises(UserError, match=r"another network[\s\S]*Missing key"):
+    with pytest.raises(UserError, match=r"not hold the weights of sam_mini[\s\S]*Missing key"):
         load_segmenter("mini", batch=1)

@@ -429,7 +429,7 @@ def test_a_training_begins_with_the_weights_of_a_file(what, tmp_path):
 def test_the_weights_of_another_network_are_no_start(tmp_path):
     first, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     _train("segmenter", first, steps=1, seed=0)
-    with pytest.raises(UserError, match="another network"):
+    with pytest.raises(UserError, match="not hold the weights of this network"):
         _train("detector", out, steps=1, seed=0, start=first)
     with pytest.raises(UserError, match="not a readable weight file"):
         _train("detector", out, steps=1, seed=0, start=tmp_path / "none.safetensors")

@@ -217,6 +217,18 @@ def test_a_full_disk_leaves_no_half_file(
     assert run.do_tile(work, slide, work.tiles[-1]).problem == ""
 
 
+def test_what_is_for_generated_tiles_does_not_count_for_slides() -> None:
+    from coin_ray.api.segmenting import method_of
+    from coin_ray.study.command_line import Request
+    from coin_ray.study.study import resolve
+
+    generated, own = (
+        resolve("baseline", Request(own=own)).cells[0].config for own in (False, True)
+    )
+    assert generated.student.iterations < own.student.iterations
+    assert method_of().config.student == own.student
+
+
 def test_a_student_is_trained_exported_and_used(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

@@ -15,4 +15,4 @@ def method_of(model: Path | None = None, device: str = "cpu") -> Method:
     the built-in detector. UserError for another file."""
     if model is not None:
         return load_student(model, device)
-    return Method(resolve("baseline", Request(settings=BUILT_IN)).cells[0].config, device)
+    return Method(resolve("baseline", Request(settings=BUILT_IN, own=True)).cells[0].config, device)

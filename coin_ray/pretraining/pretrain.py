@@ -65,7 +65,7 @@ class Recipe:
 
 def begin(model: nn.Module, start: Path) -> str:
     """Load the weights of the file ``start``; its digest. UserError if they are not the model's."""
-    fit(model, read_state(start), start, "weights that this training writes")
+    fit(model, read_state(start), start, "this network", "weights that this training writes")
     return file_digest(start)
 
 

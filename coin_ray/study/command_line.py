@@ -30,7 +30,8 @@ class Request:
 
     ``data`` holds ``[NAME=]PATH`` texts, ``train`` folders, ``settings`` ``a.b=value`` texts,
     ``seeds`` a count or a comma-separated list, ``mpp`` microns per pixel of the ``data`` folders,
-    ``binary`` how their label files are split that are binary masks.
+    ``binary`` how their label files are split that are binary masks. ``own``: it is asked for
+    images that are no data of a study, so what counts for generated tiles does not.
     """
 
     profile: str | None = None
@@ -40,6 +41,7 @@ class Request:
     seeds: str | None = None
     mpp: float | None = None
     binary: Binary | None = None
+    own: bool = False
 
 
 def given_data(request: Request, problems: Problems) -> tuple[DataSpec, ...]:

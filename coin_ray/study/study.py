@@ -84,7 +84,8 @@ def resolve(study: str, request: Request | None = None) -> ResolvedStudy:
 def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
     problems, head = chain.problems, chain.files[0].head
     data = given_data(request, problems) or _data(chain)
-    base, extras = read_base(chain, generated=all(spec.kind == "generated" for spec in data))
+    generated = not request.own and all(spec.kind == "generated" for spec in data)
+    base, extras = read_base(chain, generated=generated)
     overrides: Patch = {}
     for text in request.settings:
         overrides |= read_override(text, problems)

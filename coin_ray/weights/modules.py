@@ -55,25 +55,26 @@ def fill(
     """
     state = {key: value for key, value in load_state(name).items() if not key.startswith(leave)}
     again = f"fetch the file again: `coin-ray models fetch {safe.shell(name)}`"
-    fit(model, state, locate(name), expected, assign=assign, do=again)
+    fit(model, state, locate(name), name, expected, assign=assign, do=again)
 
 
 def fit(
     model: nn.Module,
     state: Mapping[str, Tensor],
     file: Path,
+    name: str,
     expected: str,
     *,
     assign: bool = False,
     do: str = "take another file",
 ) -> None:
-    """Loads the tensors of ``file`` into ``model``. UserError, with what was ``expected``, if they
-    are of another network."""
+    """Loads the tensors of ``file`` into ``model``, called ``name``. UserError, with what was
+    ``expected``, if they are of another network."""
     try:
         model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise UserError(
-            "the file holds the weights of another network",
+            f"the file does not hold the weights of {name}",
             where=str(file),
             expected=expected,
             found=" ".join(" ".join(str(error).splitlines()[1:]).split())[:300],

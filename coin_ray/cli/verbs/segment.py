@@ -203,7 +203,8 @@ def method_of(
     if from_ is not None:
         return _finished(asked, from_, computes)
     asked = asked._replace(request=_with_detector(asked.request, adapt=adapt))
-    config = asked._replace(study="baseline").resolve().cells[0].config
+    asked = asked._replace(study="baseline", request=replace(asked.request, own=True))
+    config = asked.resolve().cells[0].config
     if config.ucis.model not in ("stain", "detector") and not adapt:
         raise UserError(
             "without a student the stain or the detector finds the nuclei",
