@@ -88,15 +88,16 @@ class Sam(Section):
 
     @model_validator(mode="after")
     def _small_segmenter_is_asked_as_it_was_trained(self) -> Sam:
-        small = self.model in SMALL
+        if self.model not in SMALL:
+            return self
         other = f"needs a sam.model other than {' and '.join(SMALL)}, which"
-        if small and self.prompt in ("box", "mask"):
+        if self.prompt in ("box", "mask"):
             raise ValueError(f"sam.prompt: {self.prompt} {other} were trained with points alone")
-        if small and self.negatives:
+        if self.negatives:
             raise ValueError(
                 f"sam.negatives {other} were trained with points inside of nuclei alone"
             )
-        if small and self.window is not None:
+        if self.window is not None:
             raise ValueError(f"sam.window {other} look at windows of {SMALL_WINDOW} px")
         return self
 

@@ -202,9 +202,8 @@ def method_of(
         return load_student(model, computes), []
     if from_ is not None:
         return _finished(asked, from_, computes)
-    asked = asked._replace(request=_with_detector(asked.request, adapt=adapt))
-    asked = asked._replace(study="baseline", request=replace(asked.request, own=True))
-    config = asked.resolve().cells[0].config
+    request = replace(_with_detector(asked.request, adapt=adapt), own=True)
+    config = asked._replace(study="baseline", request=request).resolve().cells[0].config
     if config.ucis.model not in ("stain", "detector") and not adapt:
         raise UserError(
             "without a student the stain or the detector finds the nuclei",
