@@ -53,6 +53,12 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
         bucket._system.cache_clear()
 
 
+@pytest.fixture
+def no_tracker_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+
+
 TINY = {
     "uss": {"size": "mini", "zoom": 2.0, "window": 128, "hflip": False, "normalise": "standardise"},
     "sam": {"model": "mini"},

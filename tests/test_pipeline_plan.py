@@ -2,69 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from coin_ray.data.dataset import DataSet
 from coin_ray.data.sample import Image
 from coin_ray.data.synthetic import generated_samples
-from coin_ray.errors import UserError
 from coin_ray.pipeline import chain as chain_module
 from coin_ray.pipeline.chain import Chain
-from coin_ray.pipeline.runner import open_local, run_local
-from coin_ray.pipeline.stages import LARGE, STAGES
+from coin_ray.pipeline.stages import LARGE
 from coin_ray.planning.asked import cell_stages
 from coin_ray.planning.contents import identities
-from coin_ray.planning.estimate import estimate
-from coin_ray.planning.ledger import read_ledger
-from coin_ray.planning.machines import Node, refuse_impossible
 from coin_ray.planning.plan import plan_cells
 from coin_ray.planning.states import stages_by_cell
-from coin_ray.report.export import export
-from coin_ray.store.artifacts import CHECKPOINTS, Artifact, Store
+from coin_ray.store.artifacts import Artifact, Store
 from coin_ray.store.keys import Key
-from coin_ray.store.upkeep import check, collectable, leases, orphans, remove
+from coin_ray.store.upkeep import collectable, remove
+from tests.planned_cells import FAST, cell, run, two_tiles
 from tests.test_pipeline_cell import config
-
-FAST = {"iterations": 2, "width": 4, "batch": 1, "crop": 32}
-ONE = {"student": FAST, "rounds": {"count": 1}}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("tiles")
-    test = generated_samples(folder / "test", 1, size=64, seed=3)
-    train = generated_samples(folder / "train", 1, size=64, seed=4)
-    return DataSet(train=tuple(s.image for s in train), samples=tuple(test))
-
-
-def cell(patch: dict[str, Any], seed: int = 0) -> Any:
-    return SimpleNamespace(
-        config=config(**{**ONE, **patch}), seed=seed, data=SimpleNamespace(name="d"), oracle=""
-    )
-
-
-def run(cells: list[Any], data: Any, workspace: Path) -> Counter[str]:
-    """Stages computed by running the cells one after another in this process."""
-    done: Counter[str] = Counter()
-    for one in cells:
-        opened = open_local(
-            one.config, one.seed, data.train, workspace, done=lambda k, s: done.update([k.stage])
-        )
-        values, facts = run_local(opened, data.samples)
-        folder = workspace / "runs" / opened.key("round", round_=1).digest
-        export(opened, data.samples, folder, values, facts)
-    return done
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return two_tiles(tmp_path_factory.mktemp("tiles"))
 
 
 @pytest.mark.parametrize("redraw", [False, True])
@@ -300,198 +267,6 @@ def test_a_thousand_cells_are_counted(tmp_path: Path) -> None:
     plan = plan_cells(cells, {"d": images}, tmp_path)
     assert plan.stages["round"].unique == 2000 and plan.stages["transport"].unique == 80
     assert len(plan.keys) < 10_000  # what takes the time is making keys
-
-
-# --- hours
-
-
-def timed(stored: Store, stage: str, kind: str, amount: float, seconds: float, size: int) -> None:
-    made = Key(stage, f"t{amount:g}", f"{stage}{amount}{seconds}".ljust(64, "0"), "{}", {}, kind)
-    made = Key(made.stage, made.name, made.digest, "{}", {}, kind, amount)
-    stored.save(made, Artifact({"a": np.zeros(size, np.uint8)}), seconds)
-
-
-def test_rates_are_medians_of_seconds_by_work(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    for amount, seconds in ((100.0, 1.0), (200.0, 4.0), (100.0, 50.0)):
-        timed(store, "predict", "unet 4", amount, seconds, 1000)
-    timed(store, "round", "unet 4", 10.0, 5.0, 300)
-    timed(store, "round", "unet 4", 20.0, 0.0, 300)  # stopped early: took no time
-    ledger = read_ledger(store, ("predict", "round", "features"))
-    rate = ledger.rate("predict", "unet 4", "cpu")
-    assert rate is not None
-    assert (rate.seconds, rate.timings) == (pytest.approx(0.02), 3)
-    assert rate.spread == pytest.approx(0.5)  # distances 0.5, 0 and 24 of the rate
-    trained = ledger.rate("round", "unet 4", "cpu")
-    assert trained is not None and trained.timings == 1
-    assert trained.bytes > 300  # of one student, whatever it was trained on
-    assert ledger.rate("predict", "unet 8", "cpu") is None
-    assert ledger.rate("predict", "unet 4", "cuda") is None
-
-
-def test_an_estimate_scales_with_images_and_training_and_names_what_it_does_not_know(
-    data: Any, tmp_path: Path
-) -> None:
-    cells = [cell({"uss": {"family": "none"}})]
-    run(cells, data, tmp_path)
-    bigger = DataSet(
-        train=data.train,
-        samples=tuple(generated_samples(tmp_path / "big", 1, size=128, seed=8)),
-    )
-    longer = [cell({"uss": {"family": "none"}, "student": {**FAST, "iterations": 200}})]
-    plan = plan_cells(longer, {"d": bigger}, tmp_path)
-    ledger = read_ledger(Store(tmp_path / "store"), plan.stages)
-    node = Node(cpus=4, gpus=0, memory=2**30)
-    cost = estimate(plan, ledger, [node], device="cpu", resources={}, workers=1)
-    assert cost.untimed == () and cost.total.complete and cost.timings > 0
-    rate = ledger.rate("round", "unet 4", "cpu")
-    assert rate is not None
-    trained = rate.seconds * 200 * 1 * 32**2 / 3600
-    assert cost.stages["round"].cpu_hours == pytest.approx(trained)
-    # One row of rounds cannot be spread over four cores.
-    assert cost.wall_hours == pytest.approx(max(trained, cost.total.cpu_hours / 4))
-    mask = ledger.rate("ucis", "stain", "cpu")
-    assert mask is not None
-    assert cost.stages["ucis"].cpu_hours == pytest.approx(mask.seconds * 128**2 / 3600)
-    assert cost.stages["ucis"].bytes == pytest.approx(mask.bytes * 128**2)
-
-    half = estimate(plan, ledger, [node], device="cpu", resources={}, done={"round": 0.5})
-    assert half.stages["round"].cpu_hours == pytest.approx(trained / 2)
-    greedy = {"round": {"cpu": 2.0}}
-    twice = estimate(plan, ledger, [node], device="cpu", resources=greedy)
-    assert twice.stages["round"].cpu_hours == pytest.approx(2 * trained)
-
-    other = plan_cells([cell({})], {"d": bigger}, tmp_path)
-    some = estimate(
-        other, read_ledger(Store(tmp_path / "store"), other.stages), [node], device="cpu",
-        resources={},
-    )  # fmt: skip
-    assert "features mae mini" in some.untimed and "transport" in some.untimed
-    assert not some.total.complete and some.saved is None
-    none = estimate(
-        other, read_ledger(Store(tmp_path / "no"), ()), [node], device="cpu", resources={}
-    )
-    assert none.timings == 0 and none.total.cpu_hours == 0
-
-
-def test_impossible_requests_name_the_nodes() -> None:
-    nodes = [Node(8, 1, 64 * 2**30), Node(8, 1, 64 * 2**30), Node(2, 0, 8 * 2**30)]
-    refuse_impossible({}, nodes, device="cpu", workers=4)
-    with pytest.raises(UserError) as error:
-        refuse_impossible(
-            {"stage": {"cpu": 16.0}, "round": {"cpu": 8.0}}, nodes, device="cpu", workers=3
-        )
-    text = str(error.value)
-    assert "16 CPU" in text and "3 workers" in text and "room for 2" in text
-    assert "2 × (8 CPU, 1 GPU, 64 GiB); 1 × (2 CPU, 0 GPU, 8 GiB)" in text
-
-
-# --- upkeep of the store
-
-
-def test_collecting_takes_the_least_recently_used_first(tmp_path: Path) -> None:
-    import os
-
-    store = Store(tmp_path)
-    for i, stage in enumerate(("features", "embed", "features", "round")):
-        timed(store, stage, "", float(i + 1), 1.0, 10_000)
-    used = {"t1": 300, "t2": 100, "t3": 200}
-    for stage in ("features", "embed"):
-        for folder in store.folders(stage):
-            os.utime(tmp_path / stage / folder / "manifest.json", (0, used[folder[:2]]))
-    sizes = {entry.name[:2]: entry.bytes for entry in collectable(store, 0, LARGE)}
-    assert list(sizes) == ["t2", "t3", "t1"]  # and no round
-    assert collectable(store, sum(sizes.values()), LARGE) == []
-    going = collectable(store, sizes["t1"] + sizes["t3"], LARGE)
-    assert [entry.name[:2] for entry in going] == ["t2"]
-    for entry in going:
-        remove(store, store.root / entry.stage / entry.name)
-    assert store.folders("embed") == [] and len(store.folders("features")) == 2
-
-
-def test_what_an_artifact_takes_is_told_by_two_looks_at_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-
-    from coin_ray.store import upkeep
-
-    store, looks = Store(tmp_path), Counter[str]()
-    for i in range(5):
-        timed(store, "features", "", float(i + 1), 1.0, 100)
-    (tmp_path / "features" / "empty").mkdir()
-    (tmp_path / "features" / "stray").write_text("no artifact")
-    look = os.stat
-
-    def counting(path: Any, *rest: Any, **options: Any) -> Any:
-        looks[str(path).rpartition("/")[2]] += 1
-        return look(path, *rest, **options)
-
-    monkeypatch.setattr(upkeep.os, "stat", counting)
-    found = upkeep.entries(store, "features")
-    monkeypatch.undo()
-    own = {path.name for path in (tmp_path / "features").iterdir()} - {"stray"}
-    assert {entry.name for entry in found} == own
-    for entry in found:
-        files = list((tmp_path / "features" / entry.name).iterdir())
-        assert entry.bytes == sum(path.stat().st_size for path in files)
-        times = [path.stat().st_mtime for path in files if path.name == "manifest.json"]
-        assert [entry.used] == (times or [0.0])
-    assert looks["manifest.json"] == looks["data.safetensors"] == 7 and looks.total() <= 16
-
-
-def test_orphans_are_old_scratch_leases_of_the_dead_and_checkpoints_without_use(
-    tmp_path: Path,
-) -> None:
-    import os
-
-    store = Store(tmp_path)
-    for name, age in (("old", 7200), ("new", 0)):
-        folder = tmp_path / "tmp" / name
-        folder.mkdir(parents=True)
-        os.utime(folder, (0, time.time() - age))
-    # The clock of another machine may be wrong by more than a lease lasts.
-    for name, age in (("dead", 7200), ("live", 60)):
-        claim = tmp_path / "leases" / "ucis" / name
-        claim.parent.mkdir(parents=True, exist_ok=True)
-        claim.write_text("elsewhere:1:x")
-        os.utime(claim, (0, time.time() - age))
-    for name, age in (("forgotten", 40), ("ended", 0), ("going", 3)):
-        folder = store.root / CHECKPOINTS / "round" / name
-        folder.mkdir(parents=True)
-        os.utime(folder, (0, time.time() - 86400 * age))
-    (store.root / "round" / "ended").mkdir(parents=True)
-    assert [work.path for work in leases(store)] == ["ucis/dead", "ucis/live"]
-    found = orphans(store)
-    assert [path.name for path in found] == ["old", "ended", "forgotten", "dead"]
-    for path in found:
-        remove(store, path)
-    assert orphans(store) == [] and (tmp_path / "tmp" / "new").is_dir()
-
-
-@pytest.mark.parametrize("how", ["data", "short", "manifest", "fields", "gone", "moved"])
-def test_every_kind_of_damage_is_found(tmp_path: Path, how: str) -> None:
-    store = Store(tmp_path)
-    from coin_ray.store.keys import SHORT, make_key
-
-    for i in range(3):
-        store.save(make_key("ucis", 1, f"t{i}", {"i": i}, {}), Artifact({"a": np.arange(9)}), 1.0)
-    bad = tmp_path / "ucis" / store.folders("ucis")[1]
-    data, manifest = bad / "data.safetensors", bad / "manifest.json"
-    if how == "data":
-        data.write_bytes(data.read_bytes()[:-1] + b"x")
-    if how == "short":
-        data.write_bytes(data.read_bytes()[:-4])
-    if how == "manifest":
-        manifest.write_text("{")
-    if how == "fields":
-        told = json.loads(manifest.read_text())
-        manifest.write_text(json.dumps({**told, "fields": told["fields"].replace("1", "2")}))
-    if how == "gone":
-        data.unlink()
-    if how == "moved":
-        bad = bad.rename(bad.with_name(f"t9-{'0' * SHORT}"))
-    assert [found.path for found in check(store, STAGES) if found.fault] == [bad]
 
 
 def test_a_key_depends_on_sections_and_nothing_else_of_a_cell(data: Any) -> None:

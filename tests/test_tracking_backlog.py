@@ -13,7 +13,8 @@ from coin_ray.errors import UserError
 from coin_ray.tracking import backlog
 from coin_ray.tracking.mlflow_writer import MlflowWriter
 from coin_ray.tracking.replay import sync_journals
-from tests.test_tracking_mlflow import finished_cells, stored, without_ids
+from tests.test_tracking_writers import finished_cells
+from tests.tracking_study import stored, without_ids
 
 LEVELS = ("mae", *(f"other {i}" for i in range(6)))
 

@@ -11,9 +11,15 @@ from coin_ray.events import events
 from coin_ray.pipeline.settings import Cell
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 from coin_ray.tracking.describe import describe_study
+from coin_ray.tracking.mlflow_store import connect, study_runs, tracking_uri
+from coin_ray.tracking.tracker import Tracker
 
+AWAY = "http://127.0.0.1:9"
+"""The discard port: nothing listens there."""
 LEVELS = ("none", "mae")
 ROUNDS = 2
+PARENT = "uss_backbones (mini, tiles)"
+CELL = "mae · tiles · seed 0"
 
 
 def study(levels: tuple[str, ...] = LEVELS, seeds: tuple[int, ...] = (0,)) -> ResolvedStudy:
@@ -79,3 +85,57 @@ def cell_events(cell: StudyCell, picture: Path) -> Iterator[dict[str, Any]]:
     yield {"event": "Table", "cell": cell.key_label, "name": "per_image", "rows": rows}
     yield {"event": "File", "cell": cell.key_label, "path": picture, "folder": "overlays"}
     yield events.CellFinished(*who, {"aji": 0.52, "aji_ucis": 0.4}, 4.0).to_json()
+
+
+def record_run(
+    workspace: Path, digest: str, levels: tuple[str, ...] = LEVELS, **options: Any
+) -> str:
+    """An uninterrupted run of the small study; returns its identity."""
+    tracker = Tracker(workspace, info(digest, levels=levels), **options)
+    for event in run_events(workspace / "files", levels=levels):
+        tracker.record(event)
+    tracker.close()
+    return tracker.study
+
+
+def stored(workspace: Path, study_id: str) -> dict[str, dict[str, Any]]:
+    """All that the store says of a study, run by run name, without ids and clock times."""
+    client = connect(workspace, tracking_uri(workspace))
+    experiment = client.get_experiment_by_name("coin-ray")
+    found = {}
+    for run in study_runs(client, experiment.experiment_id, study_id):
+        assert run.info.run_name not in found, "two runs of one cell"
+        history = {
+            metric: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, metric)]
+            for metric in run.data.metrics
+        }
+        root = Path(workspace / "artifacts" / run.info.run_id / "artifacts")
+        files = {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        found[run.info.run_name] = {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": tags,
+            "metrics": {metric: sorted(points) for metric, points in history.items()},
+            "files": files,
+            "id": run.info.run_id,
+            "parent": run.data.tags.get("mlflow.parentRunId"),
+        }
+    return found
+
+
+def without_ids(found: dict[str, dict[str, Any]], study_id: str) -> str:
+    """Comparable between studies that differ in their identity only."""
+    plain = {
+        name: {k: v for k, v in run.items() if k not in ("id", "parent")}
+        for name, run in found.items()
+    }
+    for run in plain.values():
+        tags = sorted(run["tags"].items())  # in whatever order they came
+        run["tags"] = {k: v for k, v in tags if k != "coin_ray.written"}
+    digest = study_id.rsplit("-", 1)[1]
+    return repr(sorted(plain.items())).replace(digest, "DIGEST")
