@@ -46,6 +46,15 @@ def test_evaluate_refuses_a_truth_without_a_prediction(folder: Path) -> None:
     assert call("evaluate", "nowhere", "truth").exit_code == 2
 
 
+@pytest.mark.parametrize("truth", ["Tile_1", "Tile_1_mask", "mask_Tile_1"])
+@pytest.mark.parametrize("image", ["Tile_1", "image_1"])
+def test_evaluate_pairs_label_maps_of_any_two_sources(folder: Path, image: str, truth: str) -> None:
+    squares(folder / "truth", truth.replace("Tile_1", image), (0, 0))
+    squares(folder / "found", f"{image}.labels.ome", (0, 0))
+    done = call("evaluate", "found", "truth")
+    assert done.exit_code == 0 and f" {image} " in done.output, done.stderr
+
+
 @pytest.mark.parametrize("out", [".", "there", "link", "file/x.csv"])
 def test_evaluate_says_before_it_begins_that_it_cannot_write(folder: Path, out: str) -> None:
     squares(folder / "truth", "a", (0, 0))

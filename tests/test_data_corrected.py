@@ -45,8 +45,8 @@ def test_what_qupath_exports(tmp_path: Path, name: str, kind: str) -> None:
 
 
 def test_of_a_cell_its_nucleus_counts_and_what_is_later_lies_on_top(tmp_path: Path) -> None:
-    whole = [[[0, 0], [24, 0], [24, 20], [0, 20], [0, 0]]]
-    cell = {"geometry": {"type": "Polygon", "coordinates": whole}}
+    around = [[[0, 0], [18, 0], [18, 10], [0, 10], [0, 0]]]
+    cell = {"geometry": {"type": "Polygon", "coordinates": around}}
     cell["nucleusGeometry"] = ROWS[0]["geometry"]
     path = written(tmp_path / "a.geojson", [cell, {**cell, "nucleusGeometry": None}, ROWS[2]])
     with pytest.warns(Hidden, match="1 of 3 outlines leave no pixel"):
@@ -78,8 +78,11 @@ def polygon(*rings: Any) -> dict[str, Any]:
         ([polygon([[[1, 2], [3, 4], [5, 9]]])], "no rings of x and y"),  # of a MultiPolygon
         ([polygon([[1, 2], [3, 4]])], "ring without corners, or of less than three"),
         ([polygon([[0.1, 0.1], [0.4, 0.1], [0.4, 0.4]])], "1 of 1 outlines leave no pixel"),
-        ([ROWS[1], *2 * ROWS[:1], *2 * ROWS[:1]], "3 of 5 outlines leave no pixel"),
+        ([ROWS[1], *2 * ROWS[:1], *2 * ROWS[:1]], "3 of 5 outlines leave no pixel"),  # no regions
         ([polygon([[0, 0], [24, 0], [24, 20], [0, 20]]), *ROWS], "outline 1 holds 3 others"),
+        ([*ROWS, polygon([[0, 0], [24, 0], [24, 20], [0, 20]])], "outline 4 holds 3 others"),
+        ([*ROWS, polygon([[0, 0], [13, 0], [13, 20], [0, 20]])], "outline 4 holds 2 others"),
+        ([ROWS[0], polygon([[0, 0], [13, 0], [13, 20], [0, 20]]), ROWS[1]], "holds 2 others"),
         ({"crs": {"properties": {"name": "EPSG:3857"}}, "features": ROWS}, "EPSG:3857"),
     ],
 )

@@ -41,6 +41,9 @@ CLOSE = {
     "of Fiji": ("a.tif", "a-labels.tif"),
     "both": ("a_image.png", "a_label.png"),
     "a word at the beginning": ("img_001.png", "mask_001.png"),
+    "an image's word in both": ("image_1.png", "image_1_mask.png"),
+    "a number before it": ("1_img.png", "1_img-labels.png"),
+    "results of one's own": ("img-01.png", "img-01.labels.ome.tif"),
     "letter case": ("TCGA-A1.png", "tcga-a1_Mask.png"),
     "ome": ("a.ome.tif", "a.png"),
     "ome of the label": ("a.png", "a_label.ome.tif"),
@@ -68,10 +71,12 @@ def test_labels_below_and_among_the_images(tmp_path: Path) -> None:
     save(tmp_path / "below" / "a.png", rgb())
     save(tmp_path / "below" / "masks" / "a.png", IDS)
     assert found(tmp_path / "below") == {"a": "a.png"}
-    for name in "ab":
+    for name in ("a", "b", "image_1"):
         save(tmp_path / "among" / f"{name}.png", rgb())
         save(tmp_path / "among" / f"{name}_mask.png", IDS)
-    assert found(tmp_path / "among") == {"a": "a_mask.png", "b": "b_mask.png"}
+    assert found(tmp_path / "among") == {
+        "a": "a_mask.png", "b": "b_mask.png", "image_1": "image_1_mask.png"
+    }  # fmt: skip
     save(tmp_path / "alone" / "a_mask.png", rgb())  # nothing that it could be the mask of
     assert found(tmp_path / "alone") == {"a_mask": ""}
 
@@ -91,6 +96,7 @@ WRONG = {
     "a typing error": (["a.png", "slide12.png"], ["a.png", "slid12.png"], r"nearest.*slid12\.png"),
     "two masks": (["a.png"], ["a_mask.png", "a_label.png"], r"more than one way[\s\S]*a_label"),
     "two images": (["A.png", "a.png"], ["a_mask.png"], r"more than one way[\s\S]*A, a"),
+    "an image beside its namesake": (["a.png", "img_a.png"], ["a_mask.png"], "more than one way"),
     "two formats": (["a.png"], ["a.tif", "a.png"], "two files of one name"),
     "only others": (["a.png"], ["a.txt"], r"no label maps[\s\S]*a\.txt"),
     "others in their place": (

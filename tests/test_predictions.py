@@ -96,6 +96,13 @@ def test_what_coco_says_of_its_images_is_checked(tmp_path, images, words):
         read_coco(tmp_path, content, *names_in(tmp_path, content).values(), (6, 7))
 
 
+def test_names_in_coco_may_have_dots_and_no_suffix(tmp_path):
+    names = ["x/A.png", "A.1", "B.2.JPG", "TCGA-A1-01Z-00-DX1.9C7B1F"]
+    content = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)]}
+    stems = ["A", "A.1", "B.2", "TCGA-A1-01Z-00-DX1.9C7B1F"]
+    assert names_in(tmp_path, content) == dict(zip(stems, names, strict=True))
+
+
 def test_what_segment_wrote_are_predictions(tmp_path):
     """Label maps before outlines, which are read where there is nothing else."""
     one, four = np.zeros((2, 9, 9), np.int32)

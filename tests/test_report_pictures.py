@@ -196,7 +196,10 @@ def test_curves_over_the_rounds(results: Results, folder: Path) -> None:
 def test_curves_over_a_setting(tmp_path: Path) -> None:
     found = finished(tmp_path, NUMBERS)
     over, rounds = pictures(found, tmp_path, "curves", Asked(metric="pq"))
-    assert (over.name, rounds.name) == ("curves-ot-lambda-generated", "curves-rounds-generated")
+    assert (over.name, rounds.name) == (
+        "curves-ot-lambda-generated-metric-pq",
+        "curves-rounds-generated-metric-pq",
+    )
     step1, end = over.figure.axes[0].get_lines()
     rows = measured(found.frame).filter(metric="pq", level="1.0")
     for line, step in ((step1, "step1"), (end, "round_2")):
@@ -273,11 +276,13 @@ def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     study = ("drawn.yaml", "--workspace", str(folder))
     done = call("figure", "compare", *study, "--window", "64")
     assert done.exit_code == 0, done.output
-    (made,) = (folder / "runs").glob("*/pictures/compare-generated.svg")
+    (made,) = (folder / "runs").glob("*/pictures/compare-generated-window-64.svg")
     assert str(made) in done.output and "mae, none, random seed 0" in done.output
     first = made.read_bytes()
     call("figure", "compare", *study, "--window", "64")
     assert made.read_bytes() == first
+    call("figure", "compare", *study)
+    assert made.read_bytes() == first and made.with_stem("compare-generated").exists()
     out = ("--out", str(tmp_path))
     for suffix, begin in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
         assert call("figure", "scores", *study, *out, "--format", suffix).exit_code == 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from coin_ray.errors import UserError
 from coin_ray.report.figures.panel import Panel, Window, window_of
+from coin_ray.report.figures.pictures import KINDS, Asked, pictures
 from coin_ray.report.figures.sheet import COLUMN, Row, draw_sheet, fitted, text_width
 from coin_ray.report.figures.style import look, saved
 
@@ -56,3 +60,22 @@ def test_nothing_is_cut_off_or_written_over() -> None:
     with look():
         assert fitted("short", 100) == "short"
         assert text_width(fitted(name, 60)) <= 60
+
+
+def test_pictures_of_other_things_take_other_files() -> None:
+    """They took one, and the later one stayed."""
+    asked = [
+        Asked(), Asked(levels=("a",)), Asked(levels=("a", "b")), Asked(levels=("a, b", "c")),
+        Asked(round_=1), Asked(round_=2), Asked(metric="pq"), Asked(window=(64,)),
+        Asked(window=(6, 4, 64)), Asked(levels=("a",), round_=1),
+    ]  # fmt: skip
+    assert [one.ending for one in asked[:2] + asked[-2:]] == [
+        "", "-a", "-window-6-4-64", "-a-round-1"
+    ]  # fmt: skip
+    assert len({one.ending for one in asked}) == len(asked)
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "curves", lambda *asked: iter(()))
+    with pytest.raises(UserError, match="nothing to draw as curves"):
+        pictures(None, tmp_path, "curves", Asked())  # type: ignore[arg-type]

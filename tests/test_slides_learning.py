@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +179,27 @@ def test_without_a_student_the_detector_draws_unless_another_is_asked_for(
     assert len(scores) and scores.is_between(0, 1).all()
     # The detector's own score is its mean probability, and it drops what is less sure.
     assert (scores.min() >= 0.85) == (said == "the detector")
+
+
+@pytest.mark.parametrize("ran_with", [None, 0.5])
+def test_the_resolution_of_the_slides_may_be_told_their_study_too(
+    monkeypatch: pytest.MonkeyPatch, ran_with: float | None
+) -> None:
+    """Of a study that ran with ``--mpp``, no option named its cell."""
+    from coin_ray.cli.options import Asked
+    from coin_ray.cli.verbs import export, segment
+    from coin_ray.data.dataset import DataSet
+    from coin_ray.report.values.finished import NotFinished
+    from coin_ray.study.command_line import Request
+    from coin_ray.workspace import Workspace
+
+    def finished(asked: Asked, named: str, device: str) -> Any:
+        if asked.request.mpp != ran_with:
+            raise NotFinished("this cell has not finished")
+        config = CONFIG.model_copy(update={"rounds": CONFIG.rounds.model_copy(update={"count": 0})})
+        return named, SimpleNamespace(config=config), "the run", DataSet(train=(), samples=())
+
+    monkeypatch.setattr(export, "finished", finished)
+    asked = Asked("", Request(mpp=0.5), Workspace(Path()))
+    method, read = segment.method_of(asked, "cpu", None, "study", False)
+    assert method.run == "the run" and read == []

@@ -236,7 +236,7 @@ def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
     for name in "ab":
         Image.fromarray(tissue(200, 240, seed=ord(name))).save(tiles / f"{name}.png")
     asked = ["segment", str(tiles), "--out", str(tmp_path / "out"), "--mpp", "0.25"]
-    done = CliRunner().invoke(app, [*asked, "--formats", "geojson,coco", "--device", "cpu"])
+    done = CliRunner().invoke(app, [*asked, "--formats", "geojson,coco,coco", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     found = {p.name for p in (tmp_path / "out").iterdir()}
     for name in "ab":
@@ -251,6 +251,11 @@ def test_the_command_from_a_folder_to_files(path: Path, tmp_path: Path) -> None:
     assert twice.exit_code == 0
     among = CliRunner().invoke(app, ["segment", str(tiles), "--out", str(tiles)])
     assert among.exit_code == 2
+    # The images of a data set: an overlay among them would be one.
+    (images := tmp_path / "set" / "image").mkdir(parents=True)
+    (one := images / "a.png").write_bytes((tiles / "a.png").read_bytes())
+    among = CliRunner().invoke(app, ["segment", str(one), "--out", str(images)])
+    assert among.exit_code == 2 and [p.name for p in images.iterdir()] == ["a.png"]
     slides = tmp_path / "slides"
     slides.mkdir()
     write_svs(slides / "c.svs", tissue(300, 300))

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coin_ray.data.outlines import draw
+from coin_ray.data.rasters import SUFFIXES
+from coin_ray.data.signatures import OF_TIF
 from coin_ray.errors import UserError
 from coin_ray.files import write_text
 from coin_ray.labels import LabelMap, relabel
@@ -138,8 +140,8 @@ def read_coco(
 
 
 def names_in(path: Path, content: Mapping[str, Any]) -> dict[str, str]:
-    """Stem -> name of the images of a file. UserError for two of one stem, and for entries without
-    name or id."""
+    """Name without its suffix -> name of the images of a file. UserError for two of one stem, and
+    for entries without name or id."""
     found: dict[str, str] = {}
     images = content["images"]
     if not isinstance(images, list) or not all(
@@ -152,7 +154,7 @@ def names_in(path: Path, content: Mapping[str, Any]) -> dict[str, str]:
             expected="images: a list of objects with file_name and id",
         )
     for name in [one["file_name"] for one in images]:
-        other = found.setdefault(Path(name).stem, name)
+        other = found.setdefault(_stem(Path(name)), name)
         if other != name:
             raise UserError(
                 "two images of one name",
@@ -161,6 +163,12 @@ def names_in(path: Path, content: Mapping[str, Any]) -> dict[str, str]:
                 do="give a file for each of their folders",
             )
     return found
+
+
+def _stem(name: Path) -> str:
+    """A name may have no suffix, and dots of its own, as those of TCGA's slides have."""
+    known = (*SUFFIXES, *OF_TIF, ".bmp", ".webp", ".gif")
+    return name.stem if name.suffix.lower() in known else name.name
 
 
 def _draw(label_map: LabelMap, segmentation: Any, label: int) -> None:

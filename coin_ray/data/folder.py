@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.data.label_files import LABEL_SUFFIXES, Binary
-from coin_ray.data.pairs import IMAGE_WORDS, LABEL_WORDS, Unpaired, core, pair
+from coin_ray.data.pairs import LABEL_WORDS, Unpaired, core, cores, pair
 from coin_ray.data.rasters import SUFFIXES
 from coin_ray.data.resolution import file_mpp, with_mpp
 from coin_ray.data.sample import Image, Sample, binary_truth, with_binary
@@ -210,7 +210,7 @@ def _paired(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
         and p.stem.casefold() not in NOTES
     ]  # fmt: skip
     pairs = pair(images, truths, folder) if truths else {}
-    alone = {core(name, IMAGE_WORDS) for name in images if name not in pairs}
+    alone = cores(name for name in images if name not in pairs)
     others = [p for p in others if not truths or _base(p.stem) in alone]
     if others:
         raise UserError(
@@ -225,7 +225,7 @@ def _paired(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 
 def _apart(files: dict[str, Path], folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Images and label maps that lie in one folder, as ``a.png`` beside ``a_mask.png``."""
-    plain = {core(name, IMAGE_WORDS): name for name in files if core(name, ()) == _base(name)}
+    plain = cores(name for name in files if core(name, ()) == _base(name))
     labels = {
         name: file
         for name, file in files.items()
@@ -242,7 +242,7 @@ def _base(name: str) -> str:
 def _warn_of_others(path: Path, images: Mapping[str, Path], read: Path | None) -> None:
     """Say where label maps may lie that are not read: another folder is, or theirs has no name
     that is known."""
-    known = {core(name, IMAGE_WORDS) for name in images}
+    known = cores(images)
     for folder in sorted(p for p in path.iterdir() if p.is_dir() and visible(p)):
         is_labels = folder.name.casefold() in LABEL_FOLDERS
         if folder == read or folder.name.casefold() in IMAGE_FOLDERS or (read and not is_labels):

@@ -87,12 +87,21 @@ def read_geojson(path: Path, shape: tuple[int, int]) -> LabelMap:
     out = np.zeros(shape, dtype=np.int32)
     outside, number = 0, 0
     held: Counter[int] = Counter()
+    left: Counter[int] = Counter()  # px that an outline still has
     for number, row in enumerate(_features(path), start=1):
         under = draw(out, _polygons(row, path, number), number)
         if under is None:
             outside += 1
-        elif under.size and under[0] != number and (under == under[0]).all():
-            held[int(under[0])] += 1
+            continue
+        ids, sizes = np.unique(under[under != number], return_counts=True)
+        below = dict(zip(ids.tolist(), sizes.tolist(), strict=True))
+        covered = [other for other, size in below.items() if other and size == left[other]]
+        if covered:
+            held[number] += len(covered)
+        elif len(below) == 1:
+            held.update(below.keys())
+        left.subtract(below)
+        left[number] = sum(below.values())
     if outside:
         raise UserError(
             f"{outside} of {number} outlines lie outside the image",

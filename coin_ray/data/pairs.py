@@ -2,7 +2,8 @@
 
 A label map may be called as its image is but for letter case, the form of its accents (NFC, NFD),
 an ``.ome`` or the image's suffix in the name (``a.ome.tif``, ``a.tif.png``), and one of LABEL_WORDS
-at its beginning or end; an image may have one of IMAGE_WORDS there. No other names are paired.
+at its beginning or end; an image may have one of IMAGE_WORDS there, which its label map has too
+(``image_1_mask``), else not (``mask_1``). No other names are paired.
 """
 
 from __future__ import annotations
@@ -41,21 +42,25 @@ def match(images: Iterable[str], labels: Iterable[str], *, where: Path) -> dict[
         UserError: two that are close in the same way.
     """
     images, labels = list(images), list(labels)
-    pairs = {name: name for name in set(images) & set(labels)}
-    close_images = _by_core((n for n in images if n not in pairs), IMAGE_WORDS)
-    close_labels = _by_core((n for n in labels if n not in pairs), LABEL_WORDS)
-    for name, ours in close_images.items():
-        theirs = close_labels.get(name, [])
-        if theirs and len(ours) + len(theirs) > 2:
-            raise UserError(
-                "names that can be paired in more than one way",
-                where=str(where),
-                expected=f"one label map for each image ({RULE})",
-                found=f"images {', '.join(ours)}; label maps {', '.join(theirs)}",
-                do="name each label map exactly as its image, or keep one of them",
-            )
-        if theirs:
-            pairs[ours[0]] = theirs[0]
+    same = {name: name for name in set(images) & set(labels)}
+    close_labels = _by_core((n for n in labels if n not in same), LABEL_WORDS)
+    pairs = dict(same)
+    for words in ((), IMAGE_WORDS):
+        taken = {label: image for image, label in pairs.items()}
+        close_images = _by_core((n for n in images if n not in pairs), words)
+        for name, ours in close_images.items():
+            theirs = close_labels.get(name, [])
+            ours += [taken[label] for label in theirs if label in taken]
+            if theirs and len(ours) + len(theirs) > 2:
+                raise UserError(
+                    "names that can be paired in more than one way",
+                    where=str(where),
+                    expected=f"one label map for each image ({RULE})",
+                    found=f"images {', '.join(ours)}; label maps {', '.join(theirs)}",
+                    do="name each label map exactly as its image, or keep one of them",
+                )
+            if theirs:
+                pairs[ours[0]] = theirs[0]
     return pairs
 
 
@@ -89,9 +94,9 @@ def pair(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) ->
             label map and outlines of one image, or an ambiguous name.
     """
     pairs = match(images, labels, where=where)
-    check_one_form(labels, where, {core(name, IMAGE_WORDS) for name in pairs})
     alone = [name for name in images if name not in pairs]
-    known = {core(name, IMAGE_WORDS) for name in pairs}
+    known = cores(pairs)
+    check_one_form(labels, where, known)
     spare = [
         name
         for name in labels.keys() - set(pairs.values())
@@ -115,12 +120,21 @@ def pair(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) ->
 
 def core(name: str, words: tuple[str, ...]) -> str:
     """What two names have in common that belong together; ``words`` are those of its kind."""
-    text = unicodedata.normalize("NFC", name).casefold().strip()
-    word = "|".join(words)
+    return bare(unicodedata.normalize("NFC", name), words).casefold()
+
+
+def bare(name: str, words: tuple[str, ...]) -> str:
+    """A name without the suffix and the one of ``words`` that stand in it."""
+    text, word = name.strip(), "|".join(words)
     patterns = (_SUFFIX, rf"^({word})[ _.-]+|[ _.-]+({word})$", _SUFFIX) if words else (_SUFFIX,)
     for pattern in patterns:
-        text = re.sub(pattern, "", text) or text
+        text = re.sub(pattern, "", text, flags=re.IGNORECASE) or text
     return text
+
+
+def cores(images: Iterable[str]) -> set[str]:
+    """What the label maps of these images may be called, without the words of label maps."""
+    return {core(name, words) for name in images for words in ((), IMAGE_WORDS)}
 
 
 _SUFFIX = rf"(\.ome)?({'|'.join(re.escape(s) for s in SUFFIXES)})?$"

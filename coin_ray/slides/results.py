@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from coin_ray.errors import UserError
+from coin_ray.files import check_writable
 from coin_ray.outputs import Output
 from coin_ray.slides.reading import Slide
 from coin_ray.slides.run import Done, Work, frame_of, parts
@@ -51,7 +52,7 @@ def _check_installed(formats: Sequence[str]) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder for this process alone. UserError while another one writes into it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -93,11 +93,19 @@ def matched(
     Raises UserError when a truth has no prediction: a mean without it would be too good.
     """
     from coin_ray.data.folder import by_stem, find_samples
-    from coin_ray.data.pairs import match
+    from coin_ray.data.pairs import LABEL_WORDS, bare, match
     from coin_ray.data.resolution import MissingMpp
 
     if not predictions.is_dir():
-        raise UserError("no such folder", where=str(predictions), do="check the path")
+        there = "a file" if predictions.exists() else "nothing of that name"
+        raise UserError(
+            "no folder of predictions",
+            where=str(predictions),
+            expected="a folder of label maps, a file an image",
+            found=there,
+            do="check the path",
+        )
+    found = by_stem(predictions)
     truths = _outlines(truth)
     if not truths or (truth.is_dir() and by_stem(truth)):
         with warnings.catch_warnings():
@@ -105,8 +113,11 @@ def matched(
             samples = find_samples(truth, mpp)
         labelled = {s.name: s for s in samples if s.has_truth}
         # A bare folder of label maps reads as images without labels.
-        truths |= labelled or {s.name: replace(s, truth_path=s.image.path) for s in samples}
-    found = by_stem(predictions)
+        alone = {s.name: replace(s, truth_path=s.image.path) for s in samples}
+        called = {n: n if n in found else bare(n, LABEL_WORDS) for n in alone}
+        if len(set(called.values())) == len(alone):
+            alone = {called[name]: sample for name, sample in alone.items()}
+        truths |= labelled or alone
     pairs = match(truths, found, where=predictions)
     lacking = [name for name in truths if name not in pairs]
     if lacking:

@@ -51,7 +51,7 @@ def finished(
     """The study's name, the cell, ready to be asked, and its data; ``named`` is STUDY or
     STUDY:LEVEL.
 
-    UserError for a cell that has not finished."""
+    NotFinished for a cell that has not."""
     from coin_ray.report.values.finished import choose, open_finished
     from coin_ray.study import files
     from coin_ray.study.datasets import resolve_data

@@ -78,7 +78,7 @@ def segment(
 
     Of each: a label map (OME-TIFF), detections for QuPath (GeoJSON), a table (Parquet), an overlay
     and a page that sums it up. Interrupted, the same command goes on where it stopped. ``--mpp`` is
-    the resolution of PATH; the other options of a study are for --from: give those it ran with.
+    the resolution of PATH; the options of a study are for --from: give those it ran with.
     """
     from coin_ray.data.folder import read_folders
     from coin_ray.data.sample import read_files
@@ -87,11 +87,10 @@ def segment(
     from coin_ray.slides.results import TILES, locked, names_of, write_results
     from coin_ray.slides.run import prepare
 
-    kinds = [kind.strip() for kind in formats.split(",") if kind.strip()]
+    kinds = list(dict.fromkeys(kind.strip() for kind in formats.split(",") if kind.strip()))
     files, read = slides_in(paths)
     files_of = {name: names_of(name, kinds) for name in files}
-    mpp, asked = asked.request.mpp, asked._replace(request=replace(asked.request, mpp=None))
-    slides = {name: open_slide(path, mpp) for name, path in files.items()}
+    slides = {name: open_slide(path, asked.request.mpp) for name, path in files.items()}
     method, trained = method_of(asked, device, model, from_, adapt)
     if method.run is not None and address is not None:
         raise UserError(
@@ -102,7 +101,9 @@ def segment(
         out,
         [file for names in files_of.values() for file in names],
         inputs=[*files.values(), *read_files(trained)],
-        sources=read_folders([*read, *trained]) | (set(paths) - set(files.values())),
+        sources=read_folders([*read, *trained])
+        | _of_images(paths)
+        | (set(paths) - set(files.values())),
         overwrite=overwrite,
     )
     with locked(out), _where(address, method.device) as tiles:
@@ -126,6 +127,14 @@ def segment(
     say(f"results in {out}")
     if skipped:
         raise typer.Exit(1)
+
+
+def _of_images(paths: Sequence[Path]) -> set[Path]:
+    """Folders of images of data sets, of which a path is one: results would be images of them."""
+    from coin_ray.data.folder import IMAGE_FOLDERS
+
+    folders = {path.absolute().parent for path in paths}
+    return {folder for folder in folders if folder.name.casefold() in IMAGE_FOLDERS}
 
 
 def slides_in(paths: Sequence[Path]) -> tuple[dict[str, Path], list[Sample]]:
@@ -202,7 +211,7 @@ def method_of(
         return load_student(model, computes), []
     if from_ is not None:
         return _finished(asked, from_, computes)
-    request = replace(_with_detector(asked.request, adapt=adapt), own=True)
+    request = replace(_with_detector(asked.request, adapt=adapt), own=True, mpp=None)
     config = asked._replace(study="baseline", request=request).resolve().cells[0].config
     if config.ucis.model not in ("stain", "detector") and not adapt:
         raise UserError(
@@ -257,12 +266,20 @@ def _refuse_unused(request: Request, *, of_file: bool) -> None:
 
 
 def _finished(asked: options.Asked, named: str, device: str) -> tuple[Method, list[Sample]]:
-    """A cell of a study: its student, or all that it does where it trains none."""
+    """A cell of a study: its student, or all that it does where it trains none. The resolution of
+    the slides may be one that was told the study too."""
     from coin_ray.cli.verbs.export import finished
     from coin_ray.data.sample import Sample
+    from coin_ray.report.values.finished import NotFinished
     from coin_ray.slides.method import Method
 
-    _, cell, run, data = finished(asked, named, device)
+    try:
+        _, cell, run, data = finished(asked, named, device)
+    except NotFinished:
+        if asked.request.mpp is None:
+            raise
+        told = asked._replace(request=replace(asked.request, mpp=None))
+        _, cell, run, data = finished(told, named, device)
     read = [*data.samples, *map(Sample, data.train)]
     rounds = cell.config.rounds.count
     if not rounds:

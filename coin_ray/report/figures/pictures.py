@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 SIDE = 256
 """Pixels of the window that is shown: outlines of more nuclei run together in a column."""
-ROWS = 3
-"""Images of a picture that shows several."""
+ROWS = 3  # images of a picture that shows several
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,14 @@ class Asked:
         if window and (len(window) not in (1, 3) or min(window) < 0 or window[-1] < 1):
             found = ",".join(map(str, window))
             raise UserError("no window", expected="SIDE or X,Y,SIDE in px", found=found)
+
+    @property
+    def ending(self) -> str:
+        """Of the names of their files: by all that is asked for but the images."""
+        window = "-".join(map(str, self.window))
+        said = {"round": self.round_, "metric": self.metric, "window": window}
+        words = [", ".join(self.levels), *(f"{key}-{word}" for key, word in said.items() if word)]
+        return "".join(f"-{file_word(word)}" for word in words if word)
 
     def view(self, interest: NDArray[Any]) -> Window:
         """The window, by itself the one with most of ``interest`` (H, W)."""
@@ -97,7 +104,11 @@ def pictures(results: Results, workspace: Path, kind: str, asked: Asked) -> list
             f"there are no pictures of {kind!r}", expected=", ".join(KINDS), do="take one of these"
         )
     with look():
-        return list(KINDS[kind](results, workspace, asked))
+        drawn = list(KINDS[kind](results, workspace, asked))
+    if not drawn:
+        wanted = "levels that differ by a number, or a round that was trained"
+        raise UserError(f"nothing to draw as {kind}", expected=wanted)
+    return [replace(picture, name=f"{picture.name}{asked.ending}") for picture in drawn]
 
 
 Draw = Callable[[Made, Asked], "tuple[Figure, str]"]
@@ -334,6 +345,6 @@ def _picture(kind: str, cell: StudyCell, sample: Sample, figure: Figure, said: s
 
 
 def _name(kind: str, found: images.Found, asked: Asked) -> str:
-    """By its image if it is of one, else by the data set."""
+    """By its image if it is of one, else by the data set and the images asked for."""
     of_one = len(asked.images) == 1
-    return f"{kind}-{file_word(asked.images[0] if of_one else found.spec.name)}"
+    return f"{kind}-{file_word(', '.join((found.spec.name, *asked.images)[of_one:]))}"

@@ -16,6 +16,10 @@ from coin_ray.study.errors import nearest
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 
+class NotFinished(UserError):
+    """What a cell trains is not all in the store."""
+
+
 def choose(study: ResolvedStudy, level: str | None) -> StudyCell:
     """The first cell of a level. Raises UserError naming the levels there are."""
     wanted = study.baseline_level if level is None else level
@@ -38,7 +42,7 @@ def check_level(study: ResolvedStudy, level: str) -> None:
 
 def open_finished(cell: StudyCell, train: Sequence[Image], workspace: Path, device: str) -> CellRun:
     """A cell of whose trainings the store has all, which another kind of device may have done than
-    ``device``. UserError if it has not."""
+    ``device``. NotFinished if it has not."""
     rounds = cell.config.rounds.count
     for kind in dict.fromkeys((device, *KINDS)):
         run = open_local(cell.config, cell.seed, train, workspace, device=device, trained=kind)
@@ -47,7 +51,7 @@ def open_finished(cell: StudyCell, train: Sequence[Image], workspace: Path, devi
             trained.append(run.key("ucis_model"))
         if all(map(run.store.has, trained)):
             return run
-    raise UserError(
+    raise NotFinished(
         "this cell has not finished, so not all that it trains is there yet",
         where=cell.key_label,
         do="run `coin-ray sweep` with the same options first",
