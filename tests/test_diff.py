@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import coin_ray
 from coin_ray.api.diff import diff
 from coin_ray.api.studies import Study
+from coin_ray.data.write import write_image, write_label_map
 from coin_ray.errors import UserError
 from coin_ray.execution.local import Local
 from coin_ray.report.diff_page import diff_document, write_diff
@@ -161,6 +163,26 @@ def test_levels_of_two_studies(study: Study, other: Study, folder: Path) -> None
     )
     with pytest.raises(UserError, match="no level on a data set in common"):
         diff(study, elsewhere, ("none", "mae"))
+
+
+def test_images_of_one_name_and_other_pixels_are_no_pair(study: Study, folder: Path) -> None:
+    tiles = folder / "tiles"
+    for sample in study.data["generated"].samples:
+        write_image(tiles / f"{sample.name}.png", sample.image.load())
+        write_label_map(tiles / "label" / f"{sample.name}.tif", sample.load_label_map())
+    others = Path(shutil.copytree(tiles, folder / "others"))
+    told = []
+    for place, alike in ((tiles, 3), (others, 1)):
+        for sample in study.data["generated"].samples[alike:]:
+            write_image(place / f"{sample.name}.png", 255 - sample.image.load())
+        made = coin_ray.load_study(folder / "one.yaml", data=f"mine={place}", workspace=folder)
+        coin_ray.run(made, executor=Local("cpu"), tracking=False)
+        told.append(made)
+    found = diff(*told)
+    for pair in found.pairs:
+        (alone,), (one, _) = images(found, pair), metrics(found, pair)["aji"]
+        assert alone.image == told[0].data["mine"].samples[0].name
+        assert one.delta.images == 1 and one.delta.mean == 0
 
 
 def test_what_has_not_run_is_compared_by_its_settings(folder: Path, study: Study) -> None:

@@ -204,13 +204,14 @@ def metrics(found: Difference, pair: Pair) -> dict[str, tuple[Comparison, str | 
 
 
 def _values(found: Difference, pair: Pair) -> list[dict[str, dict[tuple[str, int], float]]]:
-    """Of each side metric -> (image, random seed) -> value at the end. One seed each is one pair,
-    whichever they are."""
+    """Of each side metric -> (image, random seed) -> value at the end, of the images that both
+    have. One seed each is one pair, whichever they are."""
     alone = len({c.seed for c in pair.a}) == len({c.seed for c in pair.b}) == 1
+    both = pl.col("image").is_in([sample.name for sample, _ in _shared(found, pair)])
     out = []
     for side, cells in ((found.a, pair.a), (found.b, pair.b)):
         own = pl.col("cell").is_in([cell.key_label for cell in cells])
-        frame = at_end(side.results.frame.filter(own))
+        frame = at_end(side.results.frame.filter(own)).filter(both)
         frame = frame.with_columns(seed=pl.lit(0, pl.Int64)) if alone else frame
         out.append(by_metric(frame))
     return out
