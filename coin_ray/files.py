@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import tempfile
 import time
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from coin_ray import bucket
 from coin_ray.errors import UserError
@@ -61,6 +63,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes, whole."""
     with whole(path) as part:
         part.write_bytes(content)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object of a JSON file; None where there is none: no file, or one that is empty or cut.
+    Whoever made it makes it again."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # also UnicodeDecodeError
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_kept(path: Path, do: str) -> dict[str, Any]:
+    """The object of a JSON file that cannot be made again of what is stored; empty where there is
+    no file. UserError with what to ``do`` for one that is empty or cut."""
+    if not seen(path):
+        return {}
+    found = read_object(path)
+    if found is None:
+        raise UserError(
+            "this file cannot be read", where=str(path), found="it is empty, cut or no JSON", do=do
+        )
+    return found
 
 
 def make_folder(path: Path) -> None:

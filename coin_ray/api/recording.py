@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from coin_ray.events.events import (
     StudyFinished,
 )
 from coin_ray.events.tracked import File, LevelMeasured, Metrics, Table, Tags
-from coin_ray.files import pull, seen
+from coin_ray.files import pull, read_object, seen
 from coin_ray.study.names import safe_names
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import proposal
@@ -71,9 +70,11 @@ class Recorder:
         from coin_ray.report.values.spreads import cell_rounds
 
         folder = self._runs / cell
-        if not seen(folder / "metrics.json"):
+        metrics = folder / "metrics.json"
+        found = read_object(metrics) if seen(metrics) else None
+        if found is None:
             return  # nothing but its coarse model was asked for
-        rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
+        rows = found["rows"]
         if rows:
             self._record(Table("per_image", rows, cell))
         for round_, means in cell_rounds(rows, self._study.report).items():

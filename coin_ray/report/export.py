@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_ray.data.sample import Image, Sample
-from coin_ray.files import write_text
+from coin_ray.files import read_object, write_text
 from coin_ray.identity import digest
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.cell import CellRun
@@ -52,9 +52,8 @@ def export(
     facts = {"cell": dict(cell), **told}
     metrics = json.dumps({**facts, "rows": rows})
     written = {folder / "config.yaml": settings, folder / "metrics.json": metrics}
-    if (folder / TIMES).is_file() and all(
-        path.is_file() and path.read_text(encoding="utf-8") == text
-        for path, text in written.items()
+    if read_object(folder / TIMES) is not None and all(
+        path.is_file() and path.read_bytes() == text.encode() for path, text in written.items()
     ):
         return
     written = {folder / TIMES: json.dumps(seconds(run, samples)), **written}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coin_ray import bucket, safe
 from coin_ray.data.dataset import DataSpec
+from coin_ray.files import read_object
 from coin_ray.study.resolved import Dimension, ResolvedStudy, StudyCell
 
 if TYPE_CHECKING:
@@ -152,15 +152,12 @@ def _spread(
 
 def _final_values(cell: StudyCell, metric: str, runs: Path) -> dict[str, float]:
     """Image -> value of a finished cell; empty for one that has not finished."""
-    path = runs / cell.key_label / "metrics.json"
-    if not path.is_file():
-        return {}
+    found = read_object(runs / cell.key_label / "metrics.json") or {}
     rounds = cell.config.rounds.count
     step = f"round_{rounds}" if rounds else "step1"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return {
         row["image"]: row["value"]
-        for row in rows
+        for row in found.get("rows", ())
         if row["step"] == step and row["metric"] == metric and math.isfinite(row["value"])
     }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from coin_ray.files import seen
+from coin_ray.files import read_kept
 from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import mode
 from coin_ray.statistics.claims import judge
@@ -40,9 +39,13 @@ class Judged:
 
 
 def registered(runs: Path) -> dict[str, Any]:
-    """What is kept about the claims of a study; empty before it ran."""
-    path = runs / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if seen(path) else {}
+    """What is kept about the claims of a study; empty before it ran. UserError for a file that is
+    empty or cut: registered anew in silence, a claim would look older than its results."""
+    return read_kept(
+        runs / FILE,
+        "put a copy of it back; without one, move it away and sweep again: claims that have "
+        "results are then registered as exploratory",
+    )
 
 
 def watched(claim: Claim, study: ResolvedStudy) -> str | None:

@@ -4,7 +4,6 @@ facts by cell and by round."""
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from coin_ray.files import seen
+from coin_ray.files import read_object, seen
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.values.tidy import tidy
 from coin_ray.study.cells import config_digest
@@ -58,9 +57,9 @@ def collect(study: ResolvedStudy, folder: Path) -> Collected:
         who = {"study": study.name, **_who(cell)}
         # A table a cell: the rows of a thousand cells as Python objects would fill the memory.
         tables.append(tidy(found["rows"], **who))
-        times = folder / cell.key_label / "times.json"
-        if seen(times):
-            seconds[cell.key_label] = json.loads(times.read_text(encoding="utf-8"))
+        times = _read(folder / cell.key_label / "times.json")
+        if times is not None:
+            seconds[cell.key_label] = times
         agreement[cell.key_label] = found.get("agreement", {})
         facts[cell.key_label] = {
             name: value for name, value in found["cell"].items() if isinstance(value, float)
@@ -88,7 +87,7 @@ def _who(cell: StudyCell) -> dict[str, Any]:
 def _result(study: ResolvedStudy, cell: StudyCell, folder: Path) -> dict[str, Any] | None:
     """What a cell left, if that says of itself that it is of this cell and of the data there are
     now; else None."""
-    found = _read(folder / cell.key_label)
+    found = _read(folder / cell.key_label / "metrics.json")
     if found is None:
         return None
     said = found.get("cell", {})
@@ -104,36 +103,36 @@ def _outdated(missing: Sequence[StudyCell], folder: Path, read: Container[str]) 
     readable = {cell.key_label.rpartition("-")[0] for cell in missing}
     names = [path.parent.name for path in folder.glob("*/metrics.json")]
     others = [n for n in names if n not in read and n.rpartition("-")[0] in readable]
-    told = [(_read(folder / name) or {}).get("cell", {}) for name in others]
+    told = [(_read(folder / name / "metrics.json") or {}).get("cell", {}) for name in others]
     whose = {(cell.get("level"), cell.get("data"), cell.get("seed")) for cell in told}
     return tuple(c.key_label for c in missing if (c.level, c.data.name, c.seed) in whose)
 
 
-def _read(place: Path) -> dict[str, Any] | None:
-    path = place / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if seen(path) else None
+def _read(path: Path) -> dict[str, Any] | None:
+    return read_object(path) if seen(path) else None
 
 
 def _same_configuration(place: Path, cell: StudyCell) -> bool:
     config = place / "config.yaml"
     if not seen(config):
         return False
-    return _digest_of(config.read_text(encoding="utf-8")) == _digest_of(cell.config)
+    return _digest_of(config.read_bytes()) == _digest_of(cell.config)
 
 
 @functools.lru_cache(maxsize=16_384)  # the cells of a level have one configuration
-def _digest_of(config: str | Cell) -> str | None:
-    """None for the text of a configuration of a version with other settings."""
+def _digest_of(config: bytes | Cell) -> str | None:
+    """None for a file of a version with other settings, or one that is empty or cut."""
+    import yaml
     from pydantic import ValidationError
 
     try:
-        found = Cell.model_validate(_read_yaml(config)) if isinstance(config, str) else config
-    except ValidationError:
+        found = Cell.model_validate(_read_yaml(config)) if isinstance(config, bytes) else config
+    except (ValidationError, yaml.YAMLError):
         return None
     return config_digest(found)
 
 
-def _read_yaml(text: str) -> Any:
+def _read_yaml(text: bytes) -> Any:
     """Safely, and in C where PyYAML has it: a thousand files take seconds, not a minute."""
     import yaml
 

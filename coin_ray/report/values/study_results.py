@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from coin_ray.data.dataset import DataSet
-from coin_ray.files import seen, write_text
+from coin_ray.files import read_kept, write_text
 from coin_ray.report.values.collect import collect
 from coin_ray.report.values.comparisons import comparisons
 from coin_ray.report.values.ends import Ends, ends
@@ -108,6 +108,10 @@ def keep_sweep(runs: Path, facts: Mapping[str, Any]) -> None:
 
 
 def last_sweep(runs: Path) -> dict[str, Any]:
-    """What ``keep_sweep`` wrote last; empty if no sweep did."""
-    path = runs / SWEEP
-    return json.loads(path.read_text(encoding="utf-8")) if seen(path) else {}
+    """What ``keep_sweep`` wrote last; empty if no sweep did. UserError for a file that is empty or
+    cut."""
+    return read_kept(
+        runs / SWEEP,
+        "run `coin-ray sweep` with the same options: it writes the file again, and computes "
+        "nothing that is there",
+    )
