@@ -67,6 +67,17 @@ def test_a_damaged_file_of_a_cell_counts_as_absent_and_is_written_again(
     assert coin_ray.results(study.workspace, study).per_image().height > 0
 
 
+@pytest.mark.parametrize("gone", ["predictions/*", "overlays/*", "*/generated_0_0001.*"])
+def test_label_maps_and_overlays_that_were_deleted_come_back(study: Study, gone: str) -> None:
+    folder = place(study)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(before) == 7
+    for path in folder.glob(gone):
+        path.unlink()
+    sweep(study)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
     ("name", "read", "do"),

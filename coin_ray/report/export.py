@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coin_ray import bucket
 from coin_ray.data.sample import Image, Sample
 from coin_ray.files import read_object, write_text
 from coin_ray.identity import digest
@@ -21,6 +23,8 @@ from coin_ray.report.panels import write_panels
 from coin_ray.store.keys import Key
 
 TIMES = "times.json"
+PICTURED = {"predictions": ".tif", "overlays": ".png"}
+"""Folders with a file an image -> its suffix."""
 
 
 def export(
@@ -52,12 +56,14 @@ def export(
     facts = {"cell": dict(cell), **told}
     metrics = json.dumps({**facts, "rows": rows})
     written = {folder / "config.yaml": settings, folder / "metrics.json": metrics}
-    if read_object(folder / TIMES) is not None and all(
-        path.is_file() and path.read_bytes() == text.encode() for path, text in written.items()
+    if (
+        read_object(folder / TIMES) is not None
+        and all(path.is_file() and path.read_bytes() == t.encode() for path, t in written.items())
+        and _pictured(folder, [sample.image.name for sample in samples])
     ):
         return
     written = {folder / TIMES: json.dumps(seconds(run, samples)), **written}
-    for name in ("predictions", "overlays"):
+    for name in PICTURED:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for sample in samples:
         image = sample.image
@@ -77,6 +83,16 @@ def export(
     # Last the metrics: a reader takes this file as the sign that the others are there.
     for path, text in written.items():
         write_text(path, text)
+
+
+def _pictured(folder: Path, images: Sequence[str]) -> bool:
+    """Whether each image has its files, by their names alone."""
+    for name, suffix in PICTURED.items():
+        place = folder / name
+        here = os.listdir(place) if place.is_dir() else ()
+        if not {f"{image}{suffix}" for image in images} <= {*here, *bucket.names(place)}:
+            return False
+    return True
 
 
 def seconds(run: CellRun, samples: Sequence[Sample]) -> dict[str, float]:
