@@ -147,6 +147,30 @@ def test_hours_that_are_spent_end_claims_undecided_and_keep_the_seal(tmp_path: P
     assert verdicts(given, other)["good helps"][0] == "not decided"
 
 
+def test_hours_that_the_last_random_seed_has_spent_keep_the_seal(tmp_path: Path) -> None:
+    path, runs = tmp_path / "s.yaml", tmp_path / "runs"
+    path.write_text((STUDY + CLAIMS).replace("seeds: 4", "seeds: 2") + "  hours: 2\n")
+    given = replace(resolve(str(path), Request()), contents={"open": "1", "kept": "2"})
+    runs.mkdir()
+    (runs / FILE).write_text(json.dumps({"seconds": 7200.0}))
+    batches, _, said = run(given, runs, value)  # after two seeds of two nothing is looked at
+    assert len(batches) == 1 and "kept stays sealed: no claim is left for it" in said
+    kept = json.loads((runs / FILE).read_text())
+    assert kept["opened"] is None and kept["ended"] == "the 2 hours of its gates were spent"
+    assert verdicts(given, runs)["good helps"][0] == "not decided"
+
+
+def test_what_was_unsealed_is_run_to_its_end_whatever_the_hours(tmp_path: Path) -> None:
+    given, runs = study(tmp_path, f"{CLAIMS}  hours: 2\n"), tmp_path / "runs"
+    run(given, runs, value)
+    kept = (runs / FILE).read_text().replace('"seconds": 0.0', '"seconds": 9999.0')
+    (runs / FILE).write_text(kept)
+    batches, _, said = run(given, runs, value)
+    assert batches[-1][0].startswith("base/kept") and said == []
+    assert (runs / FILE).read_text() == kept
+    assert verdicts(given, runs)["good helps"] == ("confirmed", "")
+
+
 def test_a_refuted_claim(tmp_path: Path) -> None:
     given, runs = study(tmp_path, CLAIMS.replace("futility: 0.1", "futility: 0")), tmp_path / "runs"
     batches, _, _ = run(given, runs, value)

@@ -76,10 +76,7 @@ class Registry:
         for claim in self._left():
             if len(part.seeds) < claim.seeds:
                 self._look(claim, part)
-        hours = (self._before + self._seconds) / 3600
-        if self._gates.hours is not None and hours >= self._gates.hours and not self._ended:
-            self._ended = f"the {self._gates.hours:g} hours of its gates were spent"
-            self._say(f"claims stop undecided: {self._ended}")
+        self._look_at_hours()
         self._write()
         needed = {level for claim in self._left() for level in (claim.level, self._baseline(claim))}
         return {
@@ -93,6 +90,8 @@ class Registry:
     def open(self) -> list[StudyCell]:
         """The cells of the sealed split that the claims which are left ask for; the seal is broken,
         and that is written down before any of them runs."""
+        self._look_at_hours()
+        self._write()
         left = [claim for claim in self._left() if claim.data == self._gates.sealed]
         if not left:
             return []
@@ -102,6 +101,15 @@ class Registry:
             self._say(f"{self._gates.sealed} is unsealed for {names}")
             self._write()
         return [cell for cell in self._cells(left) if cell.data.name == self._gates.sealed]
+
+    def _look_at_hours(self) -> None:
+        """End the claims if the hours are spent. A split that is unsealed is run to its end, also
+        by a run that goes on: to stop in the middle of it would waste the seal."""
+        hours = (self._before + self._seconds) / 3600
+        if self._gates.hours is None or hours < self._gates.hours or self._opened or self._ended:
+            return
+        self._ended = f"the {self._gates.hours:g} hours of its gates were spent"
+        self._say(f"claims stop undecided: {self._ended}")
 
     def _left(self) -> list[Claim]:
         claims = () if self._ended else self._gates.claims
