@@ -29,7 +29,7 @@ from coin_ray.execution.study_run import Outcome, run_study
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.report.export import export
-from coin_ray.report.values.study_results import read_results
+from coin_ray.report.values.study_results import keep_sweep, read_results
 from coin_ray.store.keys import Key
 from coin_ray.study.cells import Level, make_cells
 from coin_ray.study.datasets import with_data
@@ -174,7 +174,9 @@ def test_further_seeds_run_where_the_verdict_is_open(
     finished = [e.cell for e in heard if isinstance(e, events.CellFinished)]
     assert sorted(finished) == sorted(c.key_label for c in given.cells if c.key_label != left)
     assert any(isinstance(e, events.CellLeftOut) and e.cell == left for e in heard)
-    found = read_results(given, workspace / "runs" / given.run_name)
+    runs = workspace / "runs" / given.run_name
+    keep_sweep(runs, {"missing": outcome.left_out})
+    found = read_results(given, runs)
     row = found.compared.filter(found.compared["level"] == "large").to_dicts()[0]
     assert row["seeds"] == 2 and "decided after 2 of 3 random seeds" in row["caution"]
 

@@ -17,7 +17,7 @@ from coin_ray.execution.refusals import refuse_missing
 from coin_ray.execution.trial_log import TrialLog
 from coin_ray.identity import digest
 from coin_ray.report.values.claims import FILE, judged
-from coin_ray.report.values.study_results import read_results
+from coin_ray.report.values.study_results import keep_sweep, read_results
 from coin_ray.report.write import write_report
 from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import ResolvedStudy, Stopping, StudyCell
@@ -93,6 +93,10 @@ def test_a_claim_from_its_registration_to_its_verdict(tmp_path: Path) -> None:
     assert "after 2 random seeds, 6 images of open" in text
     assert "at the end, 4 random seeds and 6 images of kept" in text
     assert "Verdicts" in (page.parent / "report.md").read_text()
+    keep_sweep(runs, {"missing": tally.left_out})
+    compared = read_results(given, runs).compared
+    row = compared.filter(level="bad", dataset="open", metric="aji").to_dicts()[0]
+    assert "decided after 2 of 4 random seeds" in row["caution"]
 
 
 def test_a_claim_that_changes_after_its_first_result_is_exploratory(tmp_path: Path) -> None:
@@ -230,8 +234,10 @@ def test_a_race_stops_what_is_surely_worse_and_keeps_the_baseline(tmp_path: Path
         "lost the race after" in reason and "against good, p " in reason for reason in reasons
     )
     # As decided, it is compared over the seeds that it has.
+    keep_sweep(runs, {"missing": tally.left_out})
     row = read_results(given, runs).compared.filter(level="bad", metric="aji").to_dicts()[0]
-    assert row["seeds"] in (2, 3) and "random seeds" in row["caution"]
+    assert row["seeds"] in (2, 3) and row["p_image"] is not None
+    assert f"decided after {row['seeds']} of 4 random seeds" in row["caution"]
 
 
 @pytest.mark.parametrize(

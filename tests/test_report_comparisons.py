@@ -188,22 +188,6 @@ def test_a_cell_that_was_not_distilled_is_missing() -> None:
     assert nothing["reason"].to_list() == ["missing: screened; missing: base"]
 
 
-def test_a_level_that_was_decided_early_is_compared_over_its_seeds() -> None:
-    given = study(one_factor("base", "early"), seeds=range(6), first_seeds=2)
-    full = frame(given, noisy({"base": 0.0, "early": 0.2}))
-    part = full.filter((pl.col("level") == "base") | (pl.col("seed") < 2))
-    (found,) = comparisons(part, given).to_dicts()
-    assert found["reason"] is None and found["verdict"] == "better"
-    assert (found["seeds"], found["p_image"]) == (2, 2 / 2**12)
-    assert "decided after 2 of 6 random seeds" in found["caution"]
-    assert "2 random seeds: p by seed cannot go below 0.5" in found["caution"]
-    # Seeds are added one at a time, so any first ones may have decided; others are lacking ones.
-    part = full.filter((pl.col("level") == "base") | (pl.col("seed") < 3))
-    assert "decided after 3 of 6 random seeds" in comparisons(part, given)["caution"][0]
-    part = full.filter((pl.col("level") == "base") | pl.col("seed").is_in([0, 1, 3]))
-    assert "no test: random seeds" in comparisons(part, given)["reason"][0]
-
-
 def test_one_seed_or_one_image_decides_nothing() -> None:
     given = study(one_factor("base", "good"), seeds=(0,))
     value = noisy({"base": 0.0, "good": 0.3})

@@ -92,7 +92,8 @@ class Results:
                 expected=", ".join(study.levels),
                 do="take one of these",
             )
-        return comparisons(self.values.frame, replace(study, baseline_level=baseline))
+        other = replace(study, baseline_level=baseline)
+        return comparisons(self.values.frame, other, self.values.ends)
 
     def figure(self, name: str = "levels", data: str | None = None) -> Plot:
         """A figure of the report (levels, differences, steps, profile, rounds …) of a data set, by

@@ -55,7 +55,7 @@ def comparisons(
 
     ``frame`` is the tidy table of the finished cells. Levels whose random seeds are not those of
     the baseline get a difference over the shared ones and no test; a level that was decided after
-    some of the seeds (``study.least_seeds``) is compared over those.
+    some of the seeds is compared over those.
     """
     found = ended or ends(frame, study)
     families = _families(study)
@@ -110,18 +110,11 @@ def _families(study: ResolvedStudy) -> dict[str, str]:
 
 def _compare(own: End, base: End, study: ResolvedStudy, metric: str) -> Comparison | None:
     theirs = base.values.get(metric, {})
-    if _decided_after(own.seeds(metric), study):
+    if own.decided:
         theirs = {key: value for key, value in theirs.items() if key[1] in own.seeds(metric)}
     level, baseline = aligned(own.values.get(metric, {}), theirs)
     return compare(
         level, baseline, mode=mode(metric) or "max", confidence=study.analysis.confidence
-    )
-
-
-def _decided_after(seeds: set[int], study: ResolvedStudy) -> bool:
-    """True for the random seeds of a level that was decided before all of them were run."""
-    return study.least_seeds <= len(seeds) < len(study.seeds) and seeds == set(
-        study.seeds[: len(seeds)]
     )
 
 
@@ -173,7 +166,7 @@ def _cautions(found: Comparison, own: End, study: ResolvedStudy) -> list[str]:
     seeds, out = found.delta.seeds, few_notes(found.delta)
     if found.p_seed is not None and smallest_p(seeds) > study.analysis.alpha:
         out.append(f"{seeds} random seeds: p by seed cannot go below {smallest_p(seeds):.2g}")
-    if _decided_after(set(study.seeds) - set(own.missing), study):
+    if own.decided:
         out.append(f"decided after {seeds} of {len(study.seeds)} random seeds")
     elif own.missing:
         out.append(f"missing: random seed {_listed(own.missing)}")

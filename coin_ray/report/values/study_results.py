@@ -80,12 +80,13 @@ def read_results(
     no picture can be drawn."""
     found, sweep = collect(study, runs), last_sweep(runs)
     old = dict.fromkeys(found.outdated, "has run with other settings, and not again")
-    ended = ends(found.frame, study)
+    causes = sweep.get("missing", {})
+    ended = ends(found.frame, study, causes)
     return Results(
         study,
         runs,
         found.frame,
-        result_tables(study, found.frame, {**sweep.get("missing", {}), **old}, ended),
+        result_tables(study, found.frame, {**causes, **old}, ended),
         comparisons(found.frame, study, ended),
         found.facts,
         found.rounds,
