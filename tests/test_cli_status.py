@@ -11,6 +11,7 @@ import pytest
 from typer.testing import Result
 
 from coin_ray.cli.verbs.status import history
+from coin_ray.execution.trial_log import TrialLog, runs_folder, with_proposals
 from coin_ray.store import lease
 from coin_ray.store.artifacts import Store
 from coin_ray.tracking.journal import Journal
@@ -238,6 +239,22 @@ def test_why_of_an_empty_store_and_of_what_is_not_needed(folder: Path) -> None:
 def test_why_of_a_name_that_is_none(folder: Path) -> None:
     done = call("why", "featurs", "s.yaml")
     assert done.exit_code == 2 and "did you mean 'features'?" in done.stderr
+
+
+def test_why_knows_the_trials_of_a_search(folder: Path) -> None:
+    space = "design: search\ntrials: 2\nspace: {ot.lambda: {log: [0.01, 3.0]}}\n"
+    (folder / "s.yaml").write_text(STUDY.partition("factors:")[0] + space)
+    study, workspace = study_of(folder), folder / ".coin-ray"
+    runs = runs_folder(study, workspace)
+    TrialLog(study, runs).propose({"ot.lambda": 0.1})
+    cell = cell_of(with_proposals(study, runs), "ot.lambda 0.1")
+    for name in ("ot.lambda 0.1", cell.key_label):
+        assert call("why", name, "s.yaml").stdout.startswith(f"{cell.key_label}: 27 of 27 stages")
+    assert "round: 2 of 2 are to be computed" in call("why", "round", "s.yaml").stdout
+    assert "did you mean 'ot.lambda 0.1'?" in call("why", "ot.lambda 0.2", "s.yaml").stderr
+    # Its student may be asked for as any other level's.
+    done = call("export", "s.yaml:ot.lambda 0.1", "--out", "student.safetensors")
+    assert done.exit_code == 2 and "this cell has not finished" in done.stderr
 
 
 def test_of_a_journal_only_what_tells_of_a_state_is_read(

@@ -52,12 +52,16 @@ def finished(
     STUDY:LEVEL.
 
     NotFinished for a cell that has not."""
+    from coin_ray.execution.trial_log import runs_folder, with_proposals
     from coin_ray.report.values.finished import choose, open_finished
     from coin_ray.study import files
-    from coin_ray.study.datasets import resolve_data
+    from coin_ray.study.datasets import read_data, resolve_data
 
     study, level = files.with_level(named)
     resolved = asked._replace(study=study).resolve()
+    if resolved.search is not None:  # its trials stand in a folder that all its images name
+        resolved, _ = read_data(resolved, asked.workspace)
+        resolved = with_proposals(resolved, runs_folder(resolved, asked.workspace))
     cell = choose(resolved, level)
     if cell.config.predictions.path is not None:
         raise UserError(

@@ -32,16 +32,18 @@ def why(asked: options.Asked, what: What) -> None:
 
     A difference in an input is followed upstream to where it begins.
     """
+    from coin_ray.execution.trial_log import runs_folder, with_proposals
     from coin_ray.pipeline.stages import STAGES
     from coin_ray.planning.states import stages_by_cell
     from coin_ray.store.artifacts import Store
     from coin_ray.store.why import Stored
-    from coin_ray.study.datasets import resolve_data
+    from coin_ray.study.datasets import read_data
 
-    resolved, workspace = asked.resolve(), asked.workspace
-    cells = list(resolved.cells) if what in STAGES else _named(resolved, what)
-    found = {spec.name: resolve_data(spec, workspace) for spec in resolved.data}
-    stages = stages_by_cell(cells, found, workspace)
+    workspace = asked.workspace
+    study, data = read_data(asked.resolve(), workspace)
+    study = with_proposals(study, runs_folder(study, workspace))
+    cells = list(study.cells) if what in STAGES else _named(study, what)
+    stages = stages_by_cell(cells, data, workspace)
     stored = Stored(Store(workspace.store))
     if what in STAGES:
         for text in _about_stage(what, stages, stored):
