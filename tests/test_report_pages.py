@@ -19,8 +19,10 @@ from coin_ray.report.formats.latex import table as latex_table
 from coin_ray.report.formats.markdown import table as markdown_table
 from coin_ray.report.values.study_results import Results, keep_sweep, read_results
 from coin_ray.report.write import write_report
+from coin_ray.study.command_line import Request
 from coin_ray.study.resolved import StudyCell
-from tests.report_study import finish, finished, study
+from coin_ray.study.study import resolve
+from tests.report_study import HEAD, NUMBERS, finish, finished, study
 
 NASTY = """
 factors:
@@ -183,6 +185,30 @@ def test_how_it_was_made_is_told(tmp_path: Path) -> None:
         "figures/levels-generated.pdf",
     ):
         assert part in page
+
+
+def test_a_data_set_without_labels_takes_no_table_from_the_others(tmp_path: Path) -> None:
+    def page(*bare: str) -> str:
+        """Of data sets of which those of ``bare`` have no labels."""
+        specs = ", ".join(f"{n}: {{train: 0, test: 4, size: 64, seed: {ord(n)}}}" for n in "abc")
+        path = tmp_path / "three.yaml"
+        path.write_text(HEAD.replace("generated: {train: 0, test: 4, size: 64}", specs) + NUMBERS)
+        given, runs = (
+            resolve(str(path), Request(settings=("rounds.count=2",))),
+            tmp_path / "".join(bare),
+        )
+        for images, named in ((3, set("abc") - set(bare)), (0, set(bare))):
+            others = [c.key_label for c in given.cells if c.data.name not in named]
+            finish(given, runs, images=images, without=others)
+        write_report(read_results(given, runs), runs / "report")
+        return (runs / "report" / "report.md").read_text()
+
+    one = page("b")
+    assert "2 data sets together, each with the same weight; without b" in one
+    assert "a, against the baseline" in one and "b, against the baseline" not in one
+    assert "b: no labels, transductive" in one and "data b · transductive" in one
+    assert "0 random seeds" not in one and "0 labelled images" not in one
+    assert "data sets together" not in page("b", "c")
 
 
 def test_no_labels_no_numbers_and_still_a_page(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 from coin_ray.report.document.blocks import Notes, Section
 from coin_ray.report.document.numbers import in_words, plain, signed
 from coin_ray.report.values.result_tables import count
-from coin_ray.report.values.study_results import Results, objective_by_level
+from coin_ray.report.values.study_results import Results, objective_by_level, unlabelled
 from coin_ray.report.values.tidy import metric_title
 
 _WORDS = {
@@ -31,11 +31,7 @@ def facts(results: Results) -> tuple[tuple[str, str], ...]:
         f"{count(len(study.levels), 'level')} × {count(len(study.data), 'data set')} × "
         f"{count(len(study.seeds), 'random seed')}"
     )
-    data = [
-        f"{table.dataset}: {count(_images(results.frame, table.dataset), 'labelled image')}, "
-        f"{spec.setting}"
-        for table, spec in zip(results.tables, study.data, strict=True)
-    ]
+    data = [f"{spec.name}: {_measured(results, spec.name)}, {spec.setting}" for spec in study.data]
     return (
         ("design", study.design.replace("_", " ")),
         ("cells", f"{finished} of {len(study.cells)} finished ({shape})"),
@@ -45,8 +41,12 @@ def facts(results: Results) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _images(frame: pl.DataFrame, dataset: str) -> int:
-    return frame.filter(pl.col("dataset") == dataset)["image"].n_unique()
+def _measured(results: Results, dataset: str) -> str:
+    """How many images have labels."""
+    if dataset in unlabelled(results):
+        return "no labels"
+    images = results.frame.filter(pl.col("dataset") == dataset)["image"].n_unique()
+    return count(images, "labelled image") if images else "not run yet"
 
 
 def in_short(results: Results) -> Section:
@@ -58,7 +58,10 @@ def in_short(results: Results) -> Section:
         base = table.at_end(table.baseline, metric)
         title = metric_title(metric)
         if base is None:
-            lines.append(f"{table.dataset}: the baseline has no {title}.")
+            bare = table.dataset in unlabelled(results)
+            lines.append(
+                f"{table.dataset}: {'no labels' if bare else f'the baseline has no {title}'}."
+            )
             continue
         lines.append(
             f"{table.dataset}: {title} of {table.reference} is {in_words(base)}, over "

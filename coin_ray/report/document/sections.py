@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coin_ray.report.document.blocks import Notes, Section, Table, Value
@@ -16,7 +17,7 @@ from coin_ray.report.document.numbers import (
 )
 from coin_ray.report.values.across_data import aggregate
 from coin_ray.report.values.result_tables import ResultTable, seeds_and_images
-from coin_ray.report.values.study_results import Results
+from coin_ray.report.values.study_results import Results, unlabelled
 from coin_ray.report.values.tidy import metric_title
 
 MOST_LEVELS = 12
@@ -60,10 +61,11 @@ def baseline_section(results: Results) -> Section | None:
         f"over images is at most {analysis.alpha:g} and the interval leaves out 0; else open, as "
         "with a single random seed or image.",
     )
+    bare = unlabelled(results)
     tables = [
         _against_baseline(results, table)
         for table in results.tables
-        if table.dataset in rows["dataset"]
+        if table.dataset in rows["dataset"] and table.dataset not in bare
     ]
     return Section("Against the baseline", (*tables, *_across(results), Notes(notes)))
 
@@ -105,8 +107,10 @@ def _comparison(row: Mapping[str, Any], table: ResultTable) -> Row:
 
 
 def _across(results: Results) -> list[Table]:
-    """The levels over several data sets."""
-    rows = aggregate(results.frame, results.study, results.ends)
+    """The levels over several data sets with labels."""
+    bare = unlabelled(results)
+    data = tuple(spec for spec in results.study.data if spec.name not in bare)
+    rows = aggregate(results.frame, replace(results.study, data=data), results.ends)
     if rows.is_empty():
         return []
     ranked = not rows["average_rank"].drop_nulls().is_empty()
@@ -120,7 +124,9 @@ def _across(results: Results) -> list[Table]:
         rank = (interval(row["average_rank"], None, None, ".1f"),) if ranked else ()
         groups.setdefault(row["metric"], []).append((Value(row["level"]), *values, *rank))
     columns = ("level", "interquartile mean", "Δ", "P(better)", *["average rank"] * ranked)
-    title = f"{len(results.study.data)} data sets together, each with the same weight"
+    title = f"{len(data)} data sets together, each with the same weight"
+    if bare:
+        title += f"; without {', '.join(sorted(bare))} (no labels)"
     return [_by_metric(title, columns, groups)]
 
 

@@ -167,13 +167,12 @@ def _table(
     ]
     if between := _of_neither_part(frame):
         notes.append(between)
-    caption = (
-        f"profile {study.profile} · data {spec.name} · {count(images, 'labelled image')} · "
-        f"{count(frame['seed'].n_unique(), 'random seed')} · {SETTINGS[spec.setting]}"
-    )
+    seeds = frame["seed"].n_unique()
+    counts = (count(images, "labelled image"), count(seeds, "random seed")) if images else ()
+    caption = (f"profile {study.profile}", f"data {spec.name}", *counts, SETTINGS[spec.setting])
     return ResultTable(
         spec.name,
-        caption,
+        " · ".join(caption),
         tuple(wanted),
         rows,
         study.baseline_level,

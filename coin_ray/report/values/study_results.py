@@ -45,6 +45,13 @@ class Results:
     data: Mapping[str, DataSet] = field(default_factory=dict)
 
 
+def unlabelled(results: Results) -> frozenset[str]:
+    """The data sets without labels, as far as results tell: cells have finished, and there is
+    nothing that was measured."""
+    finished = {c.data.name for c in results.study.cells if c.key_label in results.facts}
+    return frozenset(finished - set(results.frame["dataset"]))
+
+
 def objective_by_level(results: Results, dataset: str | None) -> dict[str, float]:
     """The study's objective of each level where it is a label-free fact: mean over its cells, of
     all data sets or of one."""
