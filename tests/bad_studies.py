@@ -172,6 +172,13 @@ CASES = {
     "labels of a proxy": (
         "objective: {metric: aji, split: proxy}\n", "aji reads labels, proxy has none",
     ),
+    "the most mistakes": (
+        "objective: {metric: fp, mode: max}\n", "s.yaml:3:31  less of fp is better",
+    ),
+    "the least AJI": ("objective: {metric: aji, mode: min}\n", "leave mode out: it is max"),
+    "a count that is best": (
+        "objective: {metric: n_predicted}\n", "neither more nor less of n_predicted is better",
+    ),
     "a rule over several sections": (
         "baseline: {ucis.model: maskcut, uss.family: none}\n",
         "s.yaml:3:24  ucis.model: maskcut cuts the tokens",

@@ -207,6 +207,7 @@ def test_a_claim_that_cannot_be_decided_is_refused_before_anything_runs(
         ("futility: 0.1", "futility: 1.5", "futility cannot be 1.5", 15),
         ("level: bad", "level: bad, baseline: bad", "a level is no better than itself", 18),
         ("level: bad", "level: base", "a level is no better than itself", 18),
+        ("level: bad", "level: bad, metric: n_predicted", "neither more nor less of n_pred", 18),
         ("claims:", "claim:", "unknown key 'claim'", 16),
         ("images: 6}", "pictures: 6}", "a claim needs the key 'images'", 17),
     ],

@@ -16,9 +16,9 @@ from coin_ray.report.values.across_data import AGGREGATE_SCHEMA, aggregate
 from coin_ray.report.values.comparisons import SCHEMA, comparisons
 from coin_ray.report.values.ends import ends, performance_profile
 from coin_ray.report.values.factor_effects import EFFECTS_SCHEMA, factor_effects
-from coin_ray.report.values.tidy import mode, tidy
+from coin_ray.report.values.tidy import tidy
 from coin_ray.statistics.paired import compare, holm, sign_flip
-from coin_ray.study.metrics import METRICS
+from coin_ray.study.metrics import METRICS, mode
 from coin_ray.study.resolved import Analysis, ResolvedStudy, StudyCell
 
 NAN = float("nan")

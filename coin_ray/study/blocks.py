@@ -21,7 +21,7 @@ from coin_ray.pipeline.stages.oracle import ORACLES
 from coin_ray.section import LARGEST_SEED, Positive
 from coin_ray.study.errors import suggestion
 from coin_ray.study.grammar import Node
-from coin_ray.study.metrics import METRICS
+from coin_ray.study.metrics import METRICS, mode
 from coin_ray.study.resolved import Claim, Gates, Objective, Published
 from coin_ray.study.values import BAD, describe, fits, read, shortened
 
@@ -150,7 +150,8 @@ def read_steps(node: Node) -> tuple[str, ...]:
 
 
 def read_objective(node: Node) -> Objective:
-    """What ranks cells; a split named test is refused. Without ``split`` the metric says it."""
+    """What ranks cells; a split named test is refused, and a mode that looks for the worst. Without
+    ``split`` and ``mode`` the metric says them."""
     given = node.value if node.kind == "map" else {}
     split = given.get("split")
     if split is not None and split.text == "test":
@@ -160,12 +161,26 @@ def read_objective(node: Node) -> Objective:
         )
         node = replace(node, value={k: n for k, n in given.items() if k != "split"})
     goal = read_block(node, Objective, "objective") or Objective()
-    if goal.metric not in METRICS or goal.split == "val":
+    if goal.metric not in METRICS:
+        return goal
+    _check_mode(goal, given)
+    if goal.split == "val":
         return goal
     if split is not None and split.text == "proxy":
         hint = "write split: val, or rank by agreement"
         split.note(f"{goal.metric} reads labels, proxy has none", hint)
     return replace(goal, split="val")
+
+
+def _check_mode(goal: Objective, given: Mapping[str, Node]) -> None:
+    """Notes a mode that contradicts a metric of labels, and one that is missing."""
+    best = mode(goal.metric)
+    if best is None and "mode" not in given:
+        hint = "write mode: max or mode: min"
+        given["metric"].note(f"neither more nor less of {goal.metric} is better", hint)
+    if best is not None and goal.mode != best:
+        which = {"max": "more", "min": "less"}[best]
+        given["mode"].note(f"{which} of {goal.metric} is better", f"leave mode out: it is {best}")
 
 
 def read_resources(node: Node) -> dict[str, dict[str, float]]:
@@ -220,6 +235,9 @@ def _read_claim(node: Node, labels: Sequence[str], data: Sequence[str], seeds: i
         node.value["level"].note(
             "a level is no better than itself", "name another than the baseline"
         )
+    if mode(claim.metric) is None:
+        hint = "claim aji, pq, fn, fp or another of which it is; report: shows a count"
+        node.value["metric"].note(f"neither more nor less of {claim.metric} is better", hint)
     if claim.seeds > seeds:
         node.value["seeds"].note(f"the study has {seeds} random seeds", f"write seeds: {seeds}")
     return claim

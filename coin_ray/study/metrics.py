@@ -24,3 +24,10 @@ Goal = Literal[LabelFree, Metric]
 
 AGREEMENT: LabelFree = "agreement"
 METRICS: tuple[str, ...] = get_args(Metric)
+
+
+def mode(metric: str) -> Literal["max", "min"] | None:
+    """Whether more of a metric is better, or less; None where it is neither."""
+    if metric.startswith("n_"):
+        return None
+    return "min" if metric.endswith(("fn", "fp")) else "max"

@@ -19,7 +19,7 @@ from coin_ray.pipeline.identity import CellIdentity
 from coin_ray.pipeline.settings import Cell, dotted_fields
 from coin_ray.planning.growth import Growth
 from coin_ray.section import NotNegative, OneOrMore, Positive, is_runtime
-from coin_ray.study.metrics import Goal, LabelFree, Metric
+from coin_ray.study.metrics import Goal, LabelFree, Metric, mode
 from coin_ray.study.names import study_name
 
 AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -72,12 +72,16 @@ class Published:
 @dataclass(frozen=True)
 class Objective:
     """What a search or "best so far" ranks by; ``agreement`` (mean score of the instances against
-    the segmenter, no label read) unless a study says otherwise. ``split``: proxy reads no labels,
-    val those of data that are no test split."""
+    the segmenter, no label read) unless a study says otherwise. ``mode``: whether more of it is
+    better or less; unsaid, what the metric says, of a fact without labels max. ``split``: proxy
+    reads no labels, val those of data that are no test split."""
 
     metric: Goal = "agreement"
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = None  # type: ignore[assignment]  # known after __post_init__
     split: Literal["proxy", "val"] = "proxy"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", self.mode or mode(self.metric) or "max")
 
 
 @dataclass(frozen=True)

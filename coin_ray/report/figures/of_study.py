@@ -17,8 +17,9 @@ from coin_ray.report.figures.style import Looks, plot, strokes
 from coin_ray.report.values.ends import performance_profile
 from coin_ray.report.values.result_tables import ResultTable
 from coin_ray.report.values.study_results import Results, objective_points
-from coin_ray.report.values.tidy import FINAL, metric_title, mode
+from coin_ray.report.values.tidy import FINAL, metric_title
 from coin_ray.statistics.objective import spearman
+from coin_ray.study.metrics import mode
 
 MOST_LEVELS = 40
 """Levels of a dot plot; of more, the best are shown."""

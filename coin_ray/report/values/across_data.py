@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from coin_ray.report.values.ends import End, Ends, ends
-from coin_ray.report.values.tidy import mode
 from coin_ray.statistics import datasets
 from coin_ray.statistics.intervals import estimate, weighted_mean
 from coin_ray.statistics.paired import aligned
+from coin_ray.study.metrics import mode
 from coin_ray.study.resolved import ResolvedStudy
 
 AGGREGATE_SCHEMA = {

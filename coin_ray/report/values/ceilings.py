@@ -10,12 +10,12 @@ import polars as pl
 
 from coin_ray.errors import UserError
 from coin_ray.pipeline.oracles import TITLES
-from coin_ray.report.values.tidy import FINAL, at_end, by_metric, columns, measured, mode
+from coin_ray.report.values.tidy import FINAL, at_end, by_metric, columns, measured
 from coin_ray.statistics.headroom import Headroom, headroom
 from coin_ray.statistics.intervals import Estimate, estimate
 from coin_ray.statistics.paired import aligned
 from coin_ray.study.errors import nearest
-from coin_ray.study.metrics import METRICS
+from coin_ray.study.metrics import METRICS, mode
 from coin_ray.study.resolved import ResolvedStudy
 
 PIPELINE = "pipeline"

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from coin_ray.files import read_kept
 from coin_ray.report.values.study_results import Results
-from coin_ray.report.values.tidy import mode
 from coin_ray.statistics.claims import judge
 from coin_ray.statistics.paired import Values, aligned
 from coin_ray.statistics.sequential import Look, bounds, look
+from coin_ray.study.metrics import mode
 from coin_ray.study.resolved import Claim, ResolvedStudy
 
 FILE = "gates.json"

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from coin_ray.report.values.ends import End, Ends, bounds, ends, few_notes
-from coin_ray.report.values.tidy import mode
 from coin_ray.statistics.paired import Comparison, aligned, compare, holm, verdict
 from coin_ray.statistics.power import smallest_p
+from coin_ray.study.metrics import mode
 from coin_ray.study.resolved import ResolvedStudy
 
 SCHEMA = {

@@ -21,9 +21,10 @@ from coin_ray.planning.contents import identities
 from coin_ray.planning.plan import open_chains
 from coin_ray.report.values.images import file_of, label_map_of
 from coin_ray.report.values.study_results import Results
-from coin_ray.report.values.tidy import at_end, by_metric, mode
+from coin_ray.report.values.tidy import at_end, by_metric
 from coin_ray.statistics.paired import Comparison, aligned, compare, verdict
 from coin_ray.study.errors import nearest, shortened
+from coin_ray.study.metrics import mode
 from coin_ray.study.resolved import StudyCell
 from coin_ray.study.search import settings_of
 

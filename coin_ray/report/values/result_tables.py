@@ -10,9 +10,10 @@ import polars as pl
 from coin_ray.data.dataset import DataSpec
 from coin_ray.report.values.ends import End, Ends, ends
 from coin_ray.report.values.published import Numbers, published_for
-from coin_ray.report.values.tidy import FINAL, Column, by_metric, columns, mode
+from coin_ray.report.values.tidy import FINAL, Column, by_metric, columns
 from coin_ray.statistics.intervals import CONFIDENCE, FEW_IMAGES, Estimate, estimate
 from coin_ray.statistics.paired import Values, aligned
+from coin_ray.study.metrics import mode
 from coin_ray.study.resolved import ResolvedStudy
 
 SETTINGS = {

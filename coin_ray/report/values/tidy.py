@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import polars as pl
 
@@ -55,13 +54,6 @@ def metric_title(metric: str) -> str:
     if metric not in TITLES and part in _PARTS:
         return f"{TITLES.get(rest, rest)} ({_PARTS[part]})"
     return TITLES.get(metric, metric.replace("_", " "))
-
-
-def mode(metric: str) -> Literal["max", "min"] | None:
-    """Whether more of a metric is better, or less; None where it is neither."""
-    if metric.startswith("n_"):
-        return None
-    return "min" if metric.endswith(("fn", "fp")) else "max"
 
 
 def tidy(rows: Sequence[Mapping[str, object]], **same: object) -> pl.DataFrame:
