@@ -11,8 +11,10 @@ import pytest
 
 from coin_ray.cli.screen.preamble import cells
 from coin_ray.execution.optuna_record import OptunaRecord, storage
-from coin_ray.report.document.blocks import Table
+from coin_ray.report.document.blocks import Notes, Table
+from coin_ray.report.document.head import in_short
 from coin_ray.report.document.searched import search_section
+from coin_ray.report.figures.of_design import of_settings
 from coin_ray.report.figures.of_search import of_search
 from coin_ray.report.values.study_results import Results, read_results
 from coin_ray.report.values.trials import trials_of
@@ -24,7 +26,7 @@ from coin_ray.statistics.searched import (
     in_optuna,
     interactions,
 )
-from coin_ray.study.resolved import Dimension
+from coin_ray.study.resolved import Dimension, Objective
 from coin_ray.study.search import with_trials
 from coin_ray.workspace import Workspace
 from tests.cli_calls import call
@@ -146,6 +148,69 @@ def test_the_report_explains_a_search(results: Results) -> None:
     assert max(shares, key=lambda key: shares[key]) == "ot.lambda" and len(shares) == 3
     names = [plot.name for plot in of_search(results, results.tables[0])]
     assert names == ["best-so-far-generated", "importance-generated", "contour-generated"]
+
+
+def lucky(folder: Path, *, repeated: bool = True) -> Results:
+    """A search with ``repeats``: of one random seed the baseline has .6, one trial .9 and another
+    .8; the first has been run again, came to .5, and is the best by its mean."""
+    drawn = [{"ot.lambda": x, "ot.prior": 1.0, "select.rule": "otsu"} for x in (0.02, 0.5, 2.0)]
+    given = with_trials(study(folder, SEARCH + "repeats: 1\n"), drawn)
+    base, first, second, third = given.levels
+    values = {
+        base: (0.6, 0.6), first: (0.9, 0.5), second: (0.8, 0.0), third: (0.1, 0.0)
+    }  # fmt: skip
+    again = [base, first] if repeated else [base]
+    without = [c.key_label for c in given.cells if c.seed and c.level not in again]
+
+    def value(cell: Any, step: int, image: int) -> float:
+        return values[cell.level][cell.seed]
+
+    finish(given, folder / "runs", value=value, without=without)
+    return read_results(given, folder / "runs")
+
+
+def told(results: Results) -> str:
+    (notes,) = in_short(results).blocks
+    assert isinstance(notes, Notes)
+    return "\n".join(notes.lines)
+
+
+def test_a_trial_with_one_lucky_seed_is_not_the_best(tmp_path: Path) -> None:
+    results = lucky(tmp_path)
+    _, first, second, _ = results.study.levels
+    assert f"Best agreement: {first} (0.800, the baseline 0.700)." in told(results)
+    (table,) = results.tables
+    assert table.best()[-1] == pytest.approx(0.85)
+    assert table.best_level("aji") == table.best_level("aji", baseline=False) == first
+    best = next(plot for plot in of_search(results, table) if plot.name.startswith("best-so-far"))
+    assert "only trials with all 2 of them are compared" in best.caption
+    assert trials_of(results).means(1)[second] == pytest.approx(0.9)
+
+
+def test_before_any_trial_is_repeated_all_are_compared_on_the_first_seed(tmp_path: Path) -> None:
+    results = lucky(tmp_path, repeated=False)
+    _, first, *_ = results.study.levels
+    assert f"Best agreement: {first} (1.000, the baseline 0.700)." in told(results)
+    assert results.tables[0].best()[-1] is None  # the baseline alone has both seeds
+
+
+def test_a_search_by_a_metric_of_labels_finds_its_best_trial(results: Results) -> None:
+    """The objective is no fact of a cell then, and is measured."""
+    from dataclasses import replace
+
+    for metric, mode in (("aji", "max"), ("pq", "min")):
+        goal = Objective(metric, mode, "val")  # type: ignore[arg-type]
+        given = replace(results, study=replace(results.study, objective=goal))
+        found = trials_of(given)
+        weight = given.study.configuration(given.study.baseline_level).ot.lambda_
+        base = 0.501 + 0.05 * math.log10(weight) + 0.01 * (metric == "pq")
+        assert found.baseline.mean() == pytest.approx(base)
+        best = found.best(goal.mode)
+        assert best is not None and f"Best {metric}: {best} (" in told(given)
+        names = [plot.name for plot in of_search(given, given.tables[0])]
+        assert names[0] == "best-so-far-generated"
+        slices = [plot.name for plot in of_settings(given, given.tables[0])]
+        assert len(slices) == len({name.lower() for name in slices})
 
 
 def test_a_search_stands_in_a_storage_of_optuna_once(results: Results, tmp_path: Path) -> None:

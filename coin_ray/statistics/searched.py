@@ -219,13 +219,12 @@ class Best:
 
 def best_so_far(values: ArrayLike, mode: Mode, confidence: float) -> Iterator[Best]:
     """After 1, 2, … trials; ``values`` (trials, random seeds), NaN where there is none. A trial
-    without a value changes nothing."""
+    that lacks one changes nothing: a lucky seed is not compared with the mean of several."""
     from scipy.special import stdtrit
 
     sign, best = (1 if mode == "max" else -1), None
-    for row in np.asarray(values, dtype=np.float64):
-        own = row[~np.isnan(row)]
-        if len(own) and (best is None or sign * own.mean() > sign * best.value):
+    for own in np.asarray(values, dtype=np.float64):
+        if not np.isnan(own).any() and (best is None or sign * own.mean() > sign * best.value):
             mean, half = float(own.mean()), None
             if len(own) > 1:
                 spread = own.std(ddof=1) / math.sqrt(len(own))

@@ -10,8 +10,9 @@ import polars as pl
 from coin_ray.report.document.blocks import Notes, Section
 from coin_ray.report.document.numbers import in_words, plain, signed
 from coin_ray.report.values.result_tables import count
-from coin_ray.report.values.study_results import Results, objective_by_level, unlabelled
+from coin_ray.report.values.study_results import Results, unlabelled
 from coin_ray.report.values.tidy import metric_title
+from coin_ray.report.values.trials import trials_of
 
 _WORDS = {
     "better": "Better than the baseline",
@@ -88,14 +89,13 @@ def _said(word: str | None, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _found(results: Results) -> str:
-    """What a search found by its objective, before any label was read."""
-    goal = results.study.objective
-    values = objective_by_level(results, None)
-    if not values:
-        return f"No finished cell has the objective {goal.metric}."
-    best = (min if goal.mode == "min" else max)(values, key=lambda level: values[level])
-    base = values.get(results.study.baseline_level)
-    if values[best] == base:
+    """What a search found by its objective."""
+    goal, found = results.study.objective, trials_of(results)
+    best, base = found.best(goal.mode), found.baseline_mean(found.ranked)
+    if best is None:
+        return f"No finished trial has the objective {goal.metric}."
+    value, sign = found.means(found.ranked)[best], -1 if goal.mode == "min" else 1
+    if base is not None and sign * value <= sign * base:
         return f"No trial has a better {goal.metric} than the baseline ({plain(base)})."
     against = "" if base is None else f", the baseline {plain(base)}"
-    return f"Best {goal.metric}: {best} ({plain(values[best])}{against})."
+    return f"Best {goal.metric}: {best} ({plain(value)}{against})."

@@ -16,8 +16,9 @@ from coin_ray.report.figures.slices import Varied, draw_budget, draw_parallel, d
 from coin_ray.report.figures.style import plot
 from coin_ray.report.values.factor_effects import factor_effects
 from coin_ray.report.values.result_tables import ResultTable
-from coin_ray.report.values.study_results import Results, objective_by_level
+from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.tidy import metric_title
+from coin_ray.report.values.trials import trials_of
 from coin_ray.statistics.objective import expected_best
 from coin_ray.study.resolved import ResolvedStudy
 from coin_ray.study.search import settings_of
@@ -58,23 +59,26 @@ def of_settings(results: Results, table: ResultTable) -> Iterator[Plot]:
         yield from _slices(study, settings, table, title, found)
     title, found = next(iter(_outcomes(results, table).items()), ("", {}))
     if len(settings) > 1 and len(found) > 2:
-        pick = min if study.search and study.objective.mode == "min" else max
-        best = pick(found, key=lambda level: found[level][0])
+        best = _best(results, table, title)
+        of = "the best trial" if study.search else "the best"
+        orange = "" if best is None else f"Orange: {of}, {best}; "
         outcome = Varied(title, {level: value[0] for level, value in found.items()})
         yield plot(
             "parallel",
             table.dataset,
-            f"A line a level, from its settings to its {title}, dark for high values. Orange: the "
-            f"best, {best}; dashed: the baseline.",
+            f"A line a level, from its settings to its {title}, dark for high values. "
+            f"{orange}{'dashed' if orange else 'Dashed'}: the baseline.",
             lambda: draw_parallel(settings, outcome, table.baseline, best),
         )
 
 
 def of_budget(results: Results, table: ResultTable) -> Iterator[Plot]:
     """What a search was expected to find by its number of trials."""
-    goal, found = results.study.objective, objective_by_level(results, table.dataset)
-    baseline = found.pop(results.study.baseline_level, None)
-    if results.study.search and len(found) > 1:
+    if results.study.search is None:
+        return
+    goal, trials = results.study.objective, trials_of(results, table.dataset)
+    found, baseline = trials.means(trials.first), trials.baseline_mean(trials.first)
+    if len(found) > 1:
         best = expected_best(list(found.values()), goal.mode).tolist()
         yield plot(
             "budget",
@@ -107,14 +111,27 @@ def _slices(
 def _outcomes(results: Results, table: ResultTable) -> dict[str, dict[str, Interval]]:
     """What is drawn against the settings, level -> value: of a search its objective, then the first
     metric of the report; those that were measured."""
-    goal, metric = results.study.objective.metric, results.study.report[0]
-    values = objective_by_level(results, table.dataset) if results.study.search else {}
+    study, metric = results.study, results.study.report[0]
+    outcomes: dict[str, dict[str, Interval]] = {}
+    if study.search and study.objective.metric != metric:
+        trials = trials_of(results, table.dataset)
+        values = {study.baseline_level: trials.baseline_mean(trials.ranked)}
+        values |= {level: trial.value for level, trial in trials.trials.items()}
+        outcomes[study.objective.metric] = {
+            level: (value, None, None) for level, value in values.items() if value is not None
+        }
     measured = {level: table.interval(level, metric) for level in table.rows}
-    outcomes: dict[str, dict[str, Interval]] = {
-        goal: {level: (value, None, None) for level, value in values.items()},
-        metric_title(metric): {v: found for v, found in measured.items() if found},
-    }
+    outcomes[metric_title(metric)] = {v: found for v, found in measured.items() if found}
     return {title: found for title, found in outcomes.items() if found}
+
+
+def _best(results: Results, table: ResultTable, title: str) -> str | None:
+    """The best level by one of the outcomes, of a search the best trial; None where neither more
+    nor less of it is better."""
+    study = results.study
+    if study.search and title == study.objective.metric:
+        return trials_of(results, table.dataset).best(study.objective.mode)
+    return table.best_level(study.report[0], baseline=study.search is None)
 
 
 def of_factors(results: Results, table: ResultTable) -> Iterator[Plot]:

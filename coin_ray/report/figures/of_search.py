@@ -14,7 +14,7 @@ from coin_ray.report.figures.of_design import varied
 from coin_ray.report.figures.slices import Varied, set_scale
 from coin_ray.report.figures.style import FONT, INK, PALETTE, panels, plot
 from coin_ray.report.values.result_tables import ResultTable
-from coin_ray.report.values.study_results import Results, objective_by_level
+from coin_ray.report.values.study_results import Results
 from coin_ray.report.values.trials import trials_of
 from coin_ray.statistics.searched import Best, Importance, best_so_far, importances
 
@@ -32,15 +32,19 @@ def of_search(results: Results, table: ResultTable) -> Iterator[Plot]:
     if study.search is None:
         return
     goal, found = study.objective, trials_of(results, table.dataset)
-    best = list(best_so_far(found.values, goal.mode, study.analysis.confidence))
+    if not found.ranked:
+        return
+    compared = found.values[:, : found.ranked]
+    best = list(best_so_far(compared, goal.mode, study.analysis.confidence))
     if len(best) > 1:
-        baseline = objective_by_level(results, table.dataset).get(study.baseline_level)
-        seeds = np.isfinite(found.values).any(axis=0).sum()
+        baseline = found.baseline_mean(found.ranked)
         spread = (
             f"the band is its {study.analysis.confidence:.0%} interval over random seeds"
-            if seeds > 1
+            if found.ranked > 1
             else "one random seed: how far it would spread is not known"
         )
+        if np.isnan(compared).any(axis=1).sum() > np.isnan(compared).all(axis=1).sum():
+            spread += f"; only trials with all {found.ranked} of them are compared"
         yield plot(
             "best-so-far",
             table.dataset,

@@ -86,7 +86,10 @@ def _shown(results: Results, table: ResultTable, metric: str) -> list[str]:
         return list(table.rows)
     found = {level: value for level in table.rows if (value := table.at_end(level, metric))}
     sign = 1 if mode(metric) == "min" else -1
-    ranked = sorted(found, key=lambda level: sign * found[level].mean)
+    ranked = sorted(
+        found,
+        key=lambda level: (found[level].seeds < table.needed, sign * found[level].mean),
+    )
     return [table.baseline, *(v for v in ranked if v != table.baseline)][:MOST_LEVELS]
 
 

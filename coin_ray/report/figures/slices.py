@@ -153,7 +153,7 @@ def draw_parallel(
     settings: Sequence[Varied],
     outcome: Varied,
     baseline: str,
-    best: str,
+    best: str | None,
 ) -> Figure:
     """Parallel coordinates: an axis a setting and one for the ``outcome``, a line a level, coloured
     by the outcome; the ``best`` level drawn thick, the ``baseline`` dashed."""

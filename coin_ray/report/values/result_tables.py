@@ -36,6 +36,7 @@ class ResultTable:
     """The table of one data set: ``rows`` level -> an estimate per column, None where missing.
 
     ``published`` holds what a paper has for this data set, None where the study names no paper.
+    ``needed``: random seeds without which a level is not told from others as the best.
     """
 
     dataset: str
@@ -45,6 +46,7 @@ class ResultTable:
     baseline: str
     published: Numbers | None
     notes: tuple[str, ...]
+    needed: int = 1
 
     def at_end(self, level: str, metric: str) -> Estimate | None:
         """A metric at the end of a level's chain; None where it is missing or not in the table."""
@@ -64,6 +66,7 @@ class ResultTable:
             level: value.mean
             for level in self.rows
             if (value := self.at_end(level, metric)) and (baseline or level != self.baseline)
+            if value.seeds >= self.needed
         }
         pick = min if mode(metric) == "min" else max
         return pick(found, key=lambda level: found[level]) if found and mode(metric) else None
@@ -72,9 +75,11 @@ class ResultTable:
         """The best mean of each column; None where more is neither better nor worse."""
         out: list[float | None] = []
         for i, column in enumerate(self.columns):
-            means = [found.mean for row in self.rows.values() if (found := row[i]) is not None]
+            found = [e for row in self.rows.values() if (e := row[i]) is not None]
+            means = [e.mean for e in found if e.seeds >= self.needed]
             pick = {"min": min, "max": max}.get(mode(column.metric) or "")
-            out.append(pick(means) if pick and means and len(self.rows) > 1 else None)
+            several = len(self.rows if self.needed == 1 else means) > 1
+            out.append(pick(means) if pick and means and several else None)
         return out
 
     @property
@@ -179,6 +184,8 @@ def _table(
         study.baseline_level,
         numbers,
         tuple(notes),
+        # Of many trials with one random seed the best is the one with the luckiest.
+        len(study.seeds) if study.search and study.search.repeats else 1,
     )
 
 

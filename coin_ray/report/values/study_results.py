@@ -52,17 +52,6 @@ def unlabelled(results: Results) -> frozenset[str]:
     return frozenset(finished - set(results.frame["dataset"]))
 
 
-def objective_by_level(results: Results, dataset: str | None) -> dict[str, float]:
-    """The study's objective of each level where it is a label-free fact: mean over its cells, of
-    all data sets or of one."""
-    values: dict[str, list[float]] = {}
-    for cell in results.study.cells:
-        found = results.facts.get(cell.key_label, {}).get(results.study.objective.metric)
-        if found is not None and dataset in (None, cell.data.name):
-            values.setdefault(cell.level, []).append(found)
-    return {level: sum(found) / len(found) for level, found in values.items()}
-
-
 def objective_points(
     results: Results, dataset: str, metric: str = "aji"
 ) -> dict[str, tuple[str, float, float]]:
