@@ -15,6 +15,8 @@ from coin_ray.cluster.tuning import SearchOfProposals
 from coin_ray.events import events
 from coin_ray.execution.proposals import Proposals
 from coin_ray.execution.trial_log import FILE, TrialLog, with_proposals
+from coin_ray.pipeline.settings import Cell
+from coin_ray.statistics.searched import Trial, in_optuna
 from coin_ray.study.resolved import Dimension, Objective, ResolvedStudy, Search, Stopping
 from coin_ray.study.search import proposal
 from tests.test_cluster_order import study
@@ -148,6 +150,60 @@ def test_the_book_of_trials_goes_on_and_passes_over_what_is_strange(tmp_path: Pa
     wider = searching("tpe", LAMBDA, RULE, COUNT)
     assert TrialLog(wider, tmp_path).proposals == []
     assert with_proposals(study("base"), tmp_path).levels == ("base",)
+
+
+@pytest.mark.parametrize(
+    ("edited", "kept"),
+    [
+        (Dimension("instances.footprint", "int", (5, 13), step=4), [5, 9, 13]),
+        (Dimension("instances.footprint", "int", (7, 15), step=4), [7, 11]),
+        (Dimension("instances.footprint", "any", (13, 5)), [5, 13]),
+        (Dimension("instances.footprint", "any", (13.0, True)), []),
+        (COUNT, [5, 7, 9]),
+    ],
+)
+def test_old_trials_outside_of_an_edited_space_are_passed_over(
+    tmp_path: Path, edited: Dimension, kept: list[int]
+) -> None:
+    """What is left is told to Optuna, each value to its own settings; the search goes on."""
+    book = TrialLog(searching("random", replace(COUNT, values=(5, 13)), RULE), tmp_path)
+    for footprint in (5, 7, 9, 11, 13):
+        book.propose({"instances.footprint": footprint, "select.rule": "fixed"})
+    given = searching("random", edited, RULE)
+    left = TrialLog(given, tmp_path).proposals
+    assert [values["instances.footprint"] for values in left] == kept
+    trials = Trials(given, [(values, values["instances.footprint"] / 100) for values in left])
+    own = {d.key: d for d in (edited, RULE)}
+    for told in trials.searcher._optuna.trials:
+        (value,) = told.values
+        params = {k: json.loads(v) if own[k].kind == "any" else v for k, v in told.params.items()}
+        assert params == {"instances.footprint": round(value * 100), "select.rule": "fixed"}
+    trials.go(2)
+    shown = in_optuna((edited, RULE), [Trial(values, 0.5) for values in left], "max")
+    assert len(shown.trials) == len(kept)
+
+
+def test_old_trials_of_other_scales_choices_and_baselines(tmp_path: Path) -> None:
+    given = searching("random", LAMBDA, RULE, VALUE)
+    book = TrialLog(given, tmp_path)
+    mean = {"ot.lambda": 0.2, "select.rule": "mean"}
+    fixed = {"ot.lambda": 1.0, "select.rule": "fixed", "select.value": 0.5}
+    book.propose(mean)
+    book.propose(fixed)
+    linear = Dimension("ot.lambda", "lin", (0.1, 0.5))
+    assert TrialLog(searching("random", linear, RULE, VALUE), tmp_path).proposals == [mean]
+    other = Dimension("select.rule", "any", ("otsu", "fixed"))
+    assert TrialLog(searching("random", LAMBDA, other, VALUE), tmp_path).proposals == [fixed]
+    listed = Dimension("select.value", "any", (0.4, "0.5"), when=VALUE.when)
+    assert TrialLog(searching("random", LAMBDA, RULE, listed), tmp_path).proposals == [mean]
+    family = searching("random", Dimension("uss.family", "any", ("mae", "none")))
+    book = TrialLog(family, tmp_path / "families")
+    book.propose({"uss.family": "none"})
+    book.propose({"uss.family": "mae"})
+    config = Cell.model_validate({"ucis": {"model": "maskcut"}, "uss": {"family": "mae"}})
+    cut = replace(family, cells=tuple(replace(cell, config=config) for cell in family.cells))
+    # Maskcut cuts the tokens of a backbone, and does not go with none.
+    assert TrialLog(cut, tmp_path / "families").proposals == [{"uss.family": "mae"}]
 
 
 def test_the_tracker_is_told_of_proposed_cells_before_it_hears_of_them(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from coin_ray import bucket
 from coin_ray.files import longest
 from coin_ray.identity import digest
 from coin_ray.pipeline.settings import Cell
 from coin_ray.section import identity
 from coin_ray.study.resolved import Dimension, ResolvedStudy, StudyCell
-from coin_ray.study.search import active, with_trials
+from coin_ray.study.search import active, proposal, with_trials
 from coin_ray.workspace import Workspace
 
 FILE = "trials.jsonl"
@@ -107,8 +109,9 @@ def _valid(study: ResolvedStudy, found: Sequence[Mapping[str, Any]]) -> list[dic
             continue
         try:
             settings = active(study, values)
-        except KeyError:
-            continue  # of a space that had no such setting
+            proposal(study, settings)
+        except (KeyError, ValidationError):
+            continue  # of a space without such a setting, or of a baseline that it does not fit
         if settings not in out:
             out.append(settings)
     return out
@@ -116,6 +119,11 @@ def _valid(study: ResolvedStudy, found: Sequence[Mapping[str, Any]]) -> list[dic
 
 def _inside(dimension: Dimension, value: Any) -> bool:
     if dimension.kind == "any":
-        return value in [json.loads(json.dumps(choice)) for choice in dimension.values]
+        # As text, as Optuna is told of it: 1, 1.0 and true are one number to Python.
+        return json.dumps(value) in [json.dumps(choice) for choice in dimension.values]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     low, high = dimension.values
-    return isinstance(value, int | float) and low <= value <= high
+    if dimension.kind == "int":
+        return value in range(low, high + 1, dimension.step)
+    return bool(low <= value <= high)
