@@ -83,6 +83,51 @@ def test_other_ways_to_a_space(study: ResolvedStudy) -> None:
     assert resolve("child.yaml").search is None
 
 
+GRID = """
+study: s
+extends: tiny.yaml
+design: search
+sampler: grid
+space:
+  ot.lambda: {any: [0.1, 0.3]}
+  select.rule: {any: [otsu, fixed]}
+  select.value: {any: [0.5, 0.7], when: {select.rule: fixed}}
+"""
+
+
+def test_a_grid_counts_the_configurations_that_there_are(study: ResolvedStudy) -> None:
+    """Two with otsu and four with fixed; what comes to the baseline is no trial."""
+
+    def trials(text: str, *settings: str) -> int:
+        Path("s.yaml").write_text(text)
+        return found(resolve("s.yaml", Request(settings=settings))).trials
+
+    assert trials(GRID) == 6 and not resolve("s.yaml").warnings
+    assert trials(GRID.replace("[0.1, 0.3]", "[0.2, 0.3]")) == 5  # 0.2 with otsu: the baseline
+    assert trials(GRID, "select.rule=otsu") == 2
+    assert trials(GRID, "select.rule=fixed") == 4
+    assert trials(GRID + "trials: 3\n") == 3
+    for sampler in ("grid", "tpe"):
+        asked = GRID.replace("sampler: grid", f"sampler: {sampler}") + "trials: 30\n"
+        assert trials(asked) == 6
+        assert resolve("s.yaml").warnings == (
+            "trials: 30 is more than the space has: 6 configurations beside the baseline",
+        )
+    assert trials(GRID.replace("{any: [0.1, 0.3]}", "{lin: [0.1, 0.3]}").replace(
+        "sampler: grid", "trials: 30")) == 30  # fmt: skip
+    whole = GRID + "  rounds.count: {int: [1, 6], step: 2}\n"
+    assert trials(whole) == 18  # 1, 3 and 5 rounds of each
+
+
+def test_settings_that_do_not_go_together_are_no_trials(study: ResolvedStudy) -> None:
+    space = "space:\n  ucis.model: {any: [stain, maskcut]}\n  uss.family: {any: [mae, none]}\n"
+    Path("s.yaml").write_text(GRID.partition("space:")[0] + space)
+    base = settings_of(resolve("s.yaml").cells[0].config)
+    assert (base["ucis.model"], base["uss.family"]) == ("stain", "mae")
+    # Maskcut cuts the tokens of a backbone: with none it is refused.
+    assert found(resolve("s.yaml")).trials == 2
+
+
 def found(study: ResolvedStudy) -> Search:
     assert study.search is not None
     return study.search

@@ -8,9 +8,12 @@ all there is to a configuration and two proposals that round to the same are one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from coin_ray.pipeline.settings import Cell, flatten, nest
 from coin_ray.study.cells import Level, make_cells
@@ -18,6 +21,8 @@ from coin_ray.study.resolved import Dimension, ResolvedStudy, Search, StudyCell
 
 DIGITS = 4
 """Significant digits of a proposed number."""
+MOST_LISTED = 10_000
+"""Configurations of a space that are counted one by one: a few seconds."""
 
 
 def proposal(
@@ -74,6 +79,52 @@ def wanted(dimension: Dimension, settings: Mapping[str, Any]) -> bool:
     )
 
 
+def listed(dimension: Dimension) -> int:
+    """How many values the list or the whole numbers of a dimension have."""
+    if dimension.kind != "int":
+        return len(dimension.values)
+    low, high = dimension.values
+    return int((high - low) // dimension.step + 1)
+
+
+def most_trials(search: Search, base: Cell, fixed: Container[str]) -> int:
+    """How many trials a search comes to: as many as it asks for, or as its space has configurations
+    beside the baseline's, ``base``, if these are fewer. A ``when`` that does not hold, settings
+    that do not go together and keys that are ``fixed`` leave fewer than the lists combine to.
+    """
+    free = [dimension for dimension in search.space if dimension.key not in fixed]
+    endless = any(dimension.kind in ("log", "lin") for dimension in free)
+    if endless or math.prod(map(listed, free)) > MOST_LISTED:
+        return search.trials
+    settings, known = settings_of(base), {base}
+    for values in _combinations(free, settings):
+        try:
+            known.add(_configured(settings, values))
+        except ValidationError:
+            continue
+        if len(known) > search.trials:
+            return search.trials
+    return len(known) - 1
+
+
+def _combinations(
+    space: Sequence[Dimension], settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    if not space:
+        yield {}
+        return
+    first, rest = space[0], space[1:]
+    if not wanted(first, settings):
+        yield from _combinations(rest, settings)
+        return
+    values = first.values
+    if first.kind == "int":
+        values = tuple(range(values[0], values[1] + 1, first.step))
+    for value in values:
+        for others in _combinations(rest, {**settings, first.key: value}):
+            yield {first.key: value, **others}
+
+
 def settings_of(config: Cell) -> dict[str, Any]:
     """Every setting of a configuration, dotted key -> plain value."""
     return flatten(config.model_dump(mode="json", by_alias=True))
@@ -88,10 +139,15 @@ def baseline_labels(search: Search, config: Cell) -> dict[str, str]:
 def _level(study: ResolvedStudy, values: Mapping[str, Any]) -> Level:
     base = study.configuration(study.baseline_level)
     patch = active(study, values)
-    config = Cell.model_validate_json(json.dumps(nest({**settings_of(base), **patch})))
+    config = _configured(settings_of(base), patch)
     labels = {key: _text(value) for key, value in patch.items()}
     label = ", ".join(f"{key} {text}" for key, text in labels.items())
     return Level(study.baseline_level if config == base else label, labels, config)
+
+
+def _configured(settings: Mapping[str, Any], patch: Mapping[str, Any]) -> Cell:
+    """Raises ValidationError for settings that do not go together."""
+    return Cell.model_validate_json(json.dumps(nest({**settings, **patch})))
 
 
 def _rounded(dimension: Dimension, value: Any) -> Any:

@@ -44,7 +44,7 @@ from coin_ray.study.rows import (
     row_warnings,
     rows_made_elsewhere,
 )
-from coin_ray.study.search import baseline_labels, settings_of, wanted
+from coin_ray.study.search import baseline_labels, most_trials, settings_of, wanted
 from coin_ray.study.varied import SEARCH, Varied, read_varied
 
 _REPORT = ("aji", "pq", "dice", "miou")
@@ -99,6 +99,10 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
     made = [configure([*row.patches, overrides], row.place, problems) for row in rows]
     labels = tuple(row.combination.label for row in rows)
     seeds, first_seeds = _seeds(chain, request, varied.design)
+    asked = varied.search
+    if asked is not None and made[0] is not None:
+        trials = most_trials(asked, made[0], overrides)
+        varied = replace(varied, search=replace(asked, trials=trials))
     if varied.search is not None and varied.search.repeats is not None:
         varied, first_seeds = _repeated(chain, varied, seeds, given=bool(request.seeds))
     levels_run = len(rows) if varied.search is None else 1 + varied.search.trials
@@ -145,6 +149,7 @@ def _resolve(chain: Chain, request: Request, reason: str) -> ResolvedStudy:
         warnings=(
             *row_warnings(rows, configs, varied, fixed),
             *_search_warnings(varied.search, configs[0], fixed),
+            *_trials_warnings(varied.search, asked, chain.get("trials")),
             *_screen_warnings(told["screen"], len(levels)),
         ),
     )
@@ -295,6 +300,15 @@ def _search_warnings(search: Search | None, base: Cell, overrides: Values) -> li
             conditions = ", ".join(f"{key} is {settings[key]}" for key in dimension.when)
             out.append(f"{dimension.key} is never asked for: {conditions} in every trial")
     return out
+
+
+def _trials_warnings(search: Search | None, asked: Search | None, node: Node | None) -> list[str]:
+    if search is None or asked is None or node is None or search.trials == asked.trials:
+        return []
+    return [
+        f"trials: {asked.trials} is more than the space has: {search.trials} configurations beside "
+        "the baseline"
+    ]
 
 
 def _screen_warnings(screen: Screen | None, levels: int) -> list[str]:

@@ -15,6 +15,7 @@ from coin_ray.study.factors import FactorBlock, read_exclude, read_factors, read
 from coin_ray.study.grammar import Node
 from coin_ray.study.patches import Patch
 from coin_ray.study.resolved import Dimension, Search
+from coin_ray.study.search import listed
 from coin_ray.study.space import read_space
 from coin_ray.study.values import BAD, read
 
@@ -145,7 +146,7 @@ def _search(chain: Chain, space: Sequence[Dimension]) -> Search | None:
     if tries is not None:
         trials = read(tries, keys["trials"], "trials")
     elif sampler == "grid":
-        trials = math.prod(len(_grid_values(dimension)) for dimension in space)
+        trials = math.prod(map(listed, space))  # at most; see ``search.most_trials``
     else:
         design.note("design: search needs the key 'trials'", "such as trials: 30")
     again = chain.get("repeats")
@@ -153,13 +154,6 @@ def _search(chain: Chain, space: Sequence[Dimension]) -> Search | None:
     if trials is BAD or sampler is BAD or repeats is BAD:
         return None
     return Search(tuple(space), trials, sampler, repeats)
-
-
-def _grid_values(dimension: Dimension) -> Sequence[Any]:
-    if dimension.kind == "int":
-        low, high = dimension.values
-        return range(low, high + 1, dimension.step)
-    return dimension.values
 
 
 def _check_sampler(sampler: str, space: Sequence[Dimension], node: Node) -> None:
