@@ -208,19 +208,6 @@ def test_standardise_and_whiten() -> None:
     np.testing.assert_allclose(np.cov(white, bias=True), np.eye(5), atol=2e-2)
 
 
-@pytest.mark.parametrize("mode", ["none", "standardise", "whiten"])
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_a_constant_image_has_finite_outputs(mode: str, value: int) -> None:
-    image = np.full((40, 40, 3), value, np.uint8)
-    features = normalise_features(extract(image, pooling_backbone(), zoom=4), mode)
-    foreground = np.zeros((40, 40), bool)
-    for mask in (foreground, ~foreground):
-        sums = class_sums(features, mask)
-        found = similar([(features, centroids(sums))])
-        assert np.isfinite(found).all()
-        assert found.min() >= 0 and found.max() <= 1
-
-
 def literal_centroids(
     pairs: list[tuple[WindowFeatures, NDArray[np.bool_]]],
 ) -> NDArray[np.float64]:

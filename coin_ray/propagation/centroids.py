@@ -52,9 +52,12 @@ def merge(parts: Sequence[ClassSums], weight: str) -> ClassSums:
     """The sums of several images together, added in the order given.
 
     ``weight`` "pixel" lets every pixel count alike. "image" lets every image count alike that has
-    the class: the sums are then those of the images' means, the counts numbers of images.
+    the class: the sums are then those of the images' means, the counts numbers of images. An image
+    without a pixel of a class adds nothing to it.
     """
     sums, counts = (np.stack([getattr(p, name) for p in parts]) for name in ("sums", "counts"))
+    # Stored by earlier versions, those of an image of one colour may be NaN.
+    sums = np.where(counts[..., None] > 0, sums, 0)
     if weight == "image":
         sums, counts = sums / np.maximum(counts, 1)[..., None], np.minimum(counts, 1)
     return ClassSums(sums.sum(axis=0), counts.sum(axis=0))

@@ -30,6 +30,10 @@ BLOCK_BYTES = 48_000_000
 """Of pixel features at a time."""
 PASS_BYTES = 256_000_000
 """Of activations in a pass of the backbone."""
+ROUNDING = 1e-6
+"""Of sums of squares in float32, of themselves."""
+LARGEST = 65504.0
+"""In float16."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     Raw tokens share a large common direction, so that all cosines are near 1. ``standardise``
     subtracts the mean and divides by the standard deviation of each channel; ``whiten`` subtracts
     the mean and divides by the standard deviation of each principal direction; ``none`` returns the
-    features. Directions below 1e-4 of the mean variance are damped instead of blown up.
+    features. Directions below 1e-4 of the mean variance are damped instead of blown up. Tokens are
+    finite whatever the image.
     """
     if mode == "none":
         return features
@@ -159,16 +164,18 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
     dim, device = len(held[0]), held[0].device
     total = torch.zeros(dim, dtype=torch.float64, device=device)
     moment, count = torch.zeros(dim, dim, dtype=torch.float64, device=device), 0
-    for origin, window in zip(features.origins, held, strict=True):
-        flat = window.flatten(1).float()
-        inside = _middles_inside(features, origin, window.shape[1:])
-        if not inside.all():
-            flat = flat[:, moved(np.flatnonzero(inside), device)]
+    for flat in _counted(features, held):
         total += flat.sum(dim=1, dtype=torch.float64)
         moment += flat @ flat.T
         count += flat.shape[1]
     mean = total.cpu().numpy() / count
     covariance = moment.cpu().numpy() / count - np.outer(mean, mean)
+    if np.trace(covariance) < ROUNDING * (mean @ mean):  # what is left of an image of one colour
+        centre64, moment = (total / count)[:, None], torch.zeros_like(moment)
+        for flat in _counted(features, held):
+            apart = flat.double() - centre64
+            moment += apart @ apart.T
+        covariance = moment.cpu().numpy() / count
     floor = 1e-4 * max(float(np.trace(covariance)) / dim, 1e-12)
     if mode == "standardise":
         scale = np.diag(1 / np.sqrt(np.maximum(np.diag(covariance), 0) + floor))
@@ -179,9 +186,26 @@ def normalise_features(features: WindowFeatures, mode: str) -> WindowFeatures:
 
     def scaled(window: Tensor) -> Tensor:
         flat = matrix @ (window.flatten(1).float() - centre)
-        return flat.to(torch.float16).reshape(window.shape)
+        return flat.clamp_(-LARGEST, LARGEST).to(torch.float16).reshape(window.shape)
 
     return replace(features, tokens=partial(map, scaled, held))
+
+
+def _counted(features: WindowFeatures, held: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Tokens (D, n) float32 of each window whose middle lies in the image; all of an image that is
+    so thin that none does."""
+    from coin_ray.training.layout import moved
+
+    masks = [
+        _middles_inside(features, origin, window.shape[1:])
+        for origin, window in zip(features.origins, held, strict=True)
+    ]
+    thin = not any(inside.any() for inside in masks)
+    for inside, window in zip(masks, held, strict=True):
+        flat = window.flatten(1).float()
+        if not (thin or inside.all()):
+            flat = flat[:, moved(np.flatnonzero(inside), flat.device)]
+        yield flat
 
 
 def _middles_inside(
