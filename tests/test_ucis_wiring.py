@@ -175,7 +175,7 @@ def digests(ucis: dict[str, Any], images: Any, seed: int = 0) -> dict[str, set[s
 
 def test_other_coarse_masks_do_not_know_of_the_training(tiles: list[Any], tmp_path: Path) -> None:
     images = [sample.image for sample in tiles]
-    other = {"ssa": SSA, "psm": PSM, "weights": "none", "seed": 3}
+    other = {"ssa": SSA, "psm": PSM, "weights": "none", "seed": 3, "path": "masks"}
     for own in ({"model": "stain"}, {"model": "files", "path": "masks"}):
         assert digests(own, images) == digests(own | other, images)
     # What was computed before there were coarse models to train is still there.
