@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from coin_ray.metrics.evaluate import evaluate
 from coin_ray.metrics.settings import Evaluate
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
+from coin_ray.precision import DEVICE, arithmetic
 from coin_ray.ucis import detection
 from coin_ray.ucis.detector import CELL, WINDOW, VotingNetwork, load_detector
 from coin_ray.ucis.settings import DETECTOR, Detector
@@ -143,6 +145,26 @@ def test_the_shipped_detector_finds_the_nuclei_of_tiles_that_it_has_not_seen() -
         assert (certainty >= Detector().certainty).all() and len(certainty) == count(label_map)
         found.append(match(label_map, truth))
     assert np.mean(found) > 0.5  # .80 with each of three instruction sets
+
+
+def test_it_draws_in_fp32_while_nothing_else_computes() -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def look(*_: object) -> None:
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+        taken: list[bool] = []
+        other = Thread(target=lambda: taken.append(DEVICE.acquire(blocking=False)))
+        other.start()
+        other.join()
+        seen.append((products.allow_tf32, convolutions.allow_tf32, *taken))
+
+    network = VotingNetwork(dim=16, depth=1, heads=2).eval()
+    network.register_forward_pre_hook(look)
+    with arithmetic("cpu", "tf32", deterministic=False):
+        detection.detect(np.zeros((9, 9, 3), np.uint8), network, Detector(), min_area=0)
+        assert torch.backends.cudnn.allow_tf32
+    detection.detect(np.zeros((9, 9, 3), np.uint8), network, Detector(), min_area=0)
+    assert seen == [(False, False, False)] * 2
 
 
 def test_an_image_of_another_resolution_is_brought_to_the_detector_s() -> None:

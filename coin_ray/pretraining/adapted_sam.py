@@ -16,6 +16,7 @@ import torch
 
 from coin_ray.confidence.small_model import SmallSam
 from coin_ray.errors import UserError
+from coin_ray.precision import computing
 from coin_ray.pretraining import data
 from coin_ray.pretraining.pretrain import Asked, Recipe, begin, pretrain
 from coin_ray.pretraining.small_sam import TILE, make_batch, run_prompts, score_loss
@@ -84,7 +85,8 @@ def sure_of(images: Sequence[data.Image], mpp: float, device: str) -> list[data.
     network, detector = load_detector(DETECTOR, device), Detector()
     found: list[data.Labelled] = []
     for image in at_reference(images, [0.25 / mpp] * len(images)):
-        _, label_map, ignore = taught(image, network, detector, min_area=MIN_AREA)
+        with computing(device, "fp32"):
+            _, label_map, ignore = taught(image, network, detector, min_area=MIN_AREA)
         found.append((image, np.where(ignore, -1, label_map).astype(np.int32)))
     if not any((label_map > 0).any() for _, label_map in found):
         raise UserError(

@@ -16,6 +16,7 @@ from torch.nn import functional
 from coin_ray.imaging.instances import disk_maximum
 from coin_ray.imaging.windows import grid
 from coin_ray.labels import BoolArray, LabelMap, keep_instances, means
+from coin_ray.precision import computing
 from coin_ray.training.layout import moved
 from coin_ray.ucis.detector import REACH, WINDOW, VotingNetwork
 from coin_ray.ucis.settings import Detector
@@ -38,8 +39,10 @@ def detect(
 ) -> tuple[LabelMap, NDArray[np.float64]]:
     """Instances (H, W) of an image (H, W, 3) uint8, which is brought to 0.25 um/px by ``scale`` =
     0.25 / mpp, and the mean probability (N,) of each; those below ``min_area`` px at that
-    resolution are dropped."""
-    maps = read(image, network, scale=scale, views=detector.views)
+    resolution are dropped. The network computes in fp32."""
+    # `ucis.precision` is that of the training.
+    with computing(str(next(network.parameters()).device), "fp32"):
+        maps = read(image, network, scale=scale, views=detector.views)
     label_map, certainty = vote(maps, detector, min_area=min_area)
     if scale == 1:
         return label_map, certainty
