@@ -124,7 +124,7 @@ def test_the_crf_refines_the_stretched_map_before_the_decision(
     stretched = (seg - seg.min()) / (seg.max() - seg.min())
     ((maps, crf),) = asked
     np.testing.assert_allclose(maps, np.stack([1 - stretched, stretched]), atol=1e-6)
-    assert crf.iterations == 10 and "enabled" not in crf
+    assert crf.iterations == 10 and "enabled" not in crf and "gamma" not in crf
     expected = instances_from_probability(stretched**2, edge, infer, Instances(footprint=9))
     np.testing.assert_array_equal(found, expected)
     without = predict(cell(minmax=True), weights, image)

@@ -265,6 +265,19 @@ def test_a_younger_setting_adds_nothing_to_a_key_at_the_value_that_it_had_before
     assert other.identity(chain, ref) == stage.identity(chain, ref) | {"opening": 0}
 
 
+def test_a_setting_that_a_stage_reads_no_longer_stands_in_its_key_and_decides_nothing(
+    runs: dict[str, CellRun], samples: list[Sample]
+) -> None:
+    chain, ref = runs["full"].chain, Ref("predict", samples[0].image, 1)
+    stage = STAGES["predict"]
+    assert stage.identity(chain, ref)["crf"]["gamma"] == 1.0
+    assert "gamma" not in stage.values(chain, ref)["crf"]
+    crf = runs["full"].config.crf.model_copy(update={"gamma": 2.0})
+    config = runs["full"].config.model_copy(update={"crf": crf})
+    other = Chain(config, 0, chain.train, str, lambda folder, name: name)
+    assert stage.identity(other, ref) == stage.identity(chain, ref)
+
+
 def test_a_stage_is_one_declaration(
     runs: dict[str, CellRun], samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from coin_ray.data.dataset import DataSet
 from coin_ray.errors import UserError
 from coin_ray.pipeline.settings import Cell
 from coin_ray.planning.plan import plan_cells
-from coin_ray.propagation.crf import dense_crf, dense_crf_apart
+from coin_ray.propagation.crf import dense_crf, dense_crf_apart, with_gamma
 from coin_ray.propagation.settings import Crf
 
 
@@ -46,7 +46,7 @@ def test_it_cleans_a_noisy_map_along_the_image() -> None:
 def test_a_process_of_its_own_gives_the_same_bytes_and_says_what_failed() -> None:
     pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
     image, maps, _ = noisy_disc()
-    crf = Crf(gamma=1.5, iterations=3, bilateral_rgb=5.0)
+    crf = Crf(iterations=3, bilateral_rgb=5.0)
     np.testing.assert_array_equal(dense_crf_apart(image, maps, crf), dense_crf(image, maps, crf))
     with pytest.raises(RuntimeError, match="the dense CRF failed"):
         dense_crf_apart(image[:9], maps, crf)
@@ -55,8 +55,10 @@ def test_a_process_of_its_own_gives_the_same_bytes_and_says_what_failed() -> Non
 def test_gamma_above_one_lowers_the_foreground() -> None:
     pytest.importorskip("pydensecrf", reason="the extra crf is not installed")
     image, maps, _ = noisy_disc()
-    plain, powered = dense_crf(image, maps, Crf()), dense_crf(image, maps, Crf(gamma=3.0))
+    plain, powered = (dense_crf(image, with_gamma(maps, gamma), Crf()) for gamma in (1.0, 3.0))
     assert powered[1].sum() < plain[1].sum()
+    # Its own step's alone: a student's prediction goes through the same CRF.
+    np.testing.assert_array_equal(dense_crf(image, maps, Crf(gamma=3.0)), plain)
 
 
 def test_views_and_tiny_images_are_taken() -> None:

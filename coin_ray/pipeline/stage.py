@@ -109,6 +109,8 @@ class Read:
     They stand in the key under ``under``, or beside the others. ``when`` says for which cells.
     ``old`` holds, of settings that are younger than the stage, the value that means what the stage
     did before: at that value they add nothing to a key, so that older artifacts are served.
+    ``former`` holds, of settings that the stage reads no longer, the value that means what it does:
+    the key has it for the same reason, and the computation is not handed it.
     """
 
     section: str
@@ -117,6 +119,7 @@ class Read:
     under: str = ""
     when: Callable[[Cell], bool] = always
     old: Values = field(default_factory=dict)
+    former: Values = field(default_factory=dict)
 
     def values(self, config: Cell) -> Values:
         """What the stage is handed, under the names of the study."""
@@ -181,7 +184,7 @@ class Stage:
 
     def identity(self, chain: Scope, ref: Ref) -> Values:
         """That of it which stands in the key."""
-        return self._values(chain, ref, _without_old)
+        return self._values(chain, ref, _in_key)
 
     def _values(self, chain: Scope, ref: Ref, part: Callable[[Read, Values], Values]) -> Values:
         found: Values = {}
@@ -199,8 +202,9 @@ class Stage:
         return {take.role: take.find(chain, ref) for take in self.takes if take.when(chain, ref)}
 
 
-def _without_old(read: Read, values: Values) -> Values:
-    return {k: v for k, v in values.items() if k not in read.old or v != read.old[k]}
+def _in_key(read: Read, values: Values) -> Values:
+    found = {k: v for k, v in values.items() if k not in read.old or v != read.old[k]}
+    return found | read.former
 
 
 class Undeclared(LookupError):

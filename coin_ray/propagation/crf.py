@@ -29,18 +29,25 @@ def load_dense_crf() -> Any:
     return DenseCRF2D
 
 
+def with_gamma(probabilities: NDArray[np.floating], gamma: float) -> NDArray[np.float32]:
+    """(2, H, W) in [0, 1], the foreground to the power ``gamma``: of Step 1, before its CRF."""
+    maps = np.array(probabilities, dtype=np.float32)
+    maps[1] **= gamma
+    return maps
+
+
 def dense_crf(
     image: NDArray[np.uint8], probabilities: NDArray[np.floating], crf: Crf
 ) -> NDArray[np.float32]:
     """(2, H, W) float32 posterior of the mean field; the mask is its argmax.
 
     ``image`` (H, W, 3) uint8 RGB, ``probabilities`` (2, H, W) in [0, 1] (need not sum to 1); the
-    sigmas of ``crf`` are px and grey levels (rgb). UserError if the extra is not installed. It
-    holds the interpreter lock: where other threads are at work, see :func:`dense_crf_apart`.
+    sigmas of ``crf`` are px and grey levels (rgb), its gamma is :func:`with_gamma`'s. UserError if
+    the extra is not installed. It holds the interpreter lock: where other threads are at work, see
+    :func:`dense_crf_apart`.
     """
     field_type = load_dense_crf()
     maps = np.array(probabilities, dtype=np.float32)
-    maps[1] **= crf.gamma
     height, width = image.shape[:2]
     field = field_type(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(-np.log(np.clip(maps, 1e-5, 1)).reshape(2, -1)))
@@ -60,7 +67,8 @@ def dense_crf_apart(
     """The same, computed by a process of its own."""
     load_dense_crf()
     sent = io.BytesIO()
-    settings = Crf(**{name: getattr(crf, name) for name in Crf.model_fields if name != "enabled"})
+    names = Crf.model_fields.keys() - {"enabled", "gamma"}
+    settings = Crf(**{name: getattr(crf, name) for name in names})
     np.savez(sent, image=image, probabilities=probabilities)
     child = subprocess.run(
         [sys.executable, "-m", "coin_ray.propagation.crf", settings.model_dump_json()],

@@ -133,7 +133,7 @@ class Crf(Section):
     """Fully connected CRF; needs the extra ``crf``."""
 
     enabled: bool = False
-    gamma: Positive = Field(1.0, description="power on the foreground map before the CRF")
+    gamma: Positive = Field(1.0, description="power on the foreground map before the CRF of step 1")
     iterations: int = Field(10, ge=1, le=10_000)
     gaussian_weight: Positive = 3.0
     gaussian_sigma: Positive = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from coin_ray.precision import Precision
 from coin_ray.section import (
@@ -195,13 +195,6 @@ class Ucis(Section):
         0.4, description="instances that stand out less from their surroundings are dropped, in sd"
     )
     min_share: Fraction = Field(0.2, description="and those below this share of the median area")
-
-    @field_validator("path")
-    @classmethod
-    def _stain_looks_at_no_folder(cls, path: str | None, info: ValidationInfo) -> str | None:
-        # A baseline may name it for levels that do. The key of the stain's mask holds none; of the
-        # other models it is in the names of cells, and in no key.
-        return None if info.data.get("model") == "stain" else path
 
     @model_validator(mode="after")
     def _files_need_a_path(self) -> Ucis:

@@ -154,7 +154,6 @@ def _mask(given: Given) -> Artifact:
         return _one(_drawn(given, image, scale))
     from coin_ray.ucis.stain import stain_mask
 
-    assert settings.path is None
     return _one(stain_mask(image, settings.section(Ucis), scale=scale))
 
 
@@ -221,7 +220,7 @@ UCIS = Stage(
     _mask,
     reads=(
         Read("ucis", ("model",)),
-        Read("ucis", ("path", *STAIN_MASK), when=_is("stain")),
+        Read("ucis", STAIN_MASK, when=_is("stain"), former={"path": None}),
         Read("ucis.maskcut", under="maskcut", when=_is("maskcut")),
         Read("ucis.detector", VOTES, under="detector", when=_is("detector")),
         Read("ucis", ("min_area",), when=lambda config: config.ucis.model in INSTANCES),

@@ -265,7 +265,13 @@ PREDICT = Stage(
         Read("infer", but=REDRAW_SETTINGS, under="infer", old=FP32),
         Read("instances", under="instances"),
         Read("ucis", EVIDENCE, under="evidence", when=lambda c: bool(c.infer.stain_weight)),
-        Read("crf", but=("enabled",), under="crf", when=lambda c: c.infer.crf),
+        Read(
+            "crf",
+            but=("enabled", "gamma"),
+            under="crf",
+            when=lambda c: c.infer.crf,
+            former={"gamma": 1.0},
+        ),
     ),
     takes=(
         Take("image", lambda chain, ref: chain.pixels(ref.image)),

@@ -244,9 +244,10 @@ def _refine(given: Given) -> Artifact:
     """Propagated mask (H, W): arg-max of S^OT, after the dense CRF if that is on."""
     s, transported = given.settings, given.array("transport")
     if s.enabled:
-        from coin_ray.propagation.crf import dense_crf
+        from coin_ray.propagation.crf import dense_crf, with_gamma
 
-        transported = dense_crf(given["image"], transported, s.section(Crf))
+        maps = with_gamma(transported, s.gamma)
+        transported = dense_crf(given["image"], maps, s.section(Crf))
     return Artifact({"array": transported[1] > transported[0]})
 
 
