@@ -143,6 +143,7 @@ def test_labels_anew_each_epoch_are_as_many_rounds_of_one_training():
         ({"rounds.refresh": "1 epoch"}, "take the unit of that"),
         ({"rounds.refresh": "7 steps"}, "no 1 to 1000 whole rounds of 60"),
         ({"rounds.refresh": "1 day"}, "match pattern"),
+        ({"student.later_lr": 1e-4}, "student.later_lr: 0.0001 begins with the second round"),
     ):
         with pytest.raises(ValidationError, match=words):
             build(steps | wrong)

@@ -57,6 +57,11 @@ class Cell(Section):
         every, said = int(number), f"rounds.refresh: {rounds.refresh}"
         if rounds.schedule != "continuous":
             raise ValueError(f"{said} needs rounds.schedule: continuous")
+        if student.later_lr is not None:
+            raise ValueError(
+                f"student.later_lr: {student.later_lr:g} begins with the second round, which "
+                f"{said} moves; leave it out (the rate of one training falls by student.schedule)"
+            )
         if (student.epochs is not None) != unit.startswith("epoch"):
             has = "student.epochs" if student.epochs is not None else "student.iterations"
             raise ValueError(f"{said} is not counted as {has} is; take the unit of that")
