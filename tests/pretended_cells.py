@@ -14,7 +14,7 @@ from coin_ray.execution.tally import Tally
 from coin_ray.study.resolved import ResolvedStudy, StudyCell
 
 Value = Callable[[StudyCell, int], float]
-"""AJI, and agreement, of a cell on an image."""
+"""AJI, and agreement, of a cell on an image; ``fp`` is 1 less it."""
 
 
 class Pretended:
@@ -42,8 +42,9 @@ class Pretended:
         values = {f"i{n}": self._value(cell, n) for n in range(self._images)}
         step = f"round_{cell.config.rounds.count}"
         rows = [
-            {"image": image, "step": step, "metric": "aji", "value": value}
+            {"image": image, "step": step, "metric": metric, "value": number}
             for image, value in values.items()
+            for metric, number in (("aji", value), ("fp", 1 - value))
         ]
         told = {"cell": cell.key_label, "content": self._study.contents[cell.data.name]}
         (place / "metrics.json").write_text(

@@ -20,7 +20,7 @@ from coin_ray.report.values.claims import FILE, judged
 from coin_ray.report.values.study_results import keep_sweep, read_results
 from coin_ray.report.write import write_report
 from coin_ray.study.command_line import Request
-from coin_ray.study.resolved import ResolvedStudy, Stopping, StudyCell
+from coin_ray.study.resolved import Objective, ResolvedStudy, Stopping, StudyCell
 from coin_ray.study.study import resolve
 from tests.pretended_cells import named, run
 
@@ -239,6 +239,14 @@ def test_a_race_stops_what_is_surely_worse_and_keeps_the_baseline(tmp_path: Path
     row = read_results(given, runs).compared.filter(level="bad", metric="aji").to_dicts()[0]
     assert row["seeds"] in (2, 3) and row["p_image"] is not None
     assert f"decided after {row['seeds']} of 4 random seeds" in row["caution"]
+
+
+def test_a_race_by_what_less_is_better_of_stops_the_most(tmp_path: Path) -> None:
+    given = replace(study(tmp_path, RACE), objective=Objective("fp", split="val"))
+    batches, tally, _ = run(given, tmp_path / "runs", value)
+    ran = {name for batch in batches for name in batch}
+    assert {"good/open/3", "base/open/3"} <= ran and "bad/open/3" not in ran
+    assert any("fp +0." in reason for reason in tally.left_out.values())
 
 
 @pytest.mark.parametrize(
