@@ -22,13 +22,17 @@ from coin_ray.data.dataset import DataSet
 from coin_ray.data.synthetic import generated_samples
 from coin_ray.labels import InstanceMasks, count, keep_instances
 from coin_ray.pipeline.cell import CellRun
+from coin_ray.pipeline.chain import Chain
 from coin_ray.pipeline.runner import open_local, run_local
 from coin_ray.pipeline.settings import Cell
 from coin_ray.pipeline.stage import Ref
+from coin_ray.pipeline.stages import STAGES
 from coin_ray.planning.plan import plan_cells
 from coin_ray.slides.method import Method, segment
 from coin_ray.store.keys import Key
+from tests.computing import FakeImage, given
 from tests.conftest import TINY
+from tests.test_confidence_mining import disk
 from tests.test_confidence_sam import home_with, tiny_sam
 
 ALL = {"points": ["grid", "stain", "student"], "min_iou": 0.6, "min_area": 40}
@@ -138,6 +142,32 @@ def test_labels_that_come_of_cheaper_predictions_are_mined_beside_these(opened: 
     result = run.chain.sources(Ref("complete", image, 1))["candidates"]
     assert result[-1] == Ref("candidates", image, 1)
     assert run.chain.key(mined[-1]) != run.chain.key(result[-1])
+
+
+def test_what_a_remembered_mask_holds_is_not_mined_again() -> None:
+    known, lost, new = (disk(20, x, 6).astype(np.int32) for x in (10, 26, 42))
+    before: dict[str, Any] = {"label_map": known, "scores": np.array([0.8], np.float32)}
+    before |= InstanceMasks.from_label_map(known).to_arrays()
+    mined = np.maximum(disk(20, 11, 6), 2 * lost).astype(np.int32)
+    one = np.ones(1, np.float32)
+    score = {"scores": one, "area_ratio": one, "holds_point": one > 0}
+    inputs: dict[str, Any] = {"score": score, "instances": new, "mined": mined, "scale": 1.0}
+    inputs |= {"masks": InstanceMasks.from_label_map(new), "before": before}
+    values = {"uss": {"family": "none"}, "labels": {"memory": True}, "mine": {"points": ["grid"]}}
+    ref = Ref("select", FakeImage("a", size=known.shape), 2)
+    for area, shown in ((60, known + 2 * new + 3 * lost), (200, known + 2 * new)):
+        values["mine"]["min_area"] = area
+        cell = Cell.model_validate(values | {"select": {"rule": "fixed", "value": 0.1}})
+        found = STAGES["select"].compute(given("select", cell, inputs, ref)).arrays["label_map"]
+        np.testing.assert_array_equal(found > 0, shown > 0)
+        assert count(found) == shown.max()
+    keys = {
+        name: Chain(Cell.model_validate(values | patch), 0, (ref.image,), str, lambda f, n: n)
+        for name, patch in {"both": {}, "mined": {"labels": {}}, "known": {"mine": {}}}.items()
+    }
+    told = {name: chain.key(ref).fields for name, chain in keys.items()}
+    assert [name for name, fields in told.items() if "min_free" in fields] == ["both"]
+    assert "min_free" not in keys["both"].key(ref._replace(round=1)).fields
 
 
 @pytest.mark.parametrize("student", [False, True])

@@ -235,7 +235,8 @@ def test_the_cells_above_have_every_stage_with_every_input(
         (ref.stage, role) for run, ref in knowing(full, samples) for role in run.chain.sources(ref)
     }
     declared = {(stage.name, take.role) for stage in STAGES.values() for take in stage.takes}
-    assert seen == declared - FROM_A_FILE - {("oracle_accept", "before")}  # as `select` has it
+    as_select_has_them = {("oracle_accept", role) for role in ("before", "scale")}
+    assert seen == declared - FROM_A_FILE - as_select_has_them
 
 
 def test_a_computation_sees_nothing_but_what_is_declared(

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from coin_ray.confidence.prompts import Prompts
 from coin_ray.confidence.settings import Mine
 from coin_ray.imaging.stain import Standard
-from coin_ray.labels import BoolArray, InstanceMasks, LabelMap, count, keep_instances, relabel
+from coin_ray.labels import (
+    BoolArray,
+    InstanceMasks,
+    LabelMap,
+    areas,
+    count,
+    keep_instances,
+    relabel,
+)
 
 Points = NDArray[np.float64]
 LEAST_EVIDENCE = -1.0
@@ -172,6 +180,15 @@ def agreement(candidates: Candidates, which: NDArray[np.integer]) -> NDArray[np.
         shared = np.array([masks.shared(i, j) for j in others.tolist()], dtype=np.int64)
         found[k] = (shared / (size[i] + size[others] - shared)).sum() / len(near)
     return found
+
+
+def still_free(found: LabelMap, covered: BoolArray, mine: Mine, *, scale: float) -> LabelMap:
+    """The mined instances ``found`` (H, W) of which ``covered`` (H, W) leaves a share of
+    ``min_free`` and at least ``min_area`` px: of the others only slivers would be seen."""
+    size = areas(found)
+    left = np.bincount(found[~covered], minlength=len(size) + 1)[1:]
+    least = max(1, mine.min_area * scale**2)
+    return keep_instances(found, (left >= mine.min_free * size) & (left >= least))
 
 
 def completed(label_map: LabelMap, found: LabelMap) -> LabelMap:

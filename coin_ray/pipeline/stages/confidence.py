@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from coin_ray.confidence.settings import Sam, Select, segmenter_name
+from coin_ray.confidence.settings import Mine, Sam, Select, segmenter_name
 from coin_ray.imaging.settings import Instances
 from coin_ray.labels import BoolArray, InstanceMasks, LabelMap
 from coin_ray.pipeline import refs
 from coin_ray.pipeline.settings import Cell
-from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Scope, Stage, Take, Together
+from coin_ray.pipeline.stage import FP32, Given, Read, Ref, Scope, Stage, Take, Together, Values
 from coin_ray.pipeline.stages.coarse import EVIDENCE, STAIN_MASK
 from coin_ray.precision import computing
 from coin_ray.store.artifacts import Artifact
@@ -205,10 +205,10 @@ Accept = Callable[[Given, InstanceMasks], tuple[BoolArray, float]]
 
 def select(given: Given, accept: Accept | None = None) -> Artifact:
     """``label_map`` and ``ignore`` (H, W) of the pseudo labels (Eqs. 7 to 10), and how many
-    instances were accepted; what was mined is painted beside them. With ``labels.memory`` also the
-    painted masks of instances and their ``scores``, for the next refresh. ``accept`` in place of
-    the cell's own rule."""
-    from coin_ray.confidence.mining import completed
+    instances were accepted; what was mined is painted beside them, but for what a remembered mask
+    holds already. With ``labels.memory`` also the painted masks of instances and their ``scores``,
+    for the next refresh. ``accept`` in place of the cell's own rule."""
+    from coin_ray.confidence.mining import completed, still_free
     from coin_ray.distillation import targets
 
     s = given.settings.labels
@@ -233,7 +233,11 @@ def select(given: Given, accept: Accept | None = None) -> Artifact:
     )
     label_map, ignore = labels.label_map, labels.ignore
     if "mined" in given:
-        label_map = completed(label_map, given.array("mined"))
+        mined = given.array("mined")
+        if "mine" in given.settings:
+            mine = given.settings.mine.section(Mine)
+            mined = still_free(mined, label_map > 0, mine, scale=given["scale"])
+        label_map = completed(label_map, mined)
         ignore = ignore & (label_map == 0)
     kept = labels.memory.to_arrays() if labels.memory is not None else {}
     info = {
@@ -286,6 +290,19 @@ def _before(chain: Scope, ref: Ref) -> Ref:
     return refs.labels(chain, ref.image, previous)
 
 
+def _remembers(chain: Scope, ref: Ref) -> bool:
+    """Whether there are masks of earlier labels, which what is mined was not kept apart from."""
+    earlier = refs.previous_refresh(chain, ref.round) is not None
+    return chain.config.labels.memory and earlier and refs.mines(chain, refs.current(chain, ref))
+
+
+def _least_of_mined(chain: Scope, ref: Ref) -> Values:
+    mine = chain.config.mine
+    if not _remembers(chain, ref):
+        return {}
+    return {"mine": {"min_free": mine.min_free, "min_area": mine.min_area}}
+
+
 SELECT = Stage(
     "select",
     select,
@@ -319,6 +336,8 @@ SELECT = Stage(
             stages=("mine",),
             when=lambda chain, ref: refs.mines(chain, refs.current(chain, ref)),
         ),
+        Take("scale", lambda chain, ref: chain.scale(ref.image), when=_remembers),
     ),
+    adds=_least_of_mined,
 )
 """Of a round that makes labels anew (``refs.labels``)."""
