@@ -59,8 +59,9 @@ def _sample(label_map: LabelMap, shape: tuple[int, ...]) -> LabelMap:
 def ring_contrast(evidence: NDArray[np.floating], label_map: LabelMap) -> Scores:
     """Mean evidence in the 3 px inside the boundary less that in the 3 px of background outside.
 
-    In the unit of ``evidence`` (H, W). Instances without background around them get the median of
-    the others: their contrast is unknown, not high. (N,) finite.
+    In the unit of ``evidence`` (H, W), without bounds: a stage ranks it. Instances without
+    background around them get the median of the others: their contrast is unknown, not high. (N,)
+    finite.
     """
     contrast = rings.ring_contrast(evidence, label_map)
     known = np.isfinite(contrast)

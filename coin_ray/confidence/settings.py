@@ -118,7 +118,8 @@ class Score(Section):
         description=(
             "IoU with the segmenter's mask (paper); its predicted IoU; agreement with the coarse "
             "mask of stain-jittered images; with a regrown instance; contrast to the ring around "
-            "it; ellipse fit. Several are combined by their mean rank in the image"
+            "it; ellipse fit. Several are combined by their mean rank in the image, and a contrast "
+            "alone, which has no bounds, is its rank"
         ),
     )
 

@@ -134,6 +134,11 @@ def _looks(chain: Scope, ref: Ref) -> bool:
     return _shows_evidence(chain.config) or _jitters(chain.config)
 
 
+def _ranked(chain: Scope, ref: Ref) -> Values:
+    """A contrast alone has no bounds, which a threshold and its cap need."""
+    return {"ranked": True} if chain.config.score.terms == ("ring_contrast",) else {}
+
+
 def _score(given: Given) -> Artifact:
     """Facts (N,) of the instances of a round: ``agreement`` with the segmenter (Eq. 6), ``scores``
     that selection ranks by, and what its sanity checks look at."""
@@ -171,7 +176,7 @@ def _score(given: Given) -> Artifact:
     points = prompt_points(label_map, given.made_with("masks").prompt)
     found = {
         "agreement": agreement,
-        "scores": terms[0] if len(terms) == 1 else consistency.mean_rank(terms),
+        "scores": consistency.mean_rank(terms) if len(terms) > 1 or "ranked" in s else terms[0],
         "area_ratio": scoring.area_ratios(label_map, masks),
         "holds_point": scoring.holds_points(masks, points),
     }
@@ -189,6 +194,7 @@ SCORE = Stage(
         Read("ucis", STAIN_MASK, under="coarse", when=_jitters),
         Read("instances", under="split", when=_jitters),
     ),
+    adds=_ranked,
     takes=(
         SCORED,
         DRAWN,
