@@ -165,6 +165,31 @@ def test_data_and_seeds_of_the_command_line(folder: Path) -> None:
     assert resolve("small.yaml", Request(seeds="3")).seeds == (0, 1, 2)
 
 
+def test_coarse_masks_of_a_file_lie_beside_it_and_those_of_the_command_line_here(
+    folder: Path,
+) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "s.yaml").write_text(
+        "study: s\nextends: ../tiny.yaml\ndata: generated\nbaseline: {ucis.path: masks}\n"
+        "factors:\n  masks:\n    baseline: stain\n    levels:\n      stain: {ucis.model: stain}\n"
+        "      own: {ucis.model: files}\n"
+        "      others: {ucis: {model: files, path: ../others}}\n"
+        f"      far: {{ucis.model: files, ucis.path: {folder / 'far'}}}\n"
+    )
+    study = resolve("deep/s.yaml")
+    found = [study.configuration(level).ucis.path for level in ("own", "others", "far")]
+    assert found == [str(folder / p) for p in ("deep/masks", "deep/../others", "far")]
+    given = resolve("deep/s.yaml", Request(settings=("ucis.path=here",)))
+    assert given.configuration("own").ucis.path == "here"
+    (folder / "deep" / "list.yaml").write_text(
+        "study: list\nextends: ../tiny.yaml\ndata: generated\nbaseline: {ucis.model: files}\n"
+        "factors:\n  ucis.path: {baseline: one, levels: [one, two]}\n"
+    )
+    listed = resolve("deep/list.yaml")
+    assert listed.levels == ("one", "two")
+    assert listed.configuration("two").ucis.path == str(folder / "deep" / "two")
+
+
 def test_data_paths_of_a_file_start_at_the_file(folder: Path) -> None:
     (folder / "deep" / "tiles").mkdir(parents=True)
     (folder / "deep" / "s.yaml").write_text(

@@ -44,6 +44,8 @@ class Problems:
 
     found: list[Problem] = field(default_factory=list)
     sources: dict[str, list[str]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Of the files among the sources, where a path in them starts."""
 
     def __bool__(self) -> bool:
         return bool(self.found)

@@ -9,7 +9,7 @@ from coin_ray.study import designs
 from coin_ray.study.designs import Factor
 from coin_ray.study.errors import Place, suggestion
 from coin_ray.study.grammar import Node
-from coin_ray.study.patches import Patch, check_value, fields, read_patch
+from coin_ray.study.patches import Patch, check_value, fields, located, read_patch
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _listed_levels(
                 f"level '{text}' is listed twice", f"the other one is in line {places[text].line}"
             )
         check_value(key, item)
-        patches[text] = {key: item}
+        patches[text] = {key: located(key, item)}
         places[text] = item.place
     return patches, places
 

@@ -157,6 +157,7 @@ def load(path: Path, problems: Problems) -> Node | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError("cannot read this file", where=name, found=str(reason)) from error
+    problems.folders[name] = path.parent.absolute()
     return loads(text, name, problems)
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from coin_ray.errors import UserError
+from coin_ray.files import expanded
 from coin_ray.pipeline.settings import Cell, dotted_fields, nest
 from coin_ray.propagation.settings import OF_A_BACKBONE
 from coin_ray.section import Values
@@ -22,6 +25,8 @@ from coin_ray.study.values import BAD, checked, fits
 
 Patch = dict[str, Node]
 """Dotted keys with their values."""
+FOLDERS = ("ucis.path",)
+"""Settings that are paths; that of ``predictions:`` is a block's."""
 
 
 @lru_cache(maxsize=1)
@@ -56,8 +61,8 @@ def read_patch(node: Node, prefix: str = "") -> Patch:
         key = prefix + name
         found: Patch = {}
         if key in fields():
+            found = {key: located(key, child)}
             check_value(key, child)
-            found = {key: child}
         elif key in sections() and child.kind == "map":
             found = read_patch(child, key + ".")
         elif key in sections():
@@ -112,6 +117,19 @@ def read_override(text: str, problems: Problems) -> Patch:
     patch = {key: Node("scalar", value, place, problems, raw)}
     check_value(key, patch[key])
     return patch
+
+
+def located(key: str, node: Node) -> Node:
+    """A setting that names a folder, from the folder of the file that it stands in, as an absolute
+    path; one of the command line, and every other setting, as it is."""
+    folder = node.problems.folders.get(node.place.path)
+    if key not in FOLDERS or folder is None or not isinstance(node.value, str) or not node.value:
+        return node
+    try:
+        return replace(node, value=str(folder / expanded(node.value)))
+    except UserError as error:
+        node.note(error.what, error.do)
+        return node
 
 
 def check_value(key: str, node: Node) -> bool:

@@ -10,7 +10,15 @@ from coin_ray.study.blocks import keys_of
 from coin_ray.study.chain import Chain
 from coin_ray.study.errors import suggestion
 from coin_ray.study.grammar import Node
-from coin_ray.study.patches import Patch, check_value, configure, fields, note_idle, unknown_key
+from coin_ray.study.patches import (
+    Patch,
+    check_value,
+    configure,
+    fields,
+    located,
+    note_idle,
+    unknown_key,
+)
 from coin_ray.study.resolved import Dimension
 from coin_ray.study.values import BAD, describe, fits, read
 
@@ -112,7 +120,8 @@ def _bounds(key: str, kind: str, node: Node) -> tuple[Any, ...]:
 
 def _any(key: str, node: Node, base: Sequence[Patch]) -> tuple[Any, ...]:
     values: list[Any] = []
-    for item in node.each():
+    for given in node.each():
+        item = located(key, given)
         value = item.plain()
         if value in values:
             item.note(f"'{item.text}' is listed twice")
@@ -134,5 +143,5 @@ def _conditions(node: Node, later: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         else:
             for item in child.each():
                 check_value(key, item)
-            out[key] = tuple(item.plain() for item in child.each())
+            out[key] = tuple(located(key, item).plain() for item in child.each())
     return out

@@ -167,7 +167,9 @@ class Ucis(Section):
             "the package, or a folder of masks"
         ),
     )
-    path: str | None = Field(None, description="folder of masks, for model: files")
+    path: str | None = Field(
+        None, description="folder of masks, for model: files; from the study file"
+    )
     weights: Literal["imagenet", "none"] = Field(
         "imagenet", description="what the encoders of ssa and psm start from"
     )
