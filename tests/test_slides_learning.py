@@ -200,6 +200,6 @@ def test_the_resolution_of_the_slides_may_be_told_their_study_too(
         return named, SimpleNamespace(config=config), "the run", DataSet(train=(), samples=())
 
     monkeypatch.setattr(export, "finished", finished)
-    asked = Asked("", Request(mpp=0.5), Workspace(Path()))
+    asked = Asked("", Request(mpp=0.5, data=("tiles",)), Workspace(Path()))
     method, read = segment.method_of(asked, "cpu", None, "study", False)
     assert method.run == "the run" and read == []

@@ -266,20 +266,18 @@ def _refuse_unused(request: Request, *, of_file: bool) -> None:
 
 
 def _finished(asked: options.Asked, named: str, device: str) -> tuple[Method, list[Sample]]:
-    """A cell of a study: its student, or all that it does where it trains none. The resolution of
-    the slides may be one that was told the study too."""
+    """A cell of a study: its student, or all that it does where it trains none. A study that was
+    told its data may have been told their resolution, which is then that of the slides too."""
     from coin_ray.cli.verbs.export import finished
     from coin_ray.data.sample import Sample
     from coin_ray.report.values.finished import NotFinished
     from coin_ray.slides.method import Method
 
+    bare = asked._replace(request=replace(asked.request, mpp=None))
     try:
-        _, cell, run, data = finished(asked, named, device)
+        _, cell, run, data = finished(asked if asked.request.data else bare, named, device)
     except NotFinished:
-        if asked.request.mpp is None:
-            raise
-        told = asked._replace(request=replace(asked.request, mpp=None))
-        _, cell, run, data = finished(told, named, device)
+        _, cell, run, data = finished(bare, named, device)
     read = [*data.samples, *map(Sample, data.train)]
     rounds = cell.config.rounds.count
     if not rounds:
