@@ -14,16 +14,7 @@ from coin_ray.errors import UserError
 from coin_ray.pretraining import data, dino, dinov2, mae, small_sam
 from coin_ray.training.warp import blur, stain_shift
 from coin_ray.ucis.detector_targets import dense_loss, dense_targets, untaught
-
-TINY = {"embed_dim": 24, "depth": 1, "num_heads": 2}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.test_pretraining import TINY, _one_thread  # noqa: F401
 
 
 def test_patches_come_in_raster_order():

@@ -301,22 +301,6 @@ def test_labels_may_choose_on_a_validation_split_only(folder: Path) -> None:
     assert resolve("v.yaml").objective.split == "val"
 
 
-def test_an_objective_of_which_less_is_better_is_made_small(folder: Path) -> None:
-    """Unsaid, the mode is the metric's own; of facts without labels, and of counts, it is said."""
-    for said, mode in (
-        ("metric: fp", "min"),
-        ("metric: adj_fn, split: val", "min"),
-        ("metric: official_mfp, mode: min", "min"),
-        ("metric: pq", "max"),
-        ("metric: instances_per_image", "max"),
-        ("metric: instances_per_image, mode: min", "min"),
-        ("metric: n_predicted, mode: min", "min"),
-    ):
-        (folder / "v.yaml").write_text(f"study: v\nextends: tiny.yaml\nobjective: {{{said}}}\n")
-        assert resolve("v.yaml").objective.mode == mode, said
-    assert Objective("fn").mode == "min" and Objective().mode == "max"
-
-
 def test_a_fraction_and_a_when(folder: Path) -> None:
     names = ("crf.enabled", "student.rotate", "uss.relu", "infer.crf", "labels.memory")
     factors = "".join(f"  {n}: {{baseline: 'false', levels: [false, true]}}\n" for n in names)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coin_ray.study.command_line import Request
-from coin_ray.study.resolved import Dimension, ResolvedStudy, Search
+from coin_ray.study.resolved import Dimension, Objective, ResolvedStudy, Search
 from coin_ray.study.search import active, proposal, settings_of, wanted, with_trials
 from coin_ray.study.study import resolve
 
@@ -216,3 +216,22 @@ def test_rounding_stays_in_the_range(study: ResolvedStudy) -> None:
         assert proposal(edges, {"ot.foreground_mass": end})[0].config.ot.foreground_mass == (
             0.1235 if end < 0.5 else 0.99999
         )
+
+
+def test_an_objective_of_which_less_is_better_is_made_small(
+    tmp_path: Path,
+) -> None:
+    """Unsaid, the mode is the metric's own; of facts without labels, and of counts, it is said."""
+    for said, mode in (
+        ("metric: fp", "min"),
+        ("metric: adj_fn, split: val", "min"),
+        ("metric: official_mfp, mode: min", "min"),
+        ("metric: pq", "max"),
+        ("metric: instances_per_image", "max"),
+        ("metric: instances_per_image, mode: min", "min"),
+        ("metric: n_predicted, mode: min", "min"),
+    ):
+        file = tmp_path / "v.yaml"
+        file.write_text(f"study: v\nextends: mini\nobjective: {{{said}}}\n")
+        assert resolve(str(file)).objective.mode == mode, said
+    assert Objective("fn").mode == "min" and Objective().mode == "max"
